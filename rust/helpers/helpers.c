@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Static inline functions and function-like macros that the kernel crate's own
+ * helpers lack, so that Rust can call them.
+ *
+ * Sorted alphabetically.
+ */
+
+#include <linux/compiler_types.h>
+
+#define __rust_helper
+
+#include "memremap.c"
+#include "page.c"
+#include "page_ref.c"
+#include "pci.c"
+#include "percpu-refcount.c"
+#include "pgtable.c"
