@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! File systems.
+//!
+//! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+mod mapping;
+
+pub use self::mapping::Mapping;

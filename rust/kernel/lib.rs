@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the [`kernel`] crate lacks for a driver that hands PCI memory to user space.
+//!
+//! Every module here stands for one C header, knows nothing of the driver, and could move into
+//! the [`kernel`] crate as it is. All unsafe code of the module is in this crate.
+
+#[path = "../bindings/lib.rs"]
+mod bindings;
+#[path = "../uapi/lib.rs"]
+pub mod uapi;
+
+pub mod fs;
+pub mod gate;
+pub mod miscdevice;
+pub mod mm;
+pub mod p2pmem;
+pub mod pci;

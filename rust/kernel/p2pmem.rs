@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Peer-to-peer memory: from a run of bytes in a device to pages that anybody may refer to.
+//!
+//! Memory from a pool starts as a [`Chunk`]. Its owner is the kernel, which can give it back at
+//! any time. To be mapped to user space it becomes an [`Allocation`], whose pages are reference
+//! counted; there is no way back, since a page that was once visible may be referred to by DMA
+//! that is under way. Each conversion consumes what it converts, so that a chunk whose pages
+//! are in use cannot be freed by mistake.
+//!
+//! C header: [`include/linux/pci-p2pdma.h`](srctree/include/linux/pci-p2pdma.h)
+
+use kernel::{
+    alloc::KVVec,
+    mm::virt::VmaMixedMap,
+    page::PAGE_SHIFT,
+    pci,
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+use crate::{
+    bindings,
+    mm::virt,
+    pci::as_raw, //
+};
+
+use core::{
+    ffi::c_void,
+    mem::ManuallyDrop,
+    ops::Range,
+    ptr::{
+        self,
+        NonNull, //
+    },
+};
+
+/// A run of peer-to-peer memory that belongs to the kernel.
+///
+/// # Invariants
+///
+/// - `address` and `size` are those of memory from `pci_alloc_p2pmem(pdev)`, whole pages, that was
+///   not given back. The owner of the chunk owns that memory.
+/// - Nobody refers to its pages: their reference counts are 0.
+/// - One reference to the pagemap of the pages is owned. It keeps the pages, and the pool of the
+///   device, until it is put, whatever happens to the driver of the device.
+pub struct Chunk {
+    pdev: ARef<pci::Device>,
+    address: NonNull<c_void>,
+    size: usize,
+}
+
+// SAFETY: The memory can be given back by any thread.
+unsafe impl Send for Chunk {}
+// SAFETY: Nothing can be done with a shared reference but to read the fields.
+unsafe impl Sync for Chunk {}
+
+impl Chunk {
+    /// Takes ownership of memory.
+    ///
+    /// # Safety
+    ///
+    /// `address` and `size` must be those of a successful call of `pci_alloc_p2pmem()` for
+    /// `pdev`, whose memory the caller owns; `size` must be a multiple of the page size.
+    pub(crate) unsafe fn from_raw(
+        pdev: ARef<pci::Device>,
+        address: NonNull<c_void>,
+        size: usize,
+    ) -> Self {
+        // INVARIANT: As the caller says. A page of a pool that nobody was given has no
+        // references, and `pci_alloc_p2pmem()` takes one to the pagemap.
+        Self {
+            pdev,
+            address,
+            size,
+        }
+    }
+
+    /// Returns the length in bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, the memory was not given back and nobody uses it, and
+        // the pool exists for as long as the reference to the pagemap, which this call puts.
+        unsafe { bindings::pci_free_p2pmem(as_raw(&self.pdev), self.address.as_ptr(), self.size) };
+    }
+}
+
+/// Peer-to-peer memory as pages with a reference count each.
+///
+/// Pages can be mapped to user space, and then be used by direct I/O like any memory. When the
+/// value is dropped, pages that nobody else refers to go back to the pool at once, in runs. Pages
+/// that are still mapped or pinned go back when their last user lets go of them.
+///
+/// # Invariants
+///
+/// - `address` is that of memory from the pool of `pdev`, and `pages` are the pages of that memory,
+///   in order, at least one.
+/// - One reference to each page is owned, and one reference to their pagemap for each page. They
+///   keep the pages and the pool of the device, whatever happens to the driver of the device.
+pub struct Allocation {
+    pdev: ARef<pci::Device>,
+    address: NonNull<c_void>,
+    pages: KVVec<*mut bindings::page>,
+}
+
+// SAFETY: References to pages can be put by any thread.
+unsafe impl Send for Allocation {}
+// SAFETY: With a shared reference pages can be mapped, which locks what it needs.
+unsafe impl Sync for Allocation {}
+
+impl Allocation {
+    /// Makes reference-counted pages of a chunk.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, without memory for the list of pages: a pointer for each, charged to the memory
+    /// cgroup of the caller. The chunk is given back then.
+    pub fn new(chunk: Chunk) -> Result<Self> {
+        let count = chunk.size >> PAGE_SHIFT;
+        let mut pages = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+
+        // SAFETY: The memory of a chunk has pages.
+        let first = unsafe { bindings::virt_to_page(chunk.address.as_ptr()) };
+        for index in 0..count {
+            // The pages of one pagemap are an array: ZONE_DEVICE needs SPARSEMEM_VMEMMAP.
+            pages.push(first.wrapping_add(index), GFP_KERNEL_ACCOUNT)?;
+        }
+
+        // From here on nothing fails: the pages own the memory.
+        let chunk = ManuallyDrop::new(chunk);
+
+        for &page in &pages {
+            // SAFETY: The page is valid, and by the invariants of the chunk nobody refers to it.
+            unsafe { bindings::set_page_count(page, 1) };
+        }
+
+        // SAFETY: The chunk owns a reference to the pagemap, so that more can be taken.
+        unsafe { bindings::percpu_ref_get_many(pagemap_ref(first), count - 1) };
+
+        // INVARIANT: Each page has the one reference that was just set, and with that of the
+        // chunk there are `count` references to the pagemap. No pool gives out empty memory.
+        Ok(Self {
+            // SAFETY: The chunk is neither used nor dropped any more: the reference moves.
+            pdev: unsafe { ptr::read(&chunk.pdev) },
+            address: chunk.address,
+            pages,
+        })
+    }
+
+    /// Returns the length in bytes.
+    pub fn size(&self) -> usize {
+        self.page_count() << PAGE_SHIFT
+    }
+
+    /// Returns the number of pages.
+    pub fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Maps a range of pages, counted from the start of the allocation, at `address`.
+    ///
+    /// Stops at the first entry of the page table that is in use. Returns how many pages were
+    /// mapped if there was at least one. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// If no page was mapped: `ERANGE` if the range is beyond the allocation, `EBUSY` if the
+    /// entry at `address` is in use, `EFAULT` if the range is not within the VMA, `ENOMEM`
+    /// without memory for page tables.
+    pub fn map(&self, vma: &VmaMixedMap, address: usize, range: Range<usize>) -> Result<usize> {
+        let pages = self.pages.get(range).ok_or(ERANGE)?;
+
+        // SAFETY: By the type invariants, the pages are valid and have a reference, and they are
+        // for user space.
+        unsafe { virt::insert_pages(vma, address, pages) }
+    }
+
+    /// Gives pages back that nobody refers to.
+    ///
+    /// # Safety
+    ///
+    /// The reference count of each page in `range` must have been frozen, and the references to
+    /// the pagemap that are owned for these pages must not be used any more.
+    unsafe fn free_run(&self, range: Range<usize>) {
+        let Some(&first) = self.pages.get(range.start).filter(|_| !range.is_empty()) else {
+            return;
+        };
+        let count = range.len();
+
+        // SAFETY: By the safety requirements, `count` references to the pagemap are owned. All
+        // but one are put here, the pool's free function puts the last.
+        unsafe { bindings::percpu_ref_put_many(pagemap_ref(first), count - 1) };
+
+        // SAFETY: The memory is part of what the pool gave out and nobody refers to it. The pool
+        // exists for as long as the reference to the pagemap, which this call puts.
+        unsafe {
+            bindings::pci_free_p2pmem(
+                as_raw(&self.pdev),
+                self.address.as_ptr().byte_add(range.start << PAGE_SHIFT),
+                count << PAGE_SHIFT,
+            )
+        };
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        let mut run = 0;
+
+        for (index, &page) in self.pages.iter().enumerate() {
+            // SAFETY: By the type invariants, a reference to the page is owned. If it is the only
+            // one, freezing takes it away, and nobody can get another.
+            if unsafe { bindings::page_ref_freeze(page, 1) } {
+                continue;
+            }
+
+            // SAFETY: These pages were frozen by earlier rounds, and are not looked at again.
+            unsafe { self.free_run(run..index) };
+            run = index + 1;
+
+            // SAFETY: A reference to the page is owned. Whoever puts the last one gives the page
+            // back to the pool and puts its reference to the pagemap.
+            unsafe { bindings::put_page(page) };
+        }
+
+        // SAFETY: As above.
+        unsafe { self.free_run(run..self.pages.len()) };
+    }
+}
+
+/// Returns the reference counter of the pagemap that `page` belongs to.
+///
+/// # Safety
+///
+/// `page` must be one of a pagemap to which a reference is held.
+unsafe fn pagemap_ref(page: *mut bindings::page) -> *mut bindings::percpu_ref {
+    // SAFETY: By the safety requirements, the page belongs to a pagemap and that is valid.
+    unsafe { &raw mut (*bindings::page_pgmap(page)).ref_ }
+}
