@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device's peer-to-peer memory, and all who use it.
+//!
+//! Lock order, outermost first:
+//!
+//! 1. the device lock (probe and unbind), the misc device lock (open): neither is taken by us
+//!    with one of the following held;
+//! 2. the mmap lock of a process (mmap, faults, the end of a VMA);
+//! 3. the gate of a provider. Entering never waits. Closing waits for those inside, so it is done
+//!    with none of these locks held but the device lock, which nobody takes inside;
+//! 4. the lock of a registry: nothing is called with it held.
+//!
+//! A provider outlives the binding of its device, since open files and mappings refer to it.
+//! [`Provider::revoke`] is the end of the binding; after it the provider is an empty shell.
+
+use kernel::{
+    new_poll_condvar,
+    prelude::*,
+    sync::{
+        poll::PollCondVar,
+        Arc, //
+    }, //
+};
+
+use kernel_ext::{
+    fs::Mapping,
+    gate::{
+        Gate,
+        Gated,
+        Guard, //
+    },
+    p2pmem::Allocation,
+    pci::p2pdma::Pool, //
+};
+
+use crate::{
+    region::Region,
+    registry::Registry, //
+};
+
+/// Memory that was given out.
+pub(crate) type Pages = Arc<Gated<Allocation>>;
+
+/// An entry of the list of memory that was given out.
+struct Lease {
+    pages: Pages,
+    /// In bytes.
+    size: u64,
+}
+
+/// A device's peer-to-peer memory.
+#[pin_data]
+pub(crate) struct Provider {
+    gate: Arc<Gate>,
+    pool: Gated<Pool>,
+    region: Region,
+    /// Where open files are mapped.
+    #[pin]
+    files: Registry<Mapping>,
+    #[pin]
+    leases: Registry<Lease>,
+    /// Who waits for the device to go away.
+    #[pin]
+    pub(crate) gone: PollCondVar,
+}
+
+impl Provider {
+    /// Creates a provider of the memory in `pool`, which is that of `region`.
+    pub(crate) fn new(pool: Pool, region: Region) -> Result<Arc<Self>> {
+        let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
+        let pool = Gated::new(gate.clone(), pool);
+
+        Arc::pin_init(
+            pin_init!(Self {
+                gate,
+                pool,
+                region,
+                files <- Registry::new(),
+                leases <- Registry::new(),
+                gone <- new_poll_condvar!(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Enters the gate: the device stays bound while the guard lives. `ENODEV` once it is gone.
+    pub(crate) fn enter(&self) -> Result<Guard<'_>> {
+        self.gate.enter().ok_or(ENODEV)
+    }
+
+    /// Returns whether the device is gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gate.is_closed()
+    }
+
+    /// Returns where the memory lies.
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Returns how many bytes are given out.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.leases.sum(|lease| lease.size)
+    }
+
+    /// Makes an open file known, so that its mappings are found when the device goes away. The
+    /// caller is inside the gate.
+    pub(crate) fn add_file(&self, mapping: Mapping, _inside: &Guard<'_>) -> Result<u64> {
+        self.files.insert(mapping)
+    }
+
+    /// Forgets an open file.
+    pub(crate) fn remove_file(&self, key: u64) {
+        drop(self.files.remove(key));
+    }
+
+    /// Gives out `size` bytes. The memory goes back to the pool when the device goes away, or
+    /// when [`Provider::remove_lease`] was called and the pages are dropped.
+    ///
+    /// `EINVAL` if `size` is not a multiple of the page size, `ENOMEM` if no free run is that
+    /// long.
+    pub(crate) fn lease(&self, size: usize, inside: &Guard<'_>) -> Result<(u64, Pages)> {
+        let pool = self.pool.get(inside).ok_or(ENODEV)?;
+        let allocation = Allocation::new(pool.alloc(size)?)?;
+        let pages = Arc::new(Gated::new(self.gate.clone(), allocation), GFP_KERNEL)?;
+
+        let key = self.leases.insert(Lease {
+            pages: pages.clone(),
+            size: size as u64,
+        })?;
+
+        Ok((key, pages))
+    }
+
+    /// Takes memory off the list of what was given out.
+    pub(crate) fn remove_lease(&self, key: u64) {
+        drop(self.leases.remove(key));
+    }
+
+    /// Takes the memory back from everybody, since the device goes away.
+    ///
+    /// When this returns, no system call is under way on behalf of the device, no process can
+    /// reach its memory, and all that is left of it is pinned by DMA that is in flight. The
+    /// caller must have made sure that no more files are opened.
+    pub(crate) fn revoke(&self) {
+        let closed = self.gate.close();
+
+        // No page is mapped any more from here on, so one pass reaches all. A VMA that a process
+        // is just making cannot escape either: its pages would be mapped by a fault.
+        while let Some(mapping) = self.files.pop() {
+            mapping.unmap();
+        }
+
+        while let Some(lease) = self.leases.pop() {
+            drop(lease.pages.take(&closed));
+        }
+
+        drop(self.pool.take(&closed));
+        self.gone.notify_all();
+    }
+}

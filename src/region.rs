@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which bytes of which BAR become peer-to-peer memory.
+//!
+//! Arithmetic only: no kernel types, so that it is tested on the build machine as well. What the
+//! kernel would refuse with a backtrace is refused here with a reason.
+
+use core::fmt;
+
+/// A Base Address Register of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bar {
+    /// Its number, 0 to 5.
+    pub(crate) number: u32,
+    /// CPU address of its first byte.
+    pub(crate) start: u64,
+    /// Length in bytes, 0 if the BAR does not exist.
+    pub(crate) size: u64,
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// Whether it has an address.
+    pub(crate) assigned: bool,
+}
+
+/// What a BAR gives access to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// I/O ports.
+    Io,
+    /// Memory.
+    Memory {
+        /// Reading has no side effects.
+        prefetchable: bool,
+        /// The BAR is 64 bits wide.
+        wide: bool,
+    },
+}
+
+/// A range of a BAR that can be registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// Number of the BAR.
+    pub(crate) bar: u32,
+    /// Bytes from the start of the BAR.
+    pub(crate) offset: u64,
+    /// Length in bytes.
+    pub(crate) size: u64,
+}
+
+/// Why a BAR cannot be registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The device has no such BAR.
+    Absent { bar: u32 },
+    /// No BAR of the device is memory that could serve.
+    NoMemory,
+    /// The BAR is one of I/O ports.
+    Io { bar: u32 },
+    /// The BAR has no address.
+    Unassigned { bar: u32 },
+    /// No whole unit of `alignment` bytes fits.
+    TooSmall { bar: u32, size: u64, alignment: u64 },
+    /// The BAR ends beyond the address space.
+    Overflow { bar: u32 },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Absent { bar } => {
+                write!(f, "the device has no BAR {bar}: choose a memory BAR it has")
+            }
+            Self::NoMemory => {
+                write!(f, "no BAR of the device is memory: choose another device")
+            }
+            Self::Io { bar } => {
+                write!(f, "BAR {bar} is I/O ports: choose a memory BAR")
+            }
+            Self::Unassigned { bar } => write!(
+                f,
+                "BAR {bar} has no address: boot with pci=realloc, or enable above 4G decoding"
+            ),
+            Self::TooSmall {
+                bar,
+                size,
+                alignment,
+            } => write!(
+                f,
+                "BAR {bar} of {size} bytes holds no aligned {alignment} bytes: \
+                 choose a larger BAR"
+            ),
+            Self::Overflow { bar } => {
+                write!(
+                    f,
+                    "BAR {bar} ends beyond the address space: broken firmware"
+                )
+            }
+        }
+    }
+}
+
+/// Returns the part of `bar` that can be registered: the largest range whose start and size are
+/// multiples of `alignment` bytes, a power of two.
+pub(crate) fn whole(bar: &Bar, alignment: u64) -> Result<Region, Refusal> {
+    let number = bar.number;
+
+    if bar.size == 0 {
+        return Err(Refusal::Absent { bar: number });
+    }
+    if bar.kind == Kind::Io {
+        return Err(Refusal::Io { bar: number });
+    }
+    if !bar.assigned {
+        return Err(Refusal::Unassigned { bar: number });
+    }
+
+    let end = bar
+        .start
+        .checked_add(bar.size)
+        .ok_or(Refusal::Overflow { bar: number })?;
+    let too_small = Refusal::TooSmall {
+        bar: number,
+        size: bar.size,
+        alignment,
+    };
+
+    let mask = alignment - 1;
+    let first = bar.start.checked_add(mask).ok_or(too_small)? & !mask;
+    let last = end & !mask;
+    if first >= last {
+        return Err(too_small);
+    }
+
+    Ok(Region {
+        bar: number,
+        offset: first - bar.start,
+        size: last - first,
+    })
+}
+
+/// Returns the BAR that most likely is memory, of a device that nobody said anything about: the
+/// largest prefetchable 64-bit one, or else the largest memory BAR.
+pub(crate) fn choose(bars: &[Bar]) -> Result<&Bar, Refusal> {
+    let rank = |bar: &&Bar| match bar.kind {
+        Kind::Memory { prefetchable, wide } => (prefetchable && wide, bar.size),
+        Kind::Io => (false, 0),
+    };
+
+    bars.iter()
+        .filter(|bar| bar.size != 0 && bar.kind != Kind::Io)
+        .max_by_key(rank)
+        .ok_or(Refusal::NoMemory)
+}
