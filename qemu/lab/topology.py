@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Topologies: small files that read like the machine, and the QEMU arguments they stand for.
+
+A line is `kind name key=value ...`; what is indented is plugged into what is above it. A kind
+is one of KINDS or any device of QEMU. `image=SIZE` gives an nvme its drive, `memory=SIZE`
+gives an ivshmem its memory; both are files that the host can read. Other keys are properties
+of the QEMU device.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab import LabError
+
+KINDS = {
+    "root-port": "pcie-root-port",
+    "switch-upstream": "x3130-upstream",
+    "switch-downstream": "xio3130-downstream",
+    "ivshmem": "ivshmem-plain",
+}
+# These are slots of a chassis.
+SLOTS = ("pcie-root-port", "xio3130-downstream")
+SIZE = re.compile(r"^(\d+)([KMG])$")
+UNITS = {"K": 10, "M": 20, "G": 30}
+
+
+@dataclass
+class Device:
+    """A line of a topology, and what is plugged into it."""
+
+    name: str
+    driver: str
+    properties: dict[str, str]
+    image: int = 0
+    memory: int = 0
+    children: list["Device"] = field(default_factory=list)
+
+    def walk(self):
+        """Returns the device and all below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+@dataclass
+class Topology:
+    """A whole machine's worth of PCIe devices."""
+
+    name: str
+    roots: list[Device]
+
+    def devices(self) -> list[Device]:
+        """Returns all devices, parents first."""
+        return [device for root in self.roots for device in root.walk()]
+
+    def images(self) -> list[Device]:
+        """Returns the devices that have an image."""
+        return [device for device in self.devices() if device.image]
+
+    def create_files(self, folder: Path) -> None:
+        """Creates images and memories that are not there yet. They take no space yet."""
+        for device in self.devices():
+            for size, path in (
+                (device.image, folder / f"{device.name}.img"),
+                (device.memory, folder / f"{device.name}.mem"),
+            ):
+                if size and not path.exists():
+                    with open(path, "wb") as file:
+                        file.truncate(size)
+
+    def arguments(self, folder: Path) -> list[str]:
+        """Returns the QEMU arguments; images and memories are files of `folder`."""
+        words = []
+        slot = 0
+
+        def plug(device: Device, bus: str) -> None:
+            nonlocal slot
+            properties = {"id": device.name, "bus": bus}
+            if device.driver in SLOTS:
+                slot += 1
+                properties |= {"chassis": str(slot), "slot": str(slot)}
+            if device.image:
+                drive = f"drive-{device.name}"
+                path = folder / f"{device.name}.img"
+                words.extend(["-drive", f"if=none,id={drive},format=raw,file={path}"])
+                properties |= {"drive": drive, "serial": device.name}
+            if device.memory:
+                memory = f"memory-{device.name}"
+                path = folder / f"{device.name}.mem"
+                words.extend([
+                    "-object",
+                    f"memory-backend-file,id={memory},share=on,size={device.memory},mem-path={path}",
+                ])
+                properties["memdev"] = memory
+            properties |= device.properties
+            pairs = [f"{key}={value}" for key, value in properties.items()]
+            words.extend(["-device", ",".join([device.driver, *pairs])])
+            for child in device.children:
+                plug(child, device.name)
+
+        for root in self.roots:
+            plug(root, "pcie.0")
+        return words
+
+
+def size_of(text: str) -> int:
+    """Returns the bytes of a size like 64M. ValueError if it is not one."""
+    match = SIZE.match(text)
+    if not match or not int(match[1]):
+        raise ValueError(f"{text} is not a size like 64M")
+    return int(match[1]) << UNITS[match[2]]
+
+
+def parse(name: str, text: str) -> Topology:
+    """Reads a topology. Mistakes are LabErrors that name the line."""
+    roots: list[Device] = []
+    names: set[str] = set()
+    above: list[tuple[int, Device]] = []
+
+    for number, line in enumerate(text.splitlines(), 1):
+        content = line.split("#", 1)[0].rstrip()
+        if not content:
+            continue
+
+        def wrong(what: str, where: int = number) -> LabError:
+            return LabError(f"topology {name}, line {where}: {what}")
+
+        words = content.split()
+        if "\t" in content:
+            raise wrong("a tab: indent by spaces")
+        if len(words) < 2 or "=" in words[1]:
+            raise wrong("write `kind name key=value ...`")
+        kind, title, *pairs = words
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", title):
+            raise wrong(f"{title} is not a name: use small letters, digits and dashes")
+        if title in names:
+            raise wrong(f"there are two devices named {title}")
+        names.add(title)
+
+        device = Device(title, KINDS.get(kind, kind), {})
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals or not value:
+                raise wrong(f"{pair} is not key=value")
+            try:
+                if key == "image":
+                    device.image = size_of(value)
+                elif key == "memory":
+                    device.memory = size_of(value)
+                else:
+                    device.properties[key] = value
+            except ValueError as error:
+                raise wrong(str(error)) from None
+
+        indent = len(content) - len(content.lstrip())
+        while above and above[-1][0] >= indent:
+            above.pop()
+        if above:
+            above[-1][1].children.append(device)
+        elif indent:
+            raise wrong("indented, but there is nothing above it to be plugged into")
+        else:
+            roots.append(device)
+        above.append((indent, device))
+
+    if not roots:
+        raise LabError(f"topology {name} has no devices")
+    return Topology(name, roots)
+
+
+def load(name: str) -> Topology:
+    """Reads a topology of qemu/topologies."""
+    folder = Path(__file__).resolve().parents[1] / "topologies"
+    try:
+        return parse(name, (folder / name).read_text())
+    except OSError:
+        known = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise LabError(f"no topology {name}: there are {known}") from None

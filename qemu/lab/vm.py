@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-2.0
+"""One boot of the stock kernel in QEMU: started, watched, and judged."""
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import LabError, image
+from lab.console import findings
+from lab.topology import Topology
+
+TOP = Path(__file__).resolve().parents[2]
+RUNS = TOP / "build/lab"
+KEPT_RUNS = 20
+QEMU = "qemu-system-x86_64"
+
+# Exit statuses of a boot that are not the job's own.
+TIMED_OUT = 124
+LAB_FAILED = 125
+
+KERNEL_ARGUMENTS = [
+    "console=ttyS0,115200",
+    "loglevel=7",
+    # A crash ends the boot, and QEMU with it.
+    "oops=panic",
+    "panic=-1",
+    # For the question what a guest that hangs is doing.
+    "sysrq_always_enabled",
+]
+ACCELERATORS = {
+    "kvm": ["-accel", "kvm", "-cpu", "host"],
+    "tcg": ["-accel", "tcg,thread=multi", "-cpu", "max"],
+}
+
+
+@dataclass
+class Outcome:
+    """How a boot ended."""
+
+    status: int
+    folder: Path
+    seconds: float
+    accelerator: str
+
+
+def kvm_works() -> bool:
+    """Whether KVM can really run the kernel: the device alone says little."""
+    loaded = any(Path("/sys/module", name).exists() for name in ("kvm_intel", "kvm_amd"))
+    if not loaded or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    # A machine that stops itself at once, if it can be started at all.
+    command = [QEMU, "-M", "q35", *ACCELERATORS["kvm"], "-nodefaults", "-display", "none",
+               "-S", "-qmp", "stdio"]
+    words = '{"execute":"qmp_capabilities"}{"execute":"quit"}'
+    try:
+        run = subprocess.run(command, input=words, capture_output=True, text=True, timeout=10,
+                             check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return run.returncode == 0
+
+
+def choose_accelerator() -> str:
+    """Returns kvm or tcg; P2PMEM_ACCEL decides where it is set."""
+    wanted = os.environ.get("P2PMEM_ACCEL", "")
+    if wanted and wanted not in ACCELERATORS:
+        raise LabError(f"P2PMEM_ACCEL={wanted}: it is tcg or kvm")
+    if wanted == "kvm" and not kvm_works():
+        raise LabError("P2PMEM_ACCEL=kvm, but KVM does not work here: load kvm_intel or kvm_amd, "
+                       "get access to /dev/kvm, or use P2PMEM_ACCEL=tcg")
+    return wanted or ("kvm" if kvm_works() else "tcg")
+
+
+def new_folder(name: str) -> Path:
+    """Makes the directory of a run, and removes the oldest ones that have ended."""
+    try:
+        RUNS.mkdir(parents=True, exist_ok=True)
+        for old in sorted(RUNS.iterdir())[: -KEPT_RUNS]:
+            pid = old.name.rsplit("-", 1)[-1]
+            if not Path("/proc", pid).exists():
+                shutil.rmtree(old, ignore_errors=True)
+        folder = RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}"
+        folder.mkdir()
+    except OSError as error:
+        raise LabError(f"cannot make a directory in {RUNS}: {error.strerror}") from None
+    return folder
+
+
+class Qmp:
+    """As much of QEMU's monitor as the lab needs."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(5)
+        self.socket.connect(str(path))
+        self.lines = self.socket.makefile("r")
+        self.lines.readline()
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str, **arguments) -> None:
+        """Sends a command and waits for its answer."""
+        words = {"execute": command, "arguments": arguments}
+        self.socket.sendall(json.dumps(words).encode() + b"\n")
+        while "event" in (answer := json.loads(self.lines.readline())):
+            pass
+        if "error" in answer:
+            raise LabError(f"QEMU refuses {command}: {answer['error']['desc']}")
+
+
+class Machine:
+    """A virtual machine, from its command line to its end."""
+
+    def __init__(self, topology: Topology, kernel: Path, folder: Path, shell: bool) -> None:
+        self.topology = topology
+        self.kernel = kernel
+        self.folder = folder
+        self.shell = shell
+        self.accelerator = choose_accelerator()
+        self.verdict = folder / "verdict.log"
+        self.console = folder / "console.log"
+        topology.create_files(folder)
+
+    def command(self, initramfs: Path, append: str) -> list[str]:
+        """Returns the QEMU command."""
+        console = f"logfile={self.console}"
+        if self.shell:
+            console = f"stdio,id=console,signal=off,{console}"
+        else:
+            console = f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,{console}"
+        return [
+            QEMU, "-M", "q35", *ACCELERATORS[self.accelerator], "-smp", "2", "-m", "2G",
+            "-nodefaults", "-display", "none", "-no-reboot",
+            "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(initramfs),
+            "-append", " ".join([*KERNEL_ARGUMENTS, append]).strip(),
+            "-chardev", console, "-serial", "chardev:console",
+            "-chardev", f"file,id=verdict,path={self.verdict}", "-serial", "chardev:verdict",
+            "-qmp", f"unix:{self.folder}/qmp.sock,server=on,wait=off",
+            *self.topology.arguments(self.folder),
+        ]
+
+    def run_shell(self, initramfs: Path, append: str) -> int:
+        """Gives the terminal to the guest until it ends."""
+        return subprocess.run(self.command(initramfs, append), check=False).returncode
+
+    def run_job(
+        self, initramfs: Path, append: str, timeout: float, line: Callable[[str], None]
+    ) -> int:
+        """Runs the guest until its job ends. Returns the exit status of the boot."""
+        command = self.command(initramfs, append)
+        (self.folder / "qemu.cmd").write_text(shlex.join(command) + "\n")
+        self.verdict.touch()
+        errors = self.folder / "qemu.err"
+        deadline = time.monotonic() + timeout
+
+        with (
+            open(errors, "wb") as stderr,
+            open(self.verdict, encoding="utf-8", errors="replace") as verdict,
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr) as qemu,
+        ):
+            status = None
+            rest = ""
+            try:
+                ended = False
+                while True:
+                    rest += verdict.read()
+                    *lines, rest = rest.split("\n")
+                    for text in lines:
+                        text = text.rstrip("\r")
+                        if text.startswith(image.VERDICT):
+                            status = int(text.split()[-1])
+                        else:
+                            line(text)
+                    if ended:
+                        break
+                    if time.monotonic() > deadline:
+                        self.ask_what_it_does()
+                        line(f"# the guest did not end within {timeout:.0f} s; the last it said is "
+                             f"above and in {self.console.relative_to(TOP)}")
+                        return TIMED_OUT
+                    # One more round after the end: what was written last counts as well.
+                    ended = qemu.poll() is not None
+                    if not ended:
+                        time.sleep(0.02)
+            finally:
+                qemu.kill()
+
+        if qemu.returncode > 0:
+            raise LabError(f"QEMU failed: {errors.read_text(errors='replace').strip() or qemu.returncode}")
+        if status is None:
+            line("# the guest ended without a verdict")
+            return LAB_FAILED
+        return status
+
+    def ask_what_it_does(self) -> None:
+        """Lets a guest that hangs print its blocked tasks and what its CPUs do."""
+        try:
+            qmp = Qmp(self.folder / "qmp.sock")
+            console = socket.socket(socket.AF_UNIX)
+            console.connect(str(self.folder / "console.sock"))
+            for key in b"w", b"l":
+                qmp.execute("chardev-send-break", id="console")
+                time.sleep(0.2)
+                console.sendall(key)
+                time.sleep(2)
+        except (OSError, LabError, ValueError) as error:
+            with open(self.console, "a", encoding="utf-8") as log:
+                log.write(f"\nlab: the guest could not be asked what it does: {error}\n")
+
+
+def boot(
+    topology: Topology,
+    kernel: Path,
+    *,
+    name: str,
+    modules: list[Path],
+    programs: list[Path],
+    job: str | None,
+    timeout: float,
+    append: str = "",
+    line: Callable[[str], None] = print,
+    prepare: Callable[[Path], None] = lambda folder: None,
+) -> Outcome:
+    """Boots a topology and runs a job there, or a shell where there is none.
+
+    `prepare` is called with the directory of the run before the machine starts. Images and
+    memories are still there when this returns; `clean()` removes them.
+    """
+    if not shutil.which(QEMU):
+        raise LabError(f"{QEMU} is missing: install the package qemu-system-x86")
+    folder = new_folder(name)
+    machine = Machine(topology, kernel, folder, job is None)
+    initramfs = image.build(folder, kernel, topology, modules, programs, job)
+    prepare(folder)
+
+    started = time.monotonic()
+    if job is None:
+        status = machine.run_shell(initramfs, append)
+    else:
+        status = machine.run_job(initramfs, append, timeout, line)
+        status = judge(machine, status, line)
+    initramfs.unlink()
+    return Outcome(status, folder, time.monotonic() - started, machine.accelerator)
+
+
+def judge(machine: Machine, status: int, line: Callable[[str], None]) -> int:
+    """Reads the kernel's log: a mistake in it fails the boot, whatever the job said."""
+    log = machine.console.read_text(errors="replace")
+    found = findings(log, image.MARK)
+    for text in found:
+        line("# in the kernel log:")
+        for part in text.splitlines():
+            line(f"#   {part}")
+    if status == TIMED_OUT and not found:
+        for part in log.splitlines()[-40:]:
+            line(f"#   {part}")
+    return status if status or not found else LAB_FAILED
+
+
+def clean(outcome: Outcome) -> None:
+    """Removes what is large from the directory of a run; logs stay."""
+    for pattern in ("*.img", "*.mem", "*.sock"):
+        for path in outcome.folder.glob(pattern):
+            path.unlink()
