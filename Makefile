@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door. What kbuild reads is Kbuild.
+#
+# Targets that need tools run in a build root, a Debian 13 made by tools/build/enter;
+# they are at the end of this file. With KDIR= the module is built right here, by the
+# tools of this machine.
+
+MAKEFLAGS += --no-print-directory
+
+# Where products go.
+BUILD := build
+MO ?= $(CURDIR)/$(BUILD)/module
+
+help:
+	@echo 'p2pmem_rs: PCI peer-to-peer memory for user space'
+	@echo
+	@echo '  make run              build all, boot the lab, copy drive to drive through device memory'
+	@echo '  make test             all tests; T=NAME runs the guest cases whose names begin so'
+	@echo '  make lab              a shell in the guest; TOPOLOGY=NAME, one of qemu/topologies/'
+	@echo '  make modules          p2pmem_rs.ko for the newest stock kernel, in $(BUILD)/module/'
+	@echo '  make modules KDIR=DIR the same for any kernel build tree with Rust, 7.3 or newer'
+	@echo '  make modules_install  put the built module under /lib/modules (as root)'
+	@echo '  make tools            the user-space programs, in $(BUILD)/bin/'
+	@echo '  make lint             formats, lints, warnings of all languages'
+	@echo '  make doc              rustdoc of both crates, in $(BUILD)/doc/'
+	@echo '  make clean            remove $(BUILD)/'
+	@echo
+	@echo '  FLAVOUR=amd64         which stock kernel: amd64, rt-amd64 or cloud-amd64'
+	@echo '  P2PMEM_REFRESH=1      ask the mirror for a newer kernel now, not once a day'
+	@echo '  P2PMEM_MIRROR=URL     a Debian mirror, default http://deb.debian.org/debian'
+	@echo '  P2PMEM_ACCEL=tcg|kvm  how QEMU runs the guest, default: KVM where it works'
+
+.PHONY: help clean modules modules_install
+
+clean:
+	rm -rf $(BUILD)
+
+# The commands of kbuild, for the tree in KDIR.
+kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(MO)
+
+ifdef KDIR
+
+ifeq ($(wildcard $(KDIR)/Makefile),)
+$(error KDIR=$(KDIR) is not a kernel build tree: it has no Makefile)
+endif
+# A stock headers package comes without what Rust modules need.
+ifeq ($(wildcard $(KDIR)/rust/libkernel.rmeta),)
+$(error KDIR=$(KDIR) has no Rust metadata (rust/libkernel.rmeta): use a tree in which CONFIG_RUST was built, or leave KDIR out to have it made for the stock kernel)
+endif
+
+# Nothing in the objects tells them from those of another kernel: start afresh when it changes.
+KERNEL_ID := $(KDIR) $(shell sha256sum < $(KDIR)/rust/libkernel.rmeta)
+
+modules: $(MO)/.kernel
+	+$(kbuild) modules
+
+$(MO)/.kernel: FORCE
+	@mkdir -p $(MO)
+	@echo '$(KERNEL_ID)' | cmp -s - $@ || { rm -rf $(MO)/* && echo '$(KERNEL_ID)' > $@; }
+
+modules_install: modules
+	+$(kbuild) modules_install
+
+else # !KDIR
+
+# kbuild's own rule would look for the kernel where only the build root has it.
+modules_install:
+	@test -f $(MO)/p2pmem_rs.ko || { echo 'error: no module to install: run make modules first' >&2; exit 1; }
+	release=$$(cat $(MO)/release) && \
+	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
+	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
+
+INSIDE := run test lab bench lint doc tools modules kdir
+
+.PHONY: $(INSIDE)
+
+ifndef P2PMEM_IN_BUILD_ROOT
+
+$(filter-out bench,$(INSIDE)):
+	@tools/build/enter -- make $@
+
+else # inside the build root
+
+JOBS := -j$(shell nproc)
+CARGO_FLAGS := --manifest-path tools/Cargo.toml --locked --quiet
+export CARGO_TARGET_DIR := $(CURDIR)/$(BUILD)/cargo
+
+# The prepared stock kernel, found or made when it is first asked for.
+KERNEL = $(eval KERNEL := $(shell tools/build/kernel))$(or $(KERNEL),$(error no kernel to build for))
+
+kdir:
+	@echo $(KERNEL)/kdir
+
+modules:
+	@$(MAKE) $(JOBS) -s KDIR=$(KERNEL)/kdir modules
+	@cp $(KERNEL)/release $(MO)/release
+
+tools:
+	@cargo build $(CARGO_FLAGS) --release
+	@mkdir -p $(BUILD)/bin
+	@cp -u $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/p2pmem \
+		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/guest-tests $(BUILD)/bin/
+
+run: modules tools
+	@qemu/demo --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem
+
+test: modules tools
+	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')
+
+lab: modules tools
+	@qemu/boot --kernel $(KERNEL) --topology $(or $(TOPOLOGY),switch) --shell \
+		--module $(MO)/p2pmem_rs.ko \
+		--program $(BUILD)/bin/p2pmem --program $(BUILD)/bin/guest-tests
+
+lint:
+	@tests/lint --kernel $(KERNEL)
+
+doc: modules
+	@tests/doc --kernel $(KERNEL)
+
+endif
+endif
+
+FORCE:
+.PHONY: FORCE

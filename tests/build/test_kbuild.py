@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The build: what is rebuilt, and what is refused."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+KDIR = Path(os.environ["P2PMEM_KERNEL"]) / "kdir"
+SOURCES = ("Kbuild", "Makefile", "include", "rust", "src")
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """Runs make in a copy of the tree, and returns what it said."""
+    return subprocess.run(
+        ["make", "-C", str(folder), *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
+    )
+
+
+class Build(unittest.TestCase):
+    """Works on one copy of the tree, which is built once."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.temporary = tempfile.TemporaryDirectory()
+        cls.tree = Path(cls.temporary.name) / "tree"
+        cls.tree.mkdir()
+        for name in SOURCES:
+            source = TOP / name
+            copy = shutil.copytree if source.is_dir() else shutil.copy2
+            copy(source, cls.tree / name)
+        first = cls.build()
+        if first.returncode != 0:
+            raise AssertionError(first.stdout)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+
+    @classmethod
+    def build(cls):
+        return make(cls.tree, f"KDIR={KDIR}", "modules")
+
+    def rebuilt(self, touched: str) -> set[str]:
+        """Returns what is made again after a file changed."""
+        with open(self.tree / touched, "a", encoding="ascii") as file:
+            file.write("\n")
+        run = self.build()
+        self.assertEqual(run.returncode, 0, run.stdout)
+        return self.steps(run.stdout)
+
+    @staticmethod
+    def steps(output: str) -> set[str]:
+        return {
+            line.split()[-1]
+            for line in output.splitlines()
+            if line.startswith("  ") and line.split()[0] in ("RUSTC", "CC", "BINDGEN", "LD")
+        }
+
+    def test_nothing_changed_nothing_rebuilt(self):
+        run = self.build()
+        self.assertEqual((run.returncode, self.steps(run.stdout)), (0, set()), run.stdout)
+
+    def test_driver_changed(self):
+        self.assertEqual(
+            self.rebuilt("src/mmap.rs"),
+            {"src/p2pmem.o", "p2pmem_rs.o", "p2pmem_rs.ko"},
+        )
+
+    def test_abstraction_changed(self):
+        self.assertEqual(
+            self.rebuilt("rust/kernel/gate.rs"),
+            {"rust/kernel/lib.o", "src/p2pmem.o", "p2pmem_rs.o", "p2pmem_rs.ko"},
+        )
+
+    def test_helper_changed(self):
+        self.assertEqual(
+            self.rebuilt("rust/helpers/page.c"),
+            {
+                "rust/helpers/helpers.o", "rust/bindings/bindings_helpers_generated.rs",
+                "rust/kernel/lib.o", "src/p2pmem.o", "p2pmem_rs.o", "p2pmem_rs.ko",
+            },
+        )
+
+    def test_interface_changed(self):
+        self.assertEqual(
+            self.rebuilt("include/uapi/linux/p2pmem.h"),
+            {
+                "rust/uapi/uapi_generated.rs",
+                "rust/kernel/lib.o", "src/p2pmem.o", "p2pmem_rs.o", "p2pmem_rs.ko",
+            },
+        )
+
+    def test_unsafe_code_in_the_driver_does_not_compile(self):
+        number = self.tree / "src/number.rs"
+        kept = number.read_text()
+        number.write_text(kept + "fn f(p: *const u8) -> u8 { unsafe { *p } }\n")
+        try:
+            run = self.build()
+        finally:
+            number.write_text(kept)
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("usage of an `unsafe` block", run.stdout)
+
+    def test_kbuild_works_in_the_tree(self):
+        run = make(KDIR, f"M={self.tree}", "modules")
+        self.assertEqual(run.returncode, 0, run.stdout)
+        self.assertTrue((self.tree / "p2pmem_rs.ko").exists())
+        run = make(KDIR, f"M={self.tree}", "clean")
+        self.assertEqual(run.returncode, 0, run.stdout)
+        left = {
+            str(path.relative_to(self.tree))
+            for path in self.tree.rglob("*")
+            if path.suffix in (".ko", ".o", ".rmeta") or path.name.endswith("_generated.rs")
+        }
+        self.assertEqual({name for name in left if not name.startswith("build/")}, set())
+
+
+class Refusals(unittest.TestCase):
+    """What cannot work is said in one line that names what to do."""
+
+    def error(self, *words: str) -> str:
+        run = make(TOP, *words)
+        self.assertNotEqual(run.returncode, 0)
+        errors = [line for line in run.stdout.splitlines() if "***" in line and "Error " not in line]
+        self.assertEqual(len(errors), 1, run.stdout)
+        return errors[0]
+
+    def test_no_tree(self):
+        self.assertIn("not a kernel build tree", self.error("KDIR=/nowhere", "modules"))
+
+    def test_tree_without_rust_metadata(self):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "Makefile").touch()
+            self.assertIn("no Rust metadata", self.error(f"KDIR={folder}", "modules"))
+
+    def test_old_kernel(self):
+        with tempfile.TemporaryDirectory() as output:
+            words = [f"M={TOP}", f"MO={output}", "VERSION=7", "PATCHLEVEL=2", "modules"]
+            run = make(KDIR, *words)
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("needs Linux 7.3 or newer, this tree is 7.2", run.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()

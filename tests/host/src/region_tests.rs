@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which bytes of which BAR are registered.
+
+use crate::region::{choose, whole, Bar, Kind, Refusal, Region};
+
+const MIB: u64 = 1 << 20;
+const ALIGNMENT: u64 = 2 * MIB;
+const MEMORY: Kind = Kind::Memory {
+    prefetchable: true,
+    wide: true,
+};
+
+fn bar(start: u64, size: u64) -> Bar {
+    Bar {
+        number: 2,
+        start,
+        size,
+        kind: MEMORY,
+        assigned: true,
+    }
+}
+
+fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
+    Ok(Region {
+        bar: 2,
+        offset,
+        size,
+    })
+}
+
+#[test]
+fn an_aligned_bar_is_registered_whole() {
+    assert_eq!(whole(&bar(0xe800_0000, 128 * MIB), ALIGNMENT), region(0, 128 * MIB));
+    assert_eq!(whole(&bar(2 * MIB, 2 * MIB), ALIGNMENT), region(0, 2 * MIB));
+}
+
+#[test]
+fn a_bar_that_is_not_aligned_is_trimmed_at_both_ends() {
+    assert_eq!(whole(&bar(3 * MIB, 8 * MIB), ALIGNMENT), region(MIB, 6 * MIB));
+    assert_eq!(whole(&bar(4 * MIB, 3 * MIB), ALIGNMENT), region(0, 2 * MIB));
+    assert_eq!(whole(&bar(4 * MIB + 4096, 4 * MIB), ALIGNMENT), region(2 * MIB - 4096, 2 * MIB));
+}
+
+#[test]
+fn a_bar_without_an_aligned_unit_is_refused() {
+    for (start, size) in [
+        (2 * MIB, 1),
+        (2 * MIB, 16 << 10),
+        (2 * MIB, 2 * MIB - 1),
+        // Long enough, but no unit is aligned.
+        (3 * MIB, 2 * MIB),
+        (3 * MIB, 3 * MIB - 1),
+    ] {
+        assert_eq!(
+            whole(&bar(start, size), ALIGNMENT),
+            Err(Refusal::TooSmall {
+                bar: 2,
+                size,
+                alignment: ALIGNMENT
+            }),
+            "{start:#x} {size:#x}"
+        );
+    }
+}
+
+#[test]
+fn the_end_of_the_address_space_is_no_trap() {
+    let last = u64::MAX - (2 * MIB) + 1;
+
+    // Ends at 2^64 exactly, or beyond.
+    assert_eq!(whole(&bar(last, 2 * MIB), ALIGNMENT), Err(Refusal::Overflow { bar: 2 }));
+    assert_eq!(whole(&bar(u64::MAX, u64::MAX), ALIGNMENT), Err(Refusal::Overflow { bar: 2 }));
+    // Its start cannot be rounded up.
+    assert!(matches!(whole(&bar(u64::MAX - 1, 1), ALIGNMENT), Err(Refusal::TooSmall { .. })));
+    // The last whole unit below the end.
+    assert_eq!(whole(&bar(last - 2 * MIB, 4 * MIB - 1), ALIGNMENT), region(0, 2 * MIB));
+}
+
+#[test]
+fn what_is_not_memory_with_an_address_is_refused() {
+    let io = Bar {
+        kind: Kind::Io,
+        ..bar(0x1000, 32)
+    };
+    let unassigned = Bar {
+        assigned: false,
+        ..bar(0, 64 * MIB)
+    };
+
+    assert_eq!(whole(&bar(0, 0), ALIGNMENT), Err(Refusal::Absent { bar: 2 }));
+    assert_eq!(whole(&io, ALIGNMENT), Err(Refusal::Io { bar: 2 }));
+    assert_eq!(whole(&unassigned, ALIGNMENT), Err(Refusal::Unassigned { bar: 2 }));
+}
+
+#[test]
+fn every_refusal_names_the_bar_and_what_to_do() {
+    for refusal in [
+        Refusal::Absent { bar: 4 },
+        Refusal::Io { bar: 4 },
+        Refusal::Unassigned { bar: 4 },
+        Refusal::TooSmall {
+            bar: 4,
+            size: 16384,
+            alignment: ALIGNMENT,
+        },
+        Refusal::Overflow { bar: 4 },
+    ] {
+        let text = refusal.to_string();
+        assert!(text.contains("BAR 4") && text.contains(':') && !text.contains('\n'), "{text}");
+    }
+}
+
+#[test]
+fn the_largest_prefetchable_64_bit_bar_is_chosen() {
+    let of = |number, size, kind| Bar {
+        number,
+        size,
+        kind,
+        ..bar(4 * MIB, 0)
+    };
+    let small = Kind::Memory {
+        prefetchable: false,
+        wide: false,
+    };
+    let bars = [
+        of(0, 512 * MIB, small),
+        of(1, 4096, Kind::Io),
+        of(2, 64 * MIB, MEMORY),
+        of(3, 0, Kind::Io),
+        of(4, 128 * MIB, MEMORY),
+        of(5, 0, MEMORY),
+    ];
+
+    assert_eq!(choose(&bars).map(|bar| bar.number), Ok(4));
+    // Without one, the largest memory BAR.
+    assert_eq!(choose(&bars[..2]).map(|bar| bar.number), Ok(0));
+    // I/O ports and BARs that are not there do not count.
+    assert_eq!(choose(&bars[3..4]), Err(Refusal::NoMemory));
+    assert_eq!(choose(&bars[1..2]), Err(Refusal::NoMemory));
+    assert_eq!(choose(&[]), Err(Refusal::NoMemory));
+}
