@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device memory in the address space of this process.
+
+use std::{io, os::fd::AsFd, ptr};
+
+use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+
+/// Device memory that is mapped. It goes back to the device when this is dropped.
+///
+/// The CPU reaches it slowly and without caching; it is meant for direct I/O. After the device
+/// went away touching it raises `SIGBUS`, and I/O into it fails with `EFAULT`.
+#[derive(Debug)]
+pub struct Buffer {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: The mapping belongs to the process, not to a thread.
+unsafe impl Send for Buffer {}
+
+impl Buffer {
+    /// Maps `length` bytes of a provider's memory.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if the provider has no free run of that length, `ENODEV` if the device is gone.
+    pub fn map(provider: impl AsFd, length: usize) -> io::Result<Self> {
+        // SAFETY: A new mapping, at an address that the kernel chooses.
+        let start = unsafe {
+            mmap(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                provider,
+                0,
+            )?
+        };
+
+        Ok(Self {
+            start: start.cast(),
+            length,
+        })
+    }
+
+    /// Returns the address of the first byte.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start
+    }
+
+    /// Returns the length in bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Returns whether the length is 0; it never is.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Returns the first `length` bytes as a slice, for reading into.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer is shorter.
+    pub fn as_mut_slice(&mut self, length: usize) -> &mut [u8] {
+        assert!(length <= self.length);
+        // SAFETY: The memory is mapped while `self` lives, and borrowed exclusively. Other
+        // processes may share it after a fork; bytes that they write are still bytes.
+        unsafe { std::slice::from_raw_parts_mut(self.start, length) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: The mapping was made by `map()` and nobody borrows it any more. If it cannot be
+        // unmapped it stays, which harms nobody.
+        let _ = unsafe { munmap(self.start.cast(), self.length) };
+    }
+}

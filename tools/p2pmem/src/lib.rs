@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! PCI peer-to-peer memory from user space.
+//!
+//! A [`Provider`] is an open `/dev/p2pmemN`, a [`Buffer`] is device memory that is mapped. Direct
+//! I/O (`O_DIRECT`) into a buffer goes from device to device; [`copy`] does just that.
+
+pub mod abi;
+mod buffer;
+pub mod copy;
+mod provider;
+pub mod size;
+pub mod sysfs;
+
+pub use buffer::Buffer;
+pub use provider::Provider;
