@@ -83,7 +83,6 @@ $(filter-out bench,$(INSIDE)):
 else # inside the build root
 
 JOBS := -j$(shell nproc)
-CARGO_FLAGS := --manifest-path tools/Cargo.toml --locked --quiet
 export CARGO_TARGET_DIR := $(CURDIR)/$(BUILD)/cargo
 
 # The prepared stock kernel, found or made when it is first asked for.
@@ -97,7 +96,7 @@ modules:
 	@cp $(KERNEL)/release $(MO)/release
 
 tools:
-	@cargo build $(CARGO_FLAGS) --release
+	@cd tools && cargo build --locked --quiet --release
 	@mkdir -p $(BUILD)/bin
 	@cp -u $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/p2pmem \
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/guest-tests $(BUILD)/bin/

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Requests.
+
+use std::{
+    fs,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
+};
+
+use anyhow::{ensure, Context, Result};
+use p2pmem::{
+    abi::{self, p2pmem_info, p2pmem_region},
+    Provider as Node,
+};
+use rustix::{
+    io::Errno,
+    mm::{mprotect, MprotectFlags},
+};
+
+use crate::{
+    cases,
+    guest::{expect_errno, last_errno, raw, Child, Map, Provider, PAGE},
+};
+
+cases!(
+    "ioctl": info, region, unknown_requests, bad_pointers, longer_structures, shorter_structures,
+    unprivileged,
+);
+
+/// A request with any number and argument.
+fn request(file: impl AsFd, number: u64, argument: *mut u8) -> Result<(), Errno> {
+    // SAFETY: The kernel checks the argument, which may be anything.
+    match unsafe { libc::ioctl(raw(file.as_fd()), number, argument) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
+/// The number of a request with another size of its structure.
+fn resized(number: u32, size: usize) -> u64 {
+    u64::from(number) & !(0x3fff << 16) | (size as u64) << 16
+}
+
+fn info() -> Result<()> {
+    let provider = Provider::first()?;
+    let node = Node::open(&provider.path)?;
+    let before = node.info()?;
+
+    ensure!(before.size == provider.size as u64, "size {}", before.size);
+    ensure!((before.allocated, before.granule, before.regions) == (0, PAGE as u32, 1));
+
+    let map = Map::new(&node, 3 * PAGE)?;
+    let other = Map::new(provider.open()?, PAGE)?;
+    ensure!(node.info()?.allocated == 4 * PAGE as u64, "{} allocated", node.info()?.allocated);
+    drop(map);
+    ensure!(node.info()?.allocated == PAGE as u64);
+    drop(other);
+    ensure!(node.info()?.allocated == 0);
+
+    Ok(())
+}
+
+fn region() -> Result<()> {
+    let provider = Provider::first()?;
+    let region = Node::open(&provider.path)?.region(0)?;
+
+    // The lines of the resource file are the BARs: first and last address, flags.
+    let resources = fs::read_to_string(provider.device.join("resource"))?;
+    let line = resources.lines().nth(region.bar as usize).context("no such BAR")?;
+    let mut words = line
+        .split_whitespace()
+        .map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16));
+    let (first, last) = (words.next().context("first")??, words.next().context("last")??);
+
+    ensure!(region.bar == 2, "BAR {}", region.bar);
+    ensure!(region.offset == 0 && region.size == last - first + 1, "{region:?}");
+    ensure!(region.size == provider.size as u64);
+
+    for index in [1, 2, u32::MAX] {
+        let result = Node::open(&provider.path)?.region(index);
+        crate::guest::expect_io_errno(result, Errno::INVAL, "a region that is not there")?;
+    }
+    Ok(())
+}
+
+fn unknown_requests() -> Result<()> {
+    let file = Provider::first()?.open()?;
+    let map = Map::ordinary(PAGE)?;
+    let info = u64::from(abi::INFO);
+
+    for number in [
+        0,
+        info + 2,                            // another number
+        info ^ (1 << 8),                     // another type
+        info | (1 << 30),                    // another direction
+        info & !(3 << 30),                   // no direction
+        u64::from(abi::REGION) & !(2 << 30), // as well
+        0xffff_ffff,
+        0x5401, // TCGETS
+    ] {
+        expect_errno(request(&file, number, map.at(0)), Errno::NOTTY, &format!("{number:#x}"))?;
+    }
+    Ok(())
+}
+
+fn bad_pointers() -> Result<()> {
+    let file = Provider::first()?.open()?;
+    let kernel = 0xffff_8880_0000_0000_usize as *mut u8;
+    let readable = Map::ordinary(PAGE)?;
+    // SAFETY: The range is that of the mapping.
+    unsafe { mprotect(readable.at(0).cast(), PAGE, MprotectFlags::READ)? };
+
+    for number in [abi::INFO, abi::REGION] {
+        for pointer in [std::ptr::null_mut(), 8 as *mut u8, kernel, readable.at(0)] {
+            expect_errno(
+                request(&file, number.into(), pointer),
+                Errno::FAULT,
+                &format!("{number:#x} with {pointer:?}"),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn longer_structures() -> Result<()> {
+    let file = Provider::first()?.open()?;
+    let map = Map::ordinary(2 * PAGE)?;
+    let known = size_of::<p2pmem_info>();
+
+    // A caller with a newer header: the kernel clears what it does not know.
+    for size in [known + 1, known + 8, PAGE] {
+        map.fill(0..2 * PAGE, 7);
+        request(&file, resized(abi::INFO, size), map.at(0))?;
+        for offset in (known.next_multiple_of(8)..size & !7).step_by(8) {
+            ensure!(map.get(offset) == 0, "at {offset} of {size} is {:#x}", map.get(offset));
+        }
+        let beyond = size.next_multiple_of(8);
+        map.check(beyond..2 * PAGE, 7)?;
+    }
+
+    // What the kernel does not know must not ask for anything.
+    let known = size_of::<p2pmem_region>();
+    for offset in (0..known + 16).step_by(8) {
+        map.set(offset, 0);
+    }
+    let longer = resized(abi::REGION, known + 16);
+    request(&file, longer, map.at(0))?;
+    ensure!(map.get(16) != 0, "no size");
+    map.set(known + 8, 1);
+    map.set(0, 0);
+    expect_errno(request(&file, longer, map.at(0)), Errno::TOOBIG, "unknown tail")
+}
+
+fn shorter_structures() -> Result<()> {
+    let file = Provider::first()?.open()?;
+    let map = Map::ordinary(PAGE)?;
+
+    // There never was a header with shorter ones.
+    for number in [abi::INFO, abi::REGION] {
+        for size in [0, 1, 23] {
+            map.fill(0..PAGE, 3);
+            expect_errno(
+                request(&file, resized(number, size), map.at(0)),
+                Errno::INVAL,
+                &format!("{number:#x} with {size} bytes"),
+            )?;
+            map.check(0..PAGE, 3)?;
+        }
+    }
+    Ok(())
+}
+
+fn unprivileged() -> Result<()> {
+    let provider = Provider::first()?;
+    let child = Child::spawn(|| {
+        // SAFETY: Has no requirements.
+        ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
+        crate::guest::expect_io_errno(
+            fs::File::open(&provider.path),
+            Errno::ACCESS,
+            "open by a user",
+        )
+    })?;
+    child.expect_success()?;
+    ensure!(fs::metadata(&provider.path)?.permissions().mode() & 0o77 == 0);
+    Ok(())
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The cases, one file for each group.
+
+use crate::harness::Case;
+
+mod direct_io;
+mod ioctl;
+mod mainline;
+mod mmap;
+mod module;
+mod providers;
+mod share;
+mod unbind;
+
+/// All of them, in the order in which they are run.
+pub const CASES: &[&[Case]] = &[
+    module::CASES,
+    ioctl::CASES,
+    mmap::CASES,
+    share::CASES,
+    mainline::CASES,
+    direct_io::CASES,
+    unbind::CASES,
+    providers::CASES,
+];

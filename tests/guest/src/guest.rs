@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the cases share: the module, its devices, mappings, processes.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+    ptr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, ensure, Context, Result};
+use p2pmem::sysfs;
+use rustix::{
+    fs::OFlags,
+    io::Errno,
+    mm::{MapFlags, ProtFlags},
+    process::{kill_process, waitpid, Pid, Signal, WaitOptions, WaitStatus},
+};
+
+/// The module under test.
+pub const MODULE: &str = "/modules/p2pmem_rs.ko";
+const DRIVER: &str = "/sys/bus/pci/drivers/p2pmem_rs";
+/// PCI IDs that the driver binds.
+const IDS: &[(&str, &str)] = &[("0x1af4", "0x1110")];
+
+pub const PAGE: usize = 4096;
+/// What one page table spans.
+pub const WINDOW: usize = 2 << 20;
+
+pub const READ: ProtFlags = ProtFlags::READ;
+pub const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+// The module and its devices.
+
+/// Loads the module.
+pub fn insmod() -> Result<(), Errno> {
+    let file = File::open(MODULE).map_err(|error| Errno::from_io_error(&error).unwrap())?;
+    rustix::system::finit_module(&file, c"", 0)
+}
+
+/// Unloads the module. Does not wait for its users.
+pub fn rmmod() -> Result<(), Errno> {
+    rustix::system::delete_module(c"p2pmem_rs", OFlags::NONBLOCK.bits() as i32)
+}
+
+/// Returns whether the module is loaded.
+pub fn is_loaded() -> bool {
+    Path::new(DRIVER).exists()
+}
+
+/// Returns the addresses of the devices that the driver binds by their IDs, in order.
+pub fn devices() -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/sys/bus/pci/devices")? {
+        let entry = entry?;
+        let id = |name| fs::read_to_string(entry.path().join(name));
+        let (vendor, device) = (id("vendor")?, id("device")?);
+        if IDS.contains(&(vendor.trim(), device.trim())) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Binds a device to the driver.
+pub fn bind(pci: &str) -> io::Result<()> {
+    fs::write(format!("{DRIVER}/bind"), pci)
+}
+
+/// Unbinds a device from the driver.
+pub fn unbind(pci: &str) -> io::Result<()> {
+    fs::write(format!("{DRIVER}/unbind"), pci)
+}
+
+/// Brings the guest into the state that each case expects: module loaded, devices bound.
+pub fn restore() -> Result<()> {
+    if !is_loaded() {
+        insmod().context("cannot load the module")?;
+    }
+    for pci in devices()? {
+        if !Path::new(DRIVER).join(&pci).exists() {
+            bind(&pci).with_context(|| format!("cannot bind {pci}"))?;
+        }
+    }
+    let expected = devices()?.len();
+    wait_until(Duration::from_secs(5), "each device has its node", || {
+        let entries = sysfs::providers(Path::new("/sys"))?;
+        Ok(entries.len() == expected && entries.iter().all(|entry| entry.path.exists()))
+    })
+}
+
+/// The pool of a bound device.
+pub struct Pool {
+    pub size: u64,
+    pub available: u64,
+}
+
+/// Returns the pools of all devices that are bound.
+pub fn pools() -> Result<Vec<Pool>> {
+    let mut found = Vec::new();
+    for pci in devices()? {
+        let folder = Path::new("/sys/bus/pci/devices").join(pci).join("p2pmem");
+        if folder.exists() {
+            found.push(Pool {
+                size: sysfs::number(&folder.join("size"))?,
+                available: sysfs::number(&folder.join("available"))?,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// The provider that most cases use.
+pub struct Provider {
+    pub path: PathBuf,
+    pub pci: String,
+    /// The directory of the PCI device.
+    pub device: PathBuf,
+    pub size: usize,
+}
+
+impl Provider {
+    /// Returns the provider with the lowest number.
+    pub fn first() -> Result<Self> {
+        Self::all()?.into_iter().next().context("there is no provider")
+    }
+
+    /// Returns all providers, by number.
+    pub fn all() -> Result<Vec<Self>> {
+        sysfs::providers(Path::new("/sys"))?
+            .into_iter()
+            .map(|entry| {
+                Ok(Self {
+                    path: entry.path,
+                    pci: entry.pci,
+                    size: sysfs::number(&entry.device.join("p2pmem/size"))? as usize,
+                    device: entry.device,
+                })
+            })
+            .collect()
+    }
+
+    /// Opens the node for reading and writing.
+    pub fn open(&self) -> Result<File> {
+        Ok(OpenOptions::new().read(true).write(true).open(&self.path)?)
+    }
+
+    /// Returns the free bytes of the pool.
+    pub fn available(&self) -> Result<usize> {
+        Ok(sysfs::number(&self.device.join("p2pmem/available"))? as usize)
+    }
+
+    /// Checks how many bytes of the pool are taken.
+    pub fn expect_taken(&self, bytes: usize) -> Result<()> {
+        let taken = self.size - self.available()?;
+        ensure!(taken == bytes, "{taken} bytes of the pool are taken, expected {bytes}");
+        Ok(())
+    }
+
+    /// Waits until nothing of the pool is taken: DMA in flight may take a moment.
+    pub fn expect_full(&self) -> Result<()> {
+        wait_until(Duration::from_secs(5), "the pool is full again", || {
+            Ok(self.available()? == self.size)
+        })
+    }
+}
+
+// Mappings.
+
+/// A mapping. What is left of it goes with this value.
+pub struct Map {
+    start: *mut u8,
+    length: usize,
+}
+
+impl Map {
+    /// Maps shared memory at offset 0.
+    pub fn new(file: impl AsFd, length: usize) -> Result<Self> {
+        Ok(Self::with(file, length, READ_WRITE, MapFlags::SHARED, 0)?)
+    }
+
+    /// Maps in any way.
+    pub fn with(
+        file: impl AsFd,
+        length: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: u64,
+    ) -> Result<Self, Errno> {
+        // SAFETY: A new mapping, at an address that the kernel chooses.
+        let start =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), length, prot, flags, file, offset)? };
+        Ok(Self {
+            start: start.cast(),
+            length,
+        })
+    }
+
+    /// Maps ordinary memory.
+    pub fn ordinary(length: usize) -> Result<Self> {
+        // SAFETY: A new mapping, at an address that the kernel chooses.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(ptr::null_mut(), length, READ_WRITE, MapFlags::PRIVATE)?
+        };
+        Ok(Self {
+            start: start.cast(),
+            length,
+        })
+    }
+
+    /// Takes over a mapping that moved.
+    pub fn from_raw(start: *mut u8, length: usize) -> Self {
+        Self { start, length }
+    }
+
+    /// Gives the mapping up without unmapping.
+    pub fn into_raw(self) -> *mut u8 {
+        let start = self.start;
+        std::mem::forget(self);
+        start
+    }
+
+    pub fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset < self.length);
+        self.start.wrapping_add(offset)
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Reads a word.
+    pub fn get(&self, offset: usize) -> u64 {
+        assert!(offset % 8 == 0);
+        // SAFETY: Within the mapping, and aligned.
+        unsafe { self.at(offset).cast::<u64>().read_volatile() }
+    }
+
+    /// Writes a word.
+    pub fn set(&self, offset: usize, value: u64) {
+        assert!(offset % 8 == 0);
+        // SAFETY: Within the mapping, and aligned.
+        unsafe { self.at(offset).cast::<u64>().write_volatile(value) };
+    }
+
+    /// Writes a pattern to a range.
+    pub fn fill(&self, range: std::ops::Range<usize>, seed: u64) {
+        for offset in range.step_by(8) {
+            self.set(offset, pattern(seed, offset));
+        }
+    }
+
+    /// Checks the pattern of a range.
+    pub fn check(&self, range: std::ops::Range<usize>, seed: u64) -> Result<()> {
+        for offset in range.step_by(8) {
+            let (found, expected) = (self.get(offset), pattern(seed, offset));
+            ensure!(
+                found == expected,
+                "at {offset:#x} there is {found:#x}, expected {expected:#x}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Unmaps a part.
+    pub fn unmap(&self, range: std::ops::Range<usize>) -> Result<()> {
+        // SAFETY: A part of this mapping, which the case does not use any more.
+        unsafe { rustix::mm::munmap(self.at(range.start).cast(), range.len())? };
+        Ok(())
+    }
+
+    /// Returns for each page whether it is present in this process.
+    pub fn present(&self) -> Result<Vec<bool>> {
+        let file = File::open("/proc/self/pagemap")?;
+        let first = self.start as usize / PAGE;
+        let mut entries = vec![0; self.length.div_ceil(PAGE) * 8];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut entries, first as u64 * 8)?;
+        Ok(entries
+            .chunks_exact(8)
+            .map(|entry| u64::from_le_bytes(entry.try_into().unwrap()) >> 63 == 1)
+            .collect())
+    }
+
+    /// Returns the words of the VmFlags line of /proc/self/smaps.
+    pub fn vm_flags(&self) -> Result<Vec<String>> {
+        let smaps = fs::read_to_string("/proc/self/smaps")?;
+        let head = format!("{:x}-", self.start as usize);
+        smaps
+            .lines()
+            .skip_while(|line| !line.starts_with(&head))
+            .find_map(|line| line.strip_prefix("VmFlags:"))
+            .map(|words| words.split_whitespace().map(str::to_owned).collect())
+            .context("the mapping is not in smaps")
+    }
+
+    /// Returns whether the kernel can read a byte for this process: it gets EFAULT where the
+    /// process would get SIGBUS.
+    pub fn is_readable(&self, offset: usize) -> Result<bool> {
+        let (_reader, writer) = rustix::pipe::pipe()?;
+        // SAFETY: The address is one of this process; the kernel checks it.
+        match unsafe { libc::write(raw(writer.as_fd()), self.at(offset).cast(), 1) } {
+            1 => Ok(true),
+            _ => match last_errno() {
+                Errno::FAULT => Ok(false),
+                error => Err(error.into()),
+            },
+        }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: Nobody uses the mapping any more. Parts may be gone already.
+        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.length) };
+    }
+}
+
+/// Word at an offset, different for each seed.
+pub fn pattern(seed: u64, offset: usize) -> u64 {
+    let mut word = seed
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(offset as u64)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word ^= word >> 29;
+    word | 1
+}
+
+pub fn raw(fd: BorrowedFd<'_>) -> i32 {
+    std::os::fd::AsRawFd::as_raw_fd(&fd)
+}
+
+pub fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap()
+}
+
+// Drives.
+
+/// Opens a drive for direct I/O.
+pub fn drive(number: u32) -> Result<File> {
+    let path = format!("/dev/nvme{number}n1");
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
+        .open(&path)
+        .with_context(|| path)
+}
+
+/// Reads from a drive into a mapping.
+pub fn read_at(file: &File, map: &Map, range: std::ops::Range<usize>, offset: u64) -> Result<(), Errno> {
+    let start = map.at(range.start);
+    // SAFETY: The range is within the mapping; the kernel checks the address.
+    let done = unsafe { libc::pread(raw(file.as_fd()), start.cast(), range.len(), offset as i64) };
+    finish(done, range.len())
+}
+
+/// Writes from a mapping to a drive.
+pub fn write_at(file: &File, map: &Map, range: std::ops::Range<usize>, offset: u64) -> Result<(), Errno> {
+    let start = map.at(range.start);
+    // SAFETY: The range is within the mapping; the kernel checks the address.
+    let done = unsafe { libc::pwrite(raw(file.as_fd()), start.cast(), range.len(), offset as i64) };
+    finish(done, range.len())
+}
+
+fn finish(done: isize, wanted: usize) -> Result<(), Errno> {
+    match usize::try_from(done) {
+        Ok(done) if done == wanted => Ok(()),
+        // A part was done: what follows failed.
+        Ok(_) => Err(Errno::IO),
+        Err(_) => Err(last_errno()),
+    }
+}
+
+// Processes.
+
+pub enum Fork {
+    Child,
+    Parent(Pid),
+}
+
+/// Forks. The process must have one thread.
+pub fn fork() -> Result<Fork, Errno> {
+    // SAFETY: There are no other threads whose locks the child could miss.
+    match unsafe { libc::fork() } {
+        0 => Ok(Fork::Child),
+        pid if pid > 0 => Ok(Fork::Parent(Pid::from_raw(pid).unwrap())),
+        _ => Err(last_errno()),
+    }
+}
+
+/// Ends this process at once, without destructors.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: Ends the process.
+    unsafe { libc::_exit(status) }
+}
+
+/// A child process of a case.
+pub struct Child {
+    pid: Pid,
+    report: OwnedFd,
+    waited: bool,
+}
+
+impl Child {
+    /// Runs a function in a child process.
+    pub fn spawn(run: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let (reader, writer) = rustix::pipe::pipe()?;
+        match fork()? {
+            Fork::Child => {
+                drop(reader);
+                let status = match run() {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        use std::io::Write;
+                        let _ = File::from(writer).write_all(format!("{error:#}").as_bytes());
+                        1
+                    }
+                };
+                exit(status)
+            }
+            Fork::Parent(pid) => Ok(Self {
+                pid,
+                report: reader,
+                waited: false,
+            }),
+        }
+    }
+
+    /// Kills the process.
+    pub fn kill(&self) -> Result<()> {
+        Ok(kill_process(self.pid, Signal::KILL)?)
+    }
+
+    /// Waits for the end of the process, but not for ever.
+    pub fn wait(&mut self) -> Result<WaitStatus> {
+        let mut ended = None;
+        wait_until(Duration::from_secs(30), "a child process ended", || {
+            ended = waitpid(Some(self.pid), WaitOptions::NOHANG)?;
+            Ok(ended.is_some())
+        })?;
+        self.waited = true;
+        Ok(ended.expect("it ended").1)
+    }
+
+    /// Waits, and passes on what the child complained of.
+    pub fn expect_success(mut self) -> Result<()> {
+        let status = self.wait()?;
+        if status.exit_status() == Some(0) {
+            return Ok(());
+        }
+        let mut text = String::new();
+        io::Read::read_to_string(&mut File::from(self.report.try_clone()?), &mut text)?;
+        bail!("a child process failed ({}): {text}", describe(status))
+    }
+
+    /// Waits, and checks that a signal killed the process.
+    pub fn expect_signal(mut self, signal: i32) -> Result<()> {
+        let status = self.wait()?;
+        ensure!(
+            status.terminating_signal() == Some(signal),
+            "a child process was expected to die of signal {signal}, but: {}",
+            describe(status)
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.waited {
+            let _ = self.kill();
+            let _ = waitpid(Some(self.pid), WaitOptions::empty());
+        }
+    }
+}
+
+fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (_, Some(signal)) => format!("signal {signal}"),
+        _ => "neither ended nor killed".to_owned(),
+    }
+}
+
+// Expectations.
+
+/// Checks that something fails in a certain way.
+pub fn expect_errno<T>(result: Result<T, Errno>, expected: Errno, what: &str) -> Result<()> {
+    match result {
+        Ok(_) => bail!("{what}: succeeded, expected {expected}"),
+        Err(error) => {
+            ensure!(error == expected, "{what}: {error}, expected {expected}");
+            Ok(())
+        }
+    }
+}
+
+/// As [`expect_errno`], of the standard library's errors.
+pub fn expect_io_errno<T>(result: io::Result<T>, expected: Errno, what: &str) -> Result<()> {
+    expect_errno(
+        result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        expected,
+        what,
+    )
+}
+
+/// Waits for something to become true.
+pub fn wait_until(
+    limit: Duration,
+    what: &str,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !is_so()? {
+        ensure!(Instant::now() < deadline, "not within {} s: {what}", limit.as_secs());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}

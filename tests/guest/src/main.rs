@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Cases that run in the guest, as root, against the driver and the stock kernel.
+//!
+//! Each case is a process of its own, so that a crash is one failure and not the end. After each,
+//! the harness looks for what a case may leave behind: a mistake in the kernel's log, memory that
+//! did not return to its pool, a process. It reports KTAP.
+
+mod cases;
+mod guest;
+mod harness;
+
+use std::process::ExitCode;
+
+use cases::CASES;
+
+fn main() -> ExitCode {
+    let mut no_skip = false;
+    let mut list = false;
+    let mut wanted = Vec::new();
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--no-skip" => no_skip = true,
+            "--list" => list = true,
+            option if option.starts_with('-') => {
+                eprintln!("usage: guest-tests [--list] [--no-skip] [NAME or start of a NAME]...");
+                return ExitCode::from(2);
+            }
+            name => wanted.push(name.to_owned()),
+        }
+    }
+
+    let selected: Vec<_> = CASES
+        .iter()
+        .flat_map(|group| group.iter())
+        // Those that need a topology of their own are run by name only.
+        .filter(|case| {
+            if wanted.is_empty() {
+                !case.name.starts_with("providers_")
+            } else {
+                wanted.iter().any(|name| case.name.starts_with(name))
+            }
+        })
+        .collect();
+
+    if list {
+        for case in selected {
+            println!("{}", case.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    if selected.is_empty() {
+        eprintln!("error: no case is named so: see guest-tests --list");
+        return ExitCode::from(2);
+    }
+
+    if harness::run(&selected, no_skip) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
