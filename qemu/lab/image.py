@@ -48,11 +48,13 @@ done
 """
 
 JOB = """\
-# The verdict has a channel of its own.
+# The verdict has a channel of its own. Through a pipe: programs talk to no terminal.
 stty -F /dev/ttyS1 raw -echo
 echo '@MARK@' >/dev/kmsg
-sh -c @JOB@ >/dev/ttyS1 2>&1 </dev/null
-echo "@VERDICT@ $?" >/dev/ttyS1
+{
+	sh -c @JOB@ 2>&1 </dev/null
+	echo "@VERDICT@ $?"
+} | cat >/dev/ttyS1
 sleep 0.1
 poweroff -f
 """
