@@ -71,13 +71,13 @@ modules_install:
 	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
 
-INSIDE := run test lab bench lint doc tools modules kdir
+INSIDE := run test lab lint doc tools modules kdir
 
 .PHONY: $(INSIDE)
 
 ifndef P2PMEM_IN_BUILD_ROOT
 
-$(filter-out bench,$(INSIDE)):
+$(INSIDE):
 	@tools/build/enter -- make $@
 
 else # inside the build root

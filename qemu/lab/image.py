@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The guest's initramfs: busybox, modules, programs, and an init that runs a job."""
+"""The guest's initramfs: busybox, modules, programs, and what init is to do."""
 
 import lzma
 import os
-import shlex
 import shutil
 import stat
 import subprocess
@@ -15,60 +14,10 @@ from lab.topology import Topology
 # Modules of the stock kernel that every guest has; what they depend on comes along.
 MODULES = ["nvme"]
 
-INIT = """\
-#!/bin/sh
-# Made by qemu/lab/image.py.
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-mkdir -p /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /dev/shm
-mount -t tmpfs tmpfs /tmp
-mount -t debugfs debugfs /sys/kernel/debug
-mount -t tracefs tracefs /sys/kernel/tracing
-export PATH=/bin HOME=/root TERM=@TERM@
-
-for module in @MODULES@; do
-	modprobe $module
-done
-
-# The drives that the topology has.
-left=300
-while [ "$(ls -d /sys/class/nvme/nvme*/nvme*n1 2>/dev/null | wc -l)" -lt @DRIVES@ ]; do
-	left=$((left - 1))
-	if [ $left -eq 0 ]; then
-		echo "lab: of @DRIVES@ drives only these came up:" $(ls /sys/class/nvme) >/dev/ttyS1
-		break
-	fi
-	sleep 0.1
-done
-
-@RUN@
-"""
-
-JOB = """\
-# The verdict has a channel of its own. Through a pipe: programs talk to no terminal.
-stty -F /dev/ttyS1 raw -echo
-echo '@MARK@' >/dev/kmsg
-{
-	sh -c @JOB@ 2>&1 </dev/null
-	echo "@VERDICT@ $?"
-} | cat >/dev/ttyS1
-sleep 0.1
-poweroff -f
-"""
-
-SHELL = """\
-cat /etc/motd
-cd /root
-setsid cttyhack sh -l
-poweroff -f
-"""
-
-# In the kernel log: what comes after it belongs to the job.
+INIT = Path(__file__).resolve().parents[1] / "guest/init"
+# What init writes to the kernel log: what comes after it belongs to the job.
 MARK = "lab: the job begins"
-# On the verdict channel: the job's exit status follows.
+# What init writes to the verdict channel: the job's exit status follows.
 VERDICT = "lab: exit"
 
 
@@ -77,7 +26,7 @@ class Image:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for folder in ("bin", "dev", "etc", "lib", "modules", "proc", "root", "sys", "tmp"):
+        for folder in ("bin", "dev", "lab", "lib", "modules", "proc", "root", "sys", "tmp"):
             (root / folder).mkdir(parents=True)
         # init's, before there is a devtmpfs.
         if os.geteuid() == 0:
@@ -93,11 +42,9 @@ class Image:
             raise LabError(f"{source} is missing: build it first (make modules tools)") from None
         path.chmod(mode)
 
-    def write(self, target: str, text: str, mode: int = 0o755) -> None:
+    def write(self, target: str, text: str) -> None:
         """Adds a file with a text."""
-        path = self.root / target.lstrip("/")
-        path.write_text(text)
-        path.chmod(mode)
+        (self.root / target.lstrip("/")).write_text(text)
 
     def add_busybox(self) -> None:
         """Adds busybox under all its names."""
@@ -179,24 +126,16 @@ def build(
     for program in programs:
         image.add(program, f"/bin/{program.name}")
 
+    image.add(INIT, "/init")
+    image.write("/lab/modules", "".join(f"{name}\n" for name in MODULES))
+    image.write("/lab/drives", f"{len(topology.images())}\n")
     if job is None:
-        run = SHELL
-        image.write(
-            "/etc/motd",
-            f"\nThe modules under test are in /modules, not loaded: insmod /modules/{modules[0].name}\n"
-            "Leave by `exit`.\n\n" if modules else "\nLeave by `exit`.\n\n",
-        )
+        hints = [f"  insmod /modules/{module.name}" for module in modules]
+        image.write("/lab/motd", "\n".join(
+            ["", "The modules under test are not loaded:", *hints, "Leave by `exit`.", "", ""]
+        ))
     else:
-        run = JOB.replace("@JOB@", shlex.quote(job))
-    init = (
-        INIT.replace("@RUN@", run)
-        .replace("@MARK@", MARK)
-        .replace("@VERDICT@", VERDICT)
-        .replace("@MODULES@", " ".join(MODULES))
-        .replace("@DRIVES@", str(len(topology.images())))
-        .replace("@TERM@", os.environ.get("TERM", "linux"))
-    )
-    image.write("/init", init)
+        image.write("/lab/job", job + "\n")
     output = folder / "initramfs.cpio"
     image.pack(output)
     shutil.rmtree(root)

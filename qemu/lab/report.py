@@ -129,7 +129,7 @@ def render(
             f"  {regions}, {provider['available'] >> 20} MiB free"
         )
     lines.append(
-        f"Moved      {copied['bytes'] >> 20} MiB in chunks of {copied['chunk'] >> 20} MiB,"
+        f"Moved      {copied['bytes'] >> 20} MiB, {copied['chunk'] >> 20} MiB at a time:"
         f" {copied['source']} -> {copied['via']} -> {copied['destination']}"
     )
     lines.append("Verified")

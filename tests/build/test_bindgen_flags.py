@@ -13,7 +13,7 @@ KERNEL = Path(os.environ["P2PMEM_KERNEL"])
 def flags(makefile: Path, variable: str) -> set[str]:
     """Returns the words of a variable of a makefile."""
     text = makefile.read_text().replace("\\\n", " ")
-    found = re.search(rf"^{variable} *:= *(.*)$", text, re.M)
+    found = re.search(rf"^{variable}\s*:=\s*(.*)$", text, re.M)
     if not found:
         raise AssertionError(f"{makefile} does not set {variable}")
     return set(found[1].split())

@@ -129,7 +129,10 @@ pub struct Provider {
 impl Provider {
     /// Returns the provider with the lowest number.
     pub fn first() -> Result<Self> {
-        Self::all()?.into_iter().next().context("there is no provider")
+        Self::all()?
+            .into_iter()
+            .next()
+            .context("there is no provider")
     }
 
     /// Returns all providers, by number.
@@ -160,7 +163,10 @@ impl Provider {
     /// Checks how many bytes of the pool are taken.
     pub fn expect_taken(&self, bytes: usize) -> Result<()> {
         let taken = self.size - self.available()?;
-        ensure!(taken == bytes, "{taken} bytes of the pool are taken, expected {bytes}");
+        ensure!(
+            taken == bytes,
+            "{taken} bytes of the pool are taken, expected {bytes}"
+        );
         Ok(())
     }
 
@@ -354,7 +360,12 @@ pub fn drive(number: u32) -> Result<File> {
 }
 
 /// Reads from a drive into a mapping.
-pub fn read_at(file: &File, map: &Map, range: std::ops::Range<usize>, offset: u64) -> Result<(), Errno> {
+pub fn read_at(
+    file: &File,
+    map: &Map,
+    range: std::ops::Range<usize>,
+    offset: u64,
+) -> Result<(), Errno> {
     let start = map.at(range.start);
     // SAFETY: The range is within the mapping; the kernel checks the address.
     let done = unsafe { libc::pread(raw(file.as_fd()), start.cast(), range.len(), offset as i64) };
@@ -362,7 +373,12 @@ pub fn read_at(file: &File, map: &Map, range: std::ops::Range<usize>, offset: u6
 }
 
 /// Writes from a mapping to a drive.
-pub fn write_at(file: &File, map: &Map, range: std::ops::Range<usize>, offset: u64) -> Result<(), Errno> {
+pub fn write_at(
+    file: &File,
+    map: &Map,
+    range: std::ops::Range<usize>,
+    offset: u64,
+) -> Result<(), Errno> {
     let start = map.at(range.start);
     // SAFETY: The range is within the mapping; the kernel checks the address.
     let done = unsafe { libc::pwrite(raw(file.as_fd()), start.cast(), range.len(), offset as i64) };
@@ -519,7 +535,11 @@ pub fn wait_until(
 ) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !is_so()? {
-        ensure!(Instant::now() < deadline, "not within {} s: {what}", limit.as_secs());
+        ensure!(
+            Instant::now() < deadline,
+            "not within {} s: {what}",
+            limit.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())

@@ -142,7 +142,9 @@ fn run_case(case: &Case) -> Result<Option<String>> {
         None => bail!("the process of the case was killed by a signal; {text}"),
     }
     guest::wait_until(SETTLE, "all memory is back in its pool", || {
-        Ok(guest::pools()?.iter().all(|pool| pool.available == pool.size))
+        Ok(guest::pools()?
+            .iter()
+            .all(|pool| pool.available == pool.size))
     })?;
 
     Ok(None)
@@ -159,10 +161,11 @@ fn outcome(case: &Case) -> (i32, String) {
             None => (FAILED, format!("{error:#}")),
         },
         Err(payload) => {
-            let text = payload
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let text = payload.downcast_ref::<String>().cloned().or_else(|| {
+                payload
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+            });
             (FAILED, format!("panic: {}", text.unwrap_or_default()))
         }
     }

@@ -31,15 +31,24 @@ fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
 
 #[test]
 fn an_aligned_bar_is_registered_whole() {
-    assert_eq!(whole(&bar(0xe800_0000, 128 * MIB), ALIGNMENT), region(0, 128 * MIB));
+    assert_eq!(
+        whole(&bar(0xe800_0000, 128 * MIB), ALIGNMENT),
+        region(0, 128 * MIB)
+    );
     assert_eq!(whole(&bar(2 * MIB, 2 * MIB), ALIGNMENT), region(0, 2 * MIB));
 }
 
 #[test]
 fn a_bar_that_is_not_aligned_is_trimmed_at_both_ends() {
-    assert_eq!(whole(&bar(3 * MIB, 8 * MIB), ALIGNMENT), region(MIB, 6 * MIB));
+    assert_eq!(
+        whole(&bar(3 * MIB, 8 * MIB), ALIGNMENT),
+        region(MIB, 6 * MIB)
+    );
     assert_eq!(whole(&bar(4 * MIB, 3 * MIB), ALIGNMENT), region(0, 2 * MIB));
-    assert_eq!(whole(&bar(4 * MIB + 4096, 4 * MIB), ALIGNMENT), region(2 * MIB - 4096, 2 * MIB));
+    assert_eq!(
+        whole(&bar(4 * MIB + 4096, 4 * MIB), ALIGNMENT),
+        region(2 * MIB - 4096, 2 * MIB)
+    );
 }
 
 #[test]
@@ -69,12 +78,24 @@ fn the_end_of_the_address_space_is_no_trap() {
     let last = u64::MAX - (2 * MIB) + 1;
 
     // Ends at 2^64 exactly, or beyond.
-    assert_eq!(whole(&bar(last, 2 * MIB), ALIGNMENT), Err(Refusal::Overflow { bar: 2 }));
-    assert_eq!(whole(&bar(u64::MAX, u64::MAX), ALIGNMENT), Err(Refusal::Overflow { bar: 2 }));
+    assert_eq!(
+        whole(&bar(last, 2 * MIB), ALIGNMENT),
+        Err(Refusal::Overflow { bar: 2 })
+    );
+    assert_eq!(
+        whole(&bar(u64::MAX, u64::MAX), ALIGNMENT),
+        Err(Refusal::Overflow { bar: 2 })
+    );
     // Its start cannot be rounded up.
-    assert!(matches!(whole(&bar(u64::MAX - 1, 1), ALIGNMENT), Err(Refusal::TooSmall { .. })));
+    assert!(matches!(
+        whole(&bar(u64::MAX - 1, 1), ALIGNMENT),
+        Err(Refusal::TooSmall { .. })
+    ));
     // The last whole unit below the end.
-    assert_eq!(whole(&bar(last - 2 * MIB, 4 * MIB - 1), ALIGNMENT), region(0, 2 * MIB));
+    assert_eq!(
+        whole(&bar(last - 2 * MIB, 4 * MIB - 1), ALIGNMENT),
+        region(0, 2 * MIB)
+    );
 }
 
 #[test]
@@ -88,9 +109,15 @@ fn what_is_not_memory_with_an_address_is_refused() {
         ..bar(0, 64 * MIB)
     };
 
-    assert_eq!(whole(&bar(0, 0), ALIGNMENT), Err(Refusal::Absent { bar: 2 }));
+    assert_eq!(
+        whole(&bar(0, 0), ALIGNMENT),
+        Err(Refusal::Absent { bar: 2 })
+    );
     assert_eq!(whole(&io, ALIGNMENT), Err(Refusal::Io { bar: 2 }));
-    assert_eq!(whole(&unassigned, ALIGNMENT), Err(Refusal::Unassigned { bar: 2 }));
+    assert_eq!(
+        whole(&unassigned, ALIGNMENT),
+        Err(Refusal::Unassigned { bar: 2 })
+    );
 }
 
 #[test]
@@ -107,7 +134,10 @@ fn every_refusal_names_the_bar_and_what_to_do() {
         Refusal::Overflow { bar: 4 },
     ] {
         let text = refusal.to_string();
-        assert!(text.contains("BAR 4") && text.contains(':') && !text.contains('\n'), "{text}");
+        assert!(
+            text.contains("BAR 4") && text.contains(':') && !text.contains('\n'),
+            "{text}"
+        );
     }
 }
 

@@ -45,7 +45,10 @@ impl Direct {
             _ => OFlags::empty(),
         };
         Self::open(path, OpenOptions::new().read(true).write(true), exclusive).map_err(|error| {
-            match error.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error) {
+            match error
+                .downcast_ref::<std::io::Error>()
+                .and_then(Errno::from_io_error)
+            {
                 Some(Errno::BUSY) => error.context("it is in use: unmount it, or say --force"),
                 _ => error,
             }
@@ -98,7 +101,11 @@ impl Direct {
         let mut done = 0;
         while done < buffer.len() {
             match rustix::io::pwrite(&self.file, &buffer[done..], offset + done as u64) {
-                Ok(0) => bail!("{} is full at {}", self.path.display(), offset + done as u64),
+                Ok(0) => bail!(
+                    "{} is full at {}",
+                    self.path.display(),
+                    offset + done as u64
+                ),
                 Ok(count) => done += count,
                 Err(Errno::INTR) => (),
                 Err(error) => return Err(self.explain("write", offset, error)),

@@ -171,9 +171,16 @@ fn list(json: bool) -> Result<()> {
     } else if providers.is_empty() {
         println!("no providers: load p2pmem_rs, and bind a device to it");
     } else {
-        println!("{:<14} {:<13} {:<10} {:>4} {:>10} {:>10}", "NODE", "DEVICE", "ID", "BAR", "SIZE", "FREE");
+        println!(
+            "{:<14} {:<13} {:<10} {:>4} {:>10} {:>10}",
+            "NODE", "DEVICE", "ID", "BAR", "SIZE", "FREE"
+        );
         for provider in providers {
-            let bars: Vec<_> = provider.regions.iter().map(|region| region.bar.to_string()).collect();
+            let bars: Vec<_> = provider
+                .regions
+                .iter()
+                .map(|region| region.bar.to_string())
+                .collect();
             println!(
                 "{:<14} {:<13} {:<10} {:>4} {:>10} {:>10}",
                 provider.path.display(),
@@ -216,7 +223,9 @@ fn run_copy(
         "{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
     )?);
     let started = Instant::now();
-    copy(&source, &destination, &mut buffer, bytes, |step| bar.inc(step))?;
+    copy(&source, &destination, &mut buffer, bytes, |step| {
+        bar.inc(step)
+    })?;
     let seconds = started.elapsed().as_secs_f64();
     bar.finish_and_clear();
 
@@ -250,7 +259,11 @@ fn report(copied: &Copied, json: bool) -> Result<()> {
             "{} in {:.2} s{}",
             size::format(copied.bytes),
             copied.seconds,
-            if copied.verified.is_some() { ", both compared equal" } else { "" }
+            if copied.verified.is_some() {
+                ", both compared equal"
+            } else {
+                ""
+            }
         );
     }
 

@@ -48,7 +48,9 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "K", "-1", "+1", "1.5M", "1T", "1KK", " 1", "0x10", "1 M", "M1", "٣"] {
+        for text in [
+            "", "K", "-1", "+1", "1.5M", "1T", "1KK", " 1", "0x10", "1 M", "M1", "٣",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse("18446744073709551616").is_err());

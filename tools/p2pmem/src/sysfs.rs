@@ -123,7 +123,10 @@ mod tests {
         assert_eq!(numbers, [2, 10]);
         assert_eq!(entries[0].pci, "0000:04:00.0");
         assert_eq!(entries[0].path, Path::new("/dev/p2pmem2"));
-        assert_eq!((&*entries[0].vendor, &*entries[0].product), ("1af4", "1110"));
+        assert_eq!(
+            (&*entries[0].vendor, &*entries[0].product),
+            ("1af4", "1110")
+        );
         assert_eq!(entries[0].available().unwrap(), 4096);
     }
 

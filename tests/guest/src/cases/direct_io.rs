@@ -28,7 +28,10 @@ fn copy(from: u32, to: u32, map: &Map, range: std::ops::Range<usize>, seed: u64)
     read_at(&source, map, range.clone(), 0)?;
     for offset in (0..length).step_by(8) {
         let (found, expected) = (map.get(range.start + offset), ordinary.get(offset));
-        ensure!(found == expected, "in device memory, at {offset:#x}: {found:#x}, not {expected:#x}");
+        ensure!(
+            found == expected,
+            "in device memory, at {offset:#x}: {found:#x}, not {expected:#x}"
+        );
     }
     write_at(&destination, map, range, 0)?;
 
@@ -74,7 +77,10 @@ fn from_untouched_memory() -> Result<()> {
     write_at(&drive(0)?, &ordinary, 0..WINDOW, 0)?;
     read_at(&drive(0)?, &map, WINDOW..2 * WINDOW, 0)?;
     for offset in (0..WINDOW).step_by(8) {
-        ensure!(map.get(WINDOW + offset) == ordinary.get(offset), "at {offset:#x}");
+        ensure!(
+            map.get(WINDOW + offset) == ordinary.get(offset),
+            "at {offset:#x}"
+        );
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ fn request(file: impl AsFd, number: u64, argument: *mut u8) -> Result<(), Errno>
 
 /// The number of a request with another size of its structure.
 fn resized(number: u32, size: usize) -> u64 {
-    u64::from(number) & !(0x3fff << 16) | (size as u64) << 16
+    u64::from(number) & !(0x3fff << 16) | ((size as u64) << 16)
 }
 
 fn info() -> Result<()> {
@@ -51,7 +51,11 @@ fn info() -> Result<()> {
 
     let map = Map::new(&node, 3 * PAGE)?;
     let other = Map::new(provider.open()?, PAGE)?;
-    ensure!(node.info()?.allocated == 4 * PAGE as u64, "{} allocated", node.info()?.allocated);
+    ensure!(
+        node.info()?.allocated == 4 * PAGE as u64,
+        "{} allocated",
+        node.info()?.allocated
+    );
     drop(map);
     ensure!(node.info()?.allocated == PAGE as u64);
     drop(other);
@@ -66,14 +70,23 @@ fn region() -> Result<()> {
 
     // The lines of the resource file are the BARs: first and last address, flags.
     let resources = fs::read_to_string(provider.device.join("resource"))?;
-    let line = resources.lines().nth(region.bar as usize).context("no such BAR")?;
+    let line = resources
+        .lines()
+        .nth(region.bar as usize)
+        .context("no such BAR")?;
     let mut words = line
         .split_whitespace()
         .map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16));
-    let (first, last) = (words.next().context("first")??, words.next().context("last")??);
+    let (first, last) = (
+        words.next().context("first")??,
+        words.next().context("last")??,
+    );
 
     ensure!(region.bar == 2, "BAR {}", region.bar);
-    ensure!(region.offset == 0 && region.size == last - first + 1, "{region:?}");
+    ensure!(
+        region.offset == 0 && region.size == last - first + 1,
+        "{region:?}"
+    );
     ensure!(region.size == provider.size as u64);
 
     for index in [1, 2, u32::MAX] {
@@ -98,7 +111,11 @@ fn unknown_requests() -> Result<()> {
         0xffff_ffff,
         0x5401, // TCGETS
     ] {
-        expect_errno(request(&file, number, map.at(0)), Errno::NOTTY, &format!("{number:#x}"))?;
+        expect_errno(
+            request(&file, number, map.at(0)),
+            Errno::NOTTY,
+            &format!("{number:#x}"),
+        )?;
     }
     Ok(())
 }
@@ -132,7 +149,11 @@ fn longer_structures() -> Result<()> {
         map.fill(0..2 * PAGE, 7);
         request(&file, resized(abi::INFO, size), map.at(0))?;
         for offset in (known.next_multiple_of(8)..size & !7).step_by(8) {
-            ensure!(map.get(offset) == 0, "at {offset} of {size} is {:#x}", map.get(offset));
+            ensure!(
+                map.get(offset) == 0,
+                "at {offset} of {size} is {:#x}",
+                map.get(offset)
+            );
         }
         let beyond = size.next_multiple_of(8);
         map.check(beyond..2 * PAGE, 7)?;
@@ -148,7 +169,11 @@ fn longer_structures() -> Result<()> {
     ensure!(map.get(16) != 0, "no size");
     map.set(known + 8, 1);
     map.set(0, 0);
-    expect_errno(request(&file, longer, map.at(0)), Errno::TOOBIG, "unknown tail")
+    expect_errno(
+        request(&file, longer, map.at(0)),
+        Errno::TOOBIG,
+        "unknown tail",
+    )
 }
 
 fn shorter_structures() -> Result<()> {

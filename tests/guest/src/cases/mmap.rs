@@ -82,7 +82,11 @@ fn more_than_there_is() -> Result<()> {
     // Half of it twice fits, one page more does not.
     let _one = Map::new(&file, provider.size / 2)?;
     let _two = Map::new(&file, provider.size / 2)?;
-    expect_errno(Map::with(&file, PAGE, READ_WRITE, SHARED, 0), Errno::NOMEM, "one page more")
+    expect_errno(
+        Map::with(&file, PAGE, READ_WRITE, SHARED, 0),
+        Errno::NOMEM,
+        "one page more",
+    )
 }
 
 fn full_and_free_in_the_middle() -> Result<()> {
@@ -96,7 +100,11 @@ fn full_and_free_in_the_middle() -> Result<()> {
         maps.push(map);
     }
     ensure!(maps.len() == provider.size / PIECE);
-    expect_errno(Map::with(&file, PAGE, READ_WRITE, SHARED, 0), Errno::NOMEM, "a full pool")?;
+    expect_errno(
+        Map::with(&file, PAGE, READ_WRITE, SHARED, 0),
+        Errno::NOMEM,
+        "a full pool",
+    )?;
 
     let middle = maps.len() / 2;
     drop(maps.remove(middle));
@@ -151,7 +159,13 @@ fn read_only() -> Result<()> {
     .expect_signal(libc::SIGSEGV)?;
 
     // SAFETY: The range is that of the mapping.
-    unsafe { mprotect(map.at(0).cast(), 2 * PAGE, MprotectFlags::READ | MprotectFlags::WRITE)? };
+    unsafe {
+        mprotect(
+            map.at(0).cast(),
+            2 * PAGE,
+            MprotectFlags::READ | MprotectFlags::WRITE,
+        )?
+    };
     map.fill(0..2 * PAGE, 2);
     map.check(0..2 * PAGE, 2)
 }
@@ -160,7 +174,11 @@ fn write_without_right() -> Result<()> {
     let provider = Provider::first()?;
     let file = File::open(&provider.path)?;
     let result = Map::with(&file, PAGE, READ_WRITE, SHARED, 0);
-    expect_errno(result, Errno::ACCESS, "a writable mapping of a file opened for reading")?;
+    expect_errno(
+        result,
+        Errno::ACCESS,
+        "a writable mapping of a file opened for reading",
+    )?;
     provider.expect_taken(0)?;
 
     let map = Map::with(&file, PAGE, READ, SHARED, 0)?;
@@ -174,12 +192,20 @@ fn write_without_right() -> Result<()> {
 fn populate() -> Result<()> {
     let provider = Provider::first()?;
     let length = 2 * WINDOW + 3 * PAGE;
-    let map = Map::with(provider.open()?, length, READ_WRITE, SHARED | MapFlags::POPULATE, 0)?;
+    let map = Map::with(
+        provider.open()?,
+        length,
+        READ_WRITE,
+        SHARED | MapFlags::POPULATE,
+        0,
+    )?;
     // mainline's population stops at the first page of device memory: what came along with that
     // is present, the rest comes when it is touched.
     let present = map.present()?;
     let window = (map.at(0) as usize + 1).next_multiple_of(WINDOW) - map.at(0) as usize;
-    ensure!(present[..window.min(length) / PAGE].iter().all(|present| *present));
+    ensure!(present[..window.min(length) / PAGE]
+        .iter()
+        .all(|present| *present));
     map.fill(0..length, 5);
     map.check(0..length, 5)
 }
@@ -192,7 +218,10 @@ fn first_window(map: &Map) -> usize {
 fn first_touch_maps_a_window() -> Result<()> {
     let provider = Provider::first()?;
     let map = Map::new(provider.open()?, 3 * WINDOW)?;
-    ensure!(map.present()?.iter().all(|present| !present), "present before it was touched");
+    ensure!(
+        map.present()?.iter().all(|present| !present),
+        "present before it was touched"
+    );
 
     // A page in the middle of a page table's span.
     let start = first_window(&map);
@@ -217,15 +246,28 @@ fn window_with_pages_present() -> Result<()> {
     for (first, last) in [(10, 20), (30, 31), (100, 512)] {
         // SAFETY: The range is within the mapping.
         unsafe {
-            madvise(map.at(page(first)).cast(), (last - first) * PAGE, Advice::LinuxDontNeed)?;
+            madvise(
+                map.at(page(first)).cast(),
+                (last - first) * PAGE,
+                Advice::LinuxDontNeed,
+            )?;
         }
     }
     map.check(page(15)..page(16), 4)?;
     let present = map.present()?;
     let first = start / PAGE;
-    ensure!(!present[first + 10] && !present[first + 14], "before the touched page");
-    ensure!(present[first + 15] && present[first + 19], "from the touched page on");
-    ensure!(!present[first + 30] && !present[first + 100], "beyond what was there");
+    ensure!(
+        !present[first + 10] && !present[first + 14],
+        "before the touched page"
+    );
+    ensure!(
+        present[first + 15] && present[first + 19],
+        "from the touched page on"
+    );
+    ensure!(
+        !present[first + 30] && !present[first + 100],
+        "beyond what was there"
+    );
     map.check(0..map.len(), 4)
 }
 
@@ -235,7 +277,10 @@ fn dont_need() -> Result<()> {
     map.fill(0..WINDOW, 6);
     // SAFETY: The range is that of the mapping.
     unsafe { madvise(map.at(0).cast(), WINDOW, Advice::LinuxDontNeed)? };
-    ensure!(map.present()?.iter().all(|present| !present), "still present");
+    ensure!(
+        map.present()?.iter().all(|present| !present),
+        "still present"
+    );
     provider.expect_taken(WINDOW)?;
     map.check(0..WINDOW, 6)
 }
@@ -277,7 +322,10 @@ fn mremap_move() -> Result<()> {
         rustix::mm::mremap_fixed(map.at(WINDOW).cast(), PAGE, PAGE, flags, piece.cast())?
     };
     let piece = Map::from_raw(new.cast(), PAGE);
-    ensure!(piece.get(8) == crate::guest::pattern(8, WINDOW + 8), "another page");
+    ensure!(
+        piece.get(8) == crate::guest::pattern(8, WINDOW + 8),
+        "another page"
+    );
     drop(map);
     provider.expect_taken(length)?;
     drop(piece);
@@ -310,7 +358,9 @@ fn two_mappings_differ() -> Result<()> {
 
 fn several_opens() -> Result<()> {
     let provider = Provider::first()?;
-    let files = (0..50).map(|_| provider.open()).collect::<Result<Vec<_>>>()?;
+    let files = (0..50)
+        .map(|_| provider.open())
+        .collect::<Result<Vec<_>>>()?;
     let maps = files
         .iter()
         .map(|file| Map::new(file, 4 * PAGE))
@@ -404,7 +454,11 @@ fn lock() -> Result<()> {
     // Pinning for long is refused for such pages, and the mapping stays good.
     // SAFETY: The range is that of the mapping.
     let result = unsafe { libc::mlock(map.at(0).cast(), PAGE) };
-    ensure!(result == 0 || last_errno() == Errno::REMOTEIO, "{}", last_errno());
+    ensure!(
+        result == 0 || last_errno() == Errno::REMOTEIO,
+        "{}",
+        last_errno()
+    );
     map.fill(0..PAGE, 1);
     map.check(0..PAGE, 1)
 }
@@ -431,7 +485,9 @@ fn core_dump_leaves_it_out() -> Result<()> {
 
     let core = fs::metadata("/tmp/core").context("no core dump")?.len();
     fs::remove_file("/tmp/core")?;
-    ensure!(core < length as u64, "the dump of {core} bytes has the mapping in it");
+    ensure!(
+        core < length as u64,
+        "the dump of {core} bytes has the mapping in it"
+    );
     provider.expect_full()
 }
-

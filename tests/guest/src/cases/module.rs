@@ -31,8 +31,16 @@ fn node() -> Result<()> {
     let provider = Provider::first()?;
     let metadata = fs::metadata(&provider.path)?;
 
-    ensure!(provider.path.ends_with("p2pmem0"), "{:?} is not the lowest number", provider.path);
-    ensure!(metadata.permissions().mode() & 0o7777 == 0o600, "mode {:o}", metadata.mode());
+    ensure!(
+        provider.path.ends_with("p2pmem0"),
+        "{:?} is not the lowest number",
+        provider.path
+    );
+    ensure!(
+        metadata.permissions().mode() & 0o7777 == 0o600,
+        "mode {:o}",
+        metadata.mode()
+    );
     ensure!((metadata.uid(), metadata.gid()) == (0, 0), "not root's");
     // The parent of the node is the PCI device, and that is bound to the driver.
     let driver = fs::canonicalize(provider.device.join("driver"))?;

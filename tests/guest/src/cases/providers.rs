@@ -21,7 +21,10 @@ fn pair() -> Result<(Provider, Provider)> {
 fn are_independent() -> Result<()> {
     let (one, two) = pair()?;
     ensure!(one.size != two.size, "both are of the same size");
-    let (first, second) = (Map::new(one.open()?, WINDOW)?, Map::new(two.open()?, WINDOW)?);
+    let (first, second) = (
+        Map::new(one.open()?, WINDOW)?,
+        Map::new(two.open()?, WINDOW)?,
+    );
     first.fill(0..WINDOW, 1);
     second.fill(0..WINDOW, 2);
 
@@ -43,11 +46,22 @@ fn take_the_lowest_number() -> Result<()> {
     bind(&two.pci)?;
     bind(&one.pci)?;
     let (first, second) = pair()?;
-    ensure!(first.path.ends_with("p2pmem0") && first.pci == two.pci, "{:?}", first.path);
-    ensure!(second.path.ends_with("p2pmem1") && second.pci == one.pci, "{:?}", second.path);
+    ensure!(
+        first.path.ends_with("p2pmem0") && first.pci == two.pci,
+        "{:?}",
+        first.path
+    );
+    ensure!(
+        second.path.ends_with("p2pmem1") && second.pci == one.pci,
+        "{:?}",
+        second.path
+    );
 
     unbind(&first.pci)?;
     bind(&first.pci)?;
-    ensure!(pair()?.0.pci == two.pci, "the number that became free was not taken");
+    ensure!(
+        pair()?.0.pci == two.pci,
+        "the number that became free was not taken"
+    );
     Ok(())
 }

@@ -64,7 +64,10 @@ fn parent_ends_first() -> Result<()> {
     drop(writer);
 
     let mut answer = [0];
-    ensure!(rustix::io::read(&reader, &mut answer)? == 1, "the last process failed");
+    ensure!(
+        rustix::io::read(&reader, &mut answer)? == 1,
+        "the last process failed"
+    );
     provider.expect_full()
 }
 
@@ -83,7 +86,10 @@ fn unrelated_processes() -> Result<()> {
     let provider = Provider::first()?;
     let barrier = |socket: &std::os::fd::OwnedFd| -> Result<()> {
         rustix::io::write(socket, b"!")?;
-        ensure!(rustix::io::read(socket, &mut [0])? == 1, "the other one is gone");
+        ensure!(
+            rustix::io::read(socket, &mut [0])? == 1,
+            "the other one is gone"
+        );
         Ok(())
     };
     let (one, two) = pair()?;
@@ -105,7 +111,12 @@ fn unrelated_processes() -> Result<()> {
 }
 
 fn pair() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
-    Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 fn file_by_socket() -> Result<()> {
@@ -115,7 +126,12 @@ fn file_by_socket() -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
-        recvmsg(&two, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::empty())?;
+        recvmsg(
+            &two,
+            &mut [IoSliceMut::new(&mut byte)],
+            &mut control,
+            RecvFlags::empty(),
+        )?;
         let Some(RecvAncillaryMessage::ScmRights(mut files)) = control.drain().next() else {
             bail!("no file came");
         };
@@ -130,7 +146,12 @@ fn file_by_socket() -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     ensure!(control.push(SendAncillaryMessage::ScmRights(&files)));
-    sendmsg(&one, &[IoSlice::new(b"!")], &mut control, SendFlags::empty())?;
+    sendmsg(
+        &one,
+        &[IoSlice::new(b"!")],
+        &mut control,
+        SendFlags::empty(),
+    )?;
     drop(file);
     child.expect_success()?;
     provider.expect_full()
@@ -235,7 +256,10 @@ fn exec() -> Result<()> {
         let map = Map::new(provider.open()?, WINDOW)?;
         map.fill(0..WINDOW, 1);
         use std::os::unix::process::CommandExt;
-        Err(std::process::Command::new("/bin/sleep").arg("20").exec().into())
+        Err(std::process::Command::new("/bin/sleep")
+            .arg("20")
+            .exec()
+            .into())
     })?;
     while provider.available()? == provider.size {
         std::thread::yield_now();

@@ -38,7 +38,11 @@ const PROMPT: Duration = Duration::from_secs(5);
 fn unbind_promptly(provider: &Provider) -> Result<()> {
     let started = Instant::now();
     unbind(&provider.pci)?;
-    ensure!(started.elapsed() < PROMPT, "unbind took {:?}", started.elapsed());
+    ensure!(
+        started.elapsed() < PROMPT,
+        "unbind took {:?}",
+        started.elapsed()
+    );
     ensure!(!provider.path.exists(), "the node is still there");
     Ok(())
 }
@@ -72,7 +76,10 @@ fn live_mapping() -> Result<()> {
     bind(&provider.pci)?;
     restore()?;
     let again = Provider::first()?;
-    ensure!(again.path == provider.path && again.pci == provider.pci, "another number");
+    ensure!(
+        again.path == provider.path && again.pci == provider.pci,
+        "another number"
+    );
     Map::new(again.open()?, WINDOW)?.fill(0..WINDOW, 2);
     // The old file and the old mapping stay dead.
     expect_gone(&map)?;
@@ -110,7 +117,13 @@ fn poll_wakes() -> Result<()> {
     let file = provider.open()?;
     let ask = |limit| -> Result<PollFlags> {
         let mut files = [PollFd::new(&file, PollFlags::IN)];
-        poll(&mut files, Some(&Timespec { tv_sec: limit, tv_nsec: 0 }))?;
+        poll(
+            &mut files,
+            Some(&Timespec {
+                tv_sec: limit,
+                tv_nsec: 0,
+            }),
+        )?;
         Ok(files[0].revents())
     };
     ensure!(ask(0)?.is_empty(), "events while the device is there");
