@@ -27,7 +27,6 @@ LAB_FAILED = 125
 
 KERNEL_ARGUMENTS = [
     "console=ttyS0,115200",
-    "loglevel=7",
     # A crash ends the boot, and QEMU with it.
     "oops=panic",
     "panic=-1",
@@ -130,6 +129,8 @@ class Machine:
     def command(self, initramfs: Path, append: str) -> list[str]:
         """Returns the QEMU command."""
         console = f"logfile={self.console}"
+        # Whoever reads a log wants all of it, whoever types a clear screen.
+        append = f"loglevel={3 if self.shell else 7} {append}"
         if self.shell:
             console = f"stdio,id=console,signal=off,{console}"
         else:

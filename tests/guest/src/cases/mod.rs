@@ -12,6 +12,7 @@ mod module;
 mod providers;
 mod share;
 mod unbind;
+mod unreachable;
 
 /// All of them, in the order in which they are run.
 pub const CASES: &[&[Case]] = &[
@@ -23,4 +24,5 @@ pub const CASES: &[&[Case]] = &[
     direct_io::CASES,
     unbind::CASES,
     providers::CASES,
+    unreachable::CASES,
 ];
