@@ -143,6 +143,11 @@ impl pci::Driver for P2pmem {
             }))
         })
     }
+
+    fn unbind<'bound>(pdev: &'bound pci::Device<Core<'_>>, _binding: Pin<&Binding>) {
+        // Nobody who looks for memory finds it any more. The rest is done by dropping the binding.
+        p2pdma::publish(pdev, false);
+    }
 }
 
 impl fmt::Display for Refusal {

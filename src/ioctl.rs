@@ -34,9 +34,13 @@ use crate::provider::Provider;
 const READ_WRITE: u32 = _IOC_READ | _IOC_WRITE;
 
 /// Handles a request.
+///
+/// The caller's memory is accessed outside of the gate: a page of it may take for ever to come, if
+/// the caller so wishes, and nobody who unbinds the device may have to wait for that.
 pub(crate) fn handle(provider: &Provider, cmd: u32, arg: usize) -> Result<isize> {
-    let _inside = provider.enter()?;
-
+    if provider.is_gone() {
+        return Err(ENODEV);
+    }
     if _IOC_TYPE(cmd) != uapi::P2PMEM_IOC_MAGIC {
         return Err(ENOTTY);
     }
@@ -46,7 +50,7 @@ pub(crate) fn handle(provider: &Provider, cmd: u32, arg: usize) -> Result<isize>
     };
 
     match (_IOC_NR(cmd), _IOC_DIR(cmd)) {
-        (uapi::P2PMEM_NR_INFO, _IOC_READ) => argument.write(&info(provider))?,
+        (uapi::P2PMEM_NR_INFO, _IOC_READ) => argument.write(&info(provider)?)?,
         (uapi::P2PMEM_NR_REGION, READ_WRITE) => {
             let request = argument.read::<uapi::p2pmem_region>()?;
             argument.write(&region(provider, request.index)?)?;
@@ -57,16 +61,20 @@ pub(crate) fn handle(provider: &Provider, cmd: u32, arg: usize) -> Result<isize>
     Ok(0)
 }
 
-fn info(provider: &Provider) -> uapi::p2pmem_info {
-    uapi::p2pmem_info {
+fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
+    let _inside = provider.enter()?;
+
+    Ok(uapi::p2pmem_info {
         size: provider.region().size,
         allocated: provider.allocated(),
         granule: PAGE_SIZE as u32,
         regions: 1,
-    }
+    })
 }
 
 fn region(provider: &Provider, index: u32) -> Result<uapi::p2pmem_region> {
+    let _inside = provider.enter()?;
+
     if index != 0 {
         return Err(EINVAL);
     }

@@ -4,7 +4,10 @@
 
 use kernel::{
     prelude::*,
-    rbtree::RBTree,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
     sync::{
         new_mutex,
         Mutex, //
@@ -39,11 +42,13 @@ impl<T: Unpin> Registry<T> {
 
     /// Adds an entry and returns its key, or returns `ENOMEM`.
     pub(crate) fn insert(&self, entry: T) -> Result<u64> {
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let mut entries = self.entries.lock();
         let key = entries.next;
 
-        entries.tree.try_create_and_insert(key, entry, GFP_KERNEL)?;
         entries.next += 1;
+        // No entry has that key.
+        entries.tree.insert(node.into_node(key, entry));
 
         Ok(key)
     }

@@ -34,6 +34,7 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
         srcu::{
@@ -128,8 +129,8 @@ pub struct Closed<'a> {
 ///
 /// # Invariants
 ///
-/// `value` is initialised as long as `taken` is false. `taken` becomes true only while no
-/// [`Guard`] of `gate` exists.
+/// `value` is initialised as long as `taken` is 0. That becomes 1 only while no [`Guard`] of `gate`
+/// exists.
 pub struct Gated<T> {
     gate: Arc<Gate>,
     taken: Atomic<i32>,
@@ -145,7 +146,7 @@ unsafe impl<T: Send + Sync> Sync for Gated<T> {}
 impl<T> Gated<T> {
     /// Puts `value` behind `gate`.
     pub fn new(gate: Arc<Gate>, value: T) -> Self {
-        // INVARIANT: `value` is initialised and `taken` is false.
+        // INVARIANT: `value` is initialised and `taken` is 0.
         Self {
             gate,
             taken: Atomic::new(0),
@@ -170,12 +171,12 @@ impl<T> Gated<T> {
         if !ptr::eq(closed.gate, &*self.gate) {
             return None;
         }
-        if self.taken.xchg(1, kernel::sync::atomic::Full) != 0 {
+        if self.taken.xchg(1, Full) != 0 {
             return None;
         }
 
         // SAFETY: `closed` shows that no guard of the gate exists: nobody else refers to the value.
-        // It is initialised, since `taken` was false until now, and nobody else takes it.
+        // It is initialised, since `taken` was 0 until now, and nobody else takes it.
         Some(unsafe { ManuallyDrop::take(&mut *self.value.get()) })
     }
 }

@@ -144,11 +144,6 @@ impl<T: MiscDevice> Registration<T> {
             _file: PhantomData,
         })
     }
-
-    /// Returns the name of the device.
-    pub fn name(&self) -> &CStr {
-        &self.name
-    }
 }
 
 #[pinned_drop]

@@ -11,7 +11,10 @@
 //! C header: [`include/linux/pci-p2pdma.h`](srctree/include/linux/pci-p2pdma.h)
 
 use kernel::{
-    alloc::KVVec,
+    alloc::{
+        flags::__GFP_NOWARN,
+        KVVec, //
+    },
     mm::virt::VmaMixedMap,
     page::PAGE_SHIFT,
     pci,
@@ -75,11 +78,6 @@ impl Chunk {
             size,
         }
     }
-
-    /// Returns the length in bytes.
-    pub fn size(&self) -> usize {
-        self.size
-    }
 }
 
 impl Drop for Chunk {
@@ -124,7 +122,7 @@ impl Allocation {
     /// cgroup of the caller. The chunk is given back then.
     pub fn new(chunk: Chunk) -> Result<Self> {
         let count = chunk.size >> PAGE_SHIFT;
-        let mut pages = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        let mut pages = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
 
         // SAFETY: The memory of a chunk has pages.
         let first = unsafe { bindings::virt_to_page(chunk.address.as_ptr()) };
@@ -152,16 +150,6 @@ impl Allocation {
             address: chunk.address,
             pages,
         })
-    }
-
-    /// Returns the length in bytes.
-    pub fn size(&self) -> usize {
-        self.page_count() << PAGE_SHIFT
-    }
-
-    /// Returns the number of pages.
-    pub fn page_count(&self) -> usize {
-        self.pages.len()
     }
 
     /// Maps a range of pages, counted from the start of the allocation, at `address`.

@@ -26,9 +26,10 @@ use crate::{
 };
 
 cases!(
-    "unbind": live_mapping, not_touched_yet, calls_fail_afterwards, poll_wakes, while_written,
+    "unbind":
+    live_mapping, not_touched_yet, calls_fail_afterwards, poll_wakes, while_written,
     forked_child, file_closed, second_node, many_mappings, direct_io_in_flight, twenty_rounds,
-    mapping_of_before_stays_dead, racing_mmap,
+    mapping_of_before_stays_dead, racing_mmap, caller_that_blocks,
 );
 
 /// Unbinding must never wait for a process.
@@ -328,4 +329,55 @@ fn racing_mmap() -> Result<()> {
     }
     restore()?;
     Provider::first()?.expect_full()
+}
+
+fn caller_that_blocks() -> Result<()> {
+    // A request whose argument lies in a page that this process never provides.
+    const UFFDIO_API: u64 = 0xc018_aa3f;
+    const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+    let provider = Provider::first()?;
+    let page = Map::ordinary(PAGE)?;
+    // SAFETY: The structures are what the requests read and write, the range is that of the page.
+    let descriptor = unsafe {
+        let descriptor = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) as i32;
+        ensure!(descriptor >= 0, "userfaultfd");
+        let mut api = [0xaa_u64, 0, 0];
+        ensure!(
+            libc::ioctl(descriptor, UFFDIO_API, &mut api) == 0,
+            "UFFDIO_API"
+        );
+        let mut register = [page.at(0) as u64, PAGE as u64, 1, 0];
+        ensure!(
+            libc::ioctl(descriptor, UFFDIO_REGISTER, &mut register) == 0,
+            "UFFDIO_REGISTER"
+        );
+        descriptor
+    };
+    // SAFETY: Nobody else has the descriptor.
+    let _faults: std::os::fd::OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(descriptor) };
+
+    let file = provider.open()?;
+    let start = page.at(0) as usize;
+    std::thread::scope(|scope| -> Result<()> {
+        scope.spawn(|| {
+            // SAFETY: The kernel checks the argument.
+            unsafe {
+                libc::ioctl(
+                    crate::guest::raw(std::os::fd::AsFd::as_fd(&file)),
+                    u64::from(p2pmem::abi::INFO),
+                    start as *mut u8,
+                )
+            }
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        let result = unbind_promptly(&provider);
+        // Lets the thread go on: the page is an ordinary one now.
+        // SAFETY: The range is that of the page.
+        unsafe {
+            let mut range = [start as u64, PAGE as u64];
+            const UFFDIO_UNREGISTER: u64 = 0x8010_aa01;
+            ensure!(libc::ioctl(descriptor, UFFDIO_UNREGISTER, &mut range) == 0);
+        }
+        result
+    })
 }
