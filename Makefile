@@ -92,7 +92,7 @@ kdir:
 	@echo $(KERNEL)/kdir
 
 modules:
-	@$(MAKE) $(JOBS) -s KDIR=$(KERNEL)/kdir modules
+	@$(MAKE) $(JOBS) $(if $(V),,-s) KDIR=$(KERNEL)/kdir modules
 	@cp $(KERNEL)/release $(MO)/release
 
 tools:

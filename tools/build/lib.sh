@@ -12,7 +12,7 @@ note() {
 	echo "$*" >&2
 }
 
-# Says why a step failed, from what it printed. One line.
+# Says why a step failed, from what it printed: one line, where the cause is known.
 cause() {
 	local log=$1 step=$2
 	if grep -qE 'No space left on device|not enough free space' "$log"; then
@@ -20,7 +20,8 @@ cause() {
 	elif grep -qE 'Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|Connection (refused|timed out|failed)|Network is unreachable|Failed to fetch|no such host' "$log"; then
 		die "$step: the mirror $MIRROR cannot be reached: check the network, or set P2PMEM_MIRROR"
 	fi
-	die "$step: failed, its output is in $log"
+	tail -n 15 "$log" >&2
+	die "$step: failed, all of its output is in $log"
 }
 
 # step TEXT COMMAND...: runs something that takes long. Its output goes to a log; here it says
@@ -48,10 +49,16 @@ step() {
 	done
 	[ ! -t 2 ] || printf '\r\033[K' >&2
 	if ! wait "$pid"; then
-		tail -n 15 "$log" >&2
 		cause "$log" "$text"
 	fi
 	note "$text: done in $((SECONDS - started)) s"
+}
+
+# lock DESCRIPTOR WHAT: takes a lock for itself alone, and says so if that takes long.
+lock() {
+	flock --exclusive --nonblock "$1" && return
+	note "waiting for another run that makes or uses $2 ..."
+	flock --exclusive "$1"
 }
 
 # room GIGABYTES: fails early where the cache's disk has less.
