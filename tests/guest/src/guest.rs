@@ -178,6 +178,17 @@ impl Provider {
     }
 }
 
+/// Returns the kernel's log.
+pub fn kernel_log() -> Result<String> {
+    const READ_ALL: i32 = 3;
+    let mut text = vec![0_u8; 1 << 20];
+    // SAFETY: The buffer is as long as is said.
+    let length = unsafe { libc::klogctl(READ_ALL, text.as_mut_ptr().cast(), text.len() as i32) };
+    ensure!(length >= 0, "klogctl: {}", last_errno());
+    text.truncate(length as usize);
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 // Mappings.
 
 /// A mapping. What is left of it goes with this value.

@@ -9,6 +9,7 @@ mod ioctl;
 mod mainline;
 mod mmap;
 mod module;
+mod override_;
 mod providers;
 mod share;
 mod unbind;
@@ -25,4 +26,5 @@ pub const CASES: &[&[Case]] = &[
     unbind::CASES,
     providers::CASES,
     unreachable::CASES,
+    override_::CASES,
 ];
