@@ -67,6 +67,7 @@ else # !KDIR
 # kbuild's own rule would look for the kernel where only the build root has it.
 modules_install:
 	@test -f $(MO)/p2pmem_rs.ko || { echo 'error: no module to install: run make modules first' >&2; exit 1; }
+	@command -v depmod >/dev/null || { echo 'error: depmod is missing: install the package kmod' >&2; exit 1; }
 	release=$$(cat $(MO)/release) && \
 	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
