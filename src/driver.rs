@@ -17,6 +17,7 @@ use kernel_ext::{
         Registration, //
     },
     pci::{
+        device_id,
         enable_device,
         p2pdma,
         request_region,
@@ -28,6 +29,7 @@ use kernel_ext::{
 use crate::{
     file::File,
     number::Number,
+    nvme,
     provider::Provider,
     region::{
         self,
@@ -39,7 +41,7 @@ use crate::{
 };
 
 /// Who has the BAR, in /proc/iomem.
-const NAME: &CStr = <crate::LocalModule as kernel::ModuleMetadata>::NAME;
+pub(crate) const NAME: &CStr = <crate::LocalModule as kernel::ModuleMetadata>::NAME;
 
 /// The PCI driver.
 pub(crate) struct P2pmem;
@@ -54,11 +56,13 @@ kernel::pci_device_table!(
     PCI_TABLE,
     <P2pmem as pci::Driver>::IdInfo,
     [
-        // Inter-VM shared memory of QEMU.
-        (
-            pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, 0x1110),
-            Model { bar: 2 }
-        ),
+        // Pure memory endpoints: no disk is ever taken away by loading the module.
+        // QEMU inter-VM shared memory.
+        (device_id(0x1af4, 0x1110), Model { bar: 2 }),
+        // Eideticom IOMEM.
+        (device_id(0x1de5, 0x1000), Model { bar: 0 }),
+        // Microsemi MTRAMON NVRAM.
+        (device_id(0x11f8, 0xf117), Model { bar: 4 }),
     ]
 );
 
@@ -95,39 +99,23 @@ impl pci::Driver for P2pmem {
         pin_init::pin_init_scope(move || {
             enable_device(pdev)?;
 
-            let region = find_region(pdev, model)?;
-            request_region(pdev, region.bar, NAME).inspect_err(|_| {
-                dev_err!(
-                    pdev,
-                    "BAR {} is in use: unbind who has it, see /proc/iomem\n",
-                    region.bar
-                )
-            })?;
-
-            let pool =
-                p2pdma::add_resource(pdev, region.bar, region.offset, region.size.try_into()?)
-                    .inspect_err(|error| {
-                        dev_err!(
-                            pdev,
-                            "the kernel cannot make peer-to-peer memory of BAR {}: {:?}\n",
-                            region.bar,
-                            error
-                        )
-                    })?;
+            let regions = find_regions(pdev, model)?;
+            let pool = register(pdev, &regions)?;
             p2pdma::publish(pdev, true);
 
             let number = Number::take_lowest()?;
             let name = CString::try_from_fmt(fmt!("p2pmem{}", number.get()))?;
-            let provider = Provider::new(pool, region)?;
-
-            dev_info!(
-                pdev,
-                "{}: {} MiB of BAR {} at offset {:#x}\n",
-                &*name,
-                region.size >> 20,
-                region.bar,
-                region.offset
-            );
+            for region in &regions {
+                dev_info!(
+                    pdev,
+                    "{}: {} MiB of BAR {} at offset {:#x}\n",
+                    &*name,
+                    region.size >> 20,
+                    region.bar,
+                    region.offset
+                );
+            }
+            let provider = Provider::new(pool, regions)?;
 
             Ok(try_pin_init!(Binding {
                 _node <- Registration::new(
@@ -156,8 +144,11 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Where memory lies: at least one region.
+pub(crate) type Regions = KVec<Region>;
+
 /// Returns the BAR of a device as plain numbers.
-fn bar(pdev: &pci::Device, number: u32) -> Result<Bar> {
+pub(crate) fn bar(pdev: &pci::Device, number: u32) -> Result<Bar> {
     let resource = Resource::of(pdev, number)?;
 
     Ok(Bar {
@@ -176,23 +167,83 @@ fn bar(pdev: &pci::Device, number: u32) -> Result<Bar> {
     })
 }
 
-/// Finds what to register: the BAR that the ID table names, or else the most likely one.
-fn find_region(pdev: &pci::Device, model: Option<&Model>) -> Result<Region> {
+/// Returns the part of a range of a BAR that can be registered, and says what is lost.
+pub(crate) fn usable(
+    pdev: &pci::Device,
+    bar: &Bar,
+    offset: u64,
+    size: u64,
+) -> Result<Region, Refusal> {
     let alignment = p2pdma::alignment();
+    let region = region::part(bar, offset, size, alignment)?;
 
+    if region.size < size {
+        dev_warn!(
+            pdev,
+            "BAR {}: {} of {} bytes are lost, memory comes in aligned units of {} bytes\n",
+            bar.number,
+            size - region.size,
+            size,
+            alignment
+        );
+    }
+
+    Ok(region)
+}
+
+/// Finds what to register: the BAR that the ID table names, the memory of an NVMe controller, or
+/// else the BAR that most likely is memory.
+fn find_regions(pdev: &pci::Device<Core<'_>>, model: Option<&Model>) -> Result<Regions> {
     let found = match model {
-        Some(model) => region::whole(&bar(pdev, model.bar)?, alignment),
+        Some(model) => Ok(bar(pdev, model.bar)?),
+        None if nvme::is_controller(pdev) => return nvme::discover(pdev),
         None => {
             let mut bars = KVec::with_capacity(STD_NUM_BARS as usize, GFP_KERNEL)?;
             for number in 0..STD_NUM_BARS {
                 bars.push(bar(pdev, number)?, GFP_KERNEL)?;
             }
-            region::choose(&bars).and_then(|bar| region::whole(bar, alignment))
+            region::choose(&bars).copied()
         }
     };
-
-    found.map_err(|refusal| {
+    let found = found.and_then(|bar| usable(pdev, &bar, 0, bar.size));
+    let region = found.map_err(|refusal| {
         dev_err!(pdev, "{}\n", refusal);
         EINVAL
-    })
+    })?;
+    let mut regions = Regions::new();
+    regions.push(region, GFP_KERNEL)?;
+
+    Ok(regions)
+}
+
+/// Makes peer-to-peer memory of regions, and returns the pool that holds all of it.
+fn register(pdev: &pci::Device<Core<'_>>, regions: &[Region]) -> Result<p2pdma::Pool> {
+    let mut pool = None;
+
+    for (index, region) in regions.iter().enumerate() {
+        // The registers of a controller are mapped already, and may be in the same BAR.
+        let requested = nvme::is_controller(pdev) && region.bar == nvme::BAR
+            || regions[..index].iter().any(|other| other.bar == region.bar);
+        if !requested {
+            request_region(pdev, region.bar, NAME).inspect_err(|_| {
+                dev_err!(
+                    pdev,
+                    "BAR {} is in use: unbind who has it, see /proc/iomem\n",
+                    region.bar
+                )
+            })?;
+        }
+        let size = region.size.try_into()?;
+        let added = p2pdma::add_resource(pdev, region.bar, region.offset, size);
+        pool = Some(added.inspect_err(|error| {
+            dev_err!(
+                pdev,
+                "the kernel cannot make peer-to-peer memory of BAR {}: {:?}\n",
+                region.bar,
+                error
+            )
+        })?);
+    }
+
+    pool.ok_or(ENODEV)
 }

@@ -65,20 +65,17 @@ fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
     let _inside = provider.enter()?;
 
     Ok(uapi::p2pmem_info {
-        size: provider.region().size,
+        size: provider.size(),
         allocated: provider.allocated(),
         granule: PAGE_SIZE as u32,
-        regions: 1,
+        regions: provider.regions().len() as u32,
     })
 }
 
 fn region(provider: &Provider, index: u32) -> Result<uapi::p2pmem_region> {
     let _inside = provider.enter()?;
 
-    if index != 0 {
-        return Err(EINVAL);
-    }
-    let region = provider.region();
+    let region = provider.regions().get(index as usize).ok_or(EINVAL)?;
 
     Ok(uapi::p2pmem_region {
         index,

@@ -12,6 +12,7 @@ mod file;
 mod ioctl;
 mod mmap;
 mod number;
+mod nvme;
 mod provider;
 mod region;
 mod registry;

@@ -35,6 +35,7 @@ use kernel_ext::{
 };
 
 use crate::{
+    driver::Regions,
     region::Region,
     registry::Registry, //
 };
@@ -54,7 +55,7 @@ struct Lease {
 pub(crate) struct Provider {
     gate: Arc<Gate>,
     pool: Gated<Pool>,
-    region: Region,
+    regions: Regions,
     /// Where open files are mapped.
     #[pin]
     files: Registry<Mapping>,
@@ -66,8 +67,8 @@ pub(crate) struct Provider {
 }
 
 impl Provider {
-    /// Creates a provider of the memory in `pool`, which is that of `region`.
-    pub(crate) fn new(pool: Pool, region: Region) -> Result<Arc<Self>> {
+    /// Creates a provider of the memory in `pool`, which is that of `regions`.
+    pub(crate) fn new(pool: Pool, regions: Regions) -> Result<Arc<Self>> {
         let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
         let pool = Gated::new(gate.clone(), pool);
 
@@ -75,7 +76,7 @@ impl Provider {
             pin_init!(Self {
                 gate,
                 pool,
-                region,
+                regions,
                 files <- Registry::new(),
                 leases <- Registry::new(),
                 gone <- new_poll_condvar!(),
@@ -95,8 +96,13 @@ impl Provider {
     }
 
     /// Returns where the memory lies.
-    pub(crate) fn region(&self) -> &Region {
-        &self.region
+    pub(crate) fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Returns how much memory there is, in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.regions.iter().map(|region| region.size).sum()
     }
 
     /// Returns how many bytes are given out.

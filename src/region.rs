@@ -60,6 +60,8 @@ pub(crate) enum Refusal {
     Unassigned { bar: u32 },
     /// No whole unit of `alignment` bytes fits.
     TooSmall { bar: u32, size: u64, alignment: u64 },
+    /// The range does not lie within the BAR.
+    Beyond { bar: u32 },
     /// The BAR ends beyond the address space.
     Overflow { bar: u32 },
 }
@@ -89,6 +91,9 @@ impl fmt::Display for Refusal {
                 "BAR {bar} of {size} bytes holds no aligned {alignment} bytes: \
                  choose a larger BAR"
             ),
+            Self::Beyond { bar } => {
+                write!(f, "the range ends beyond BAR {bar}: choose a smaller one")
+            }
             Self::Overflow { bar } => {
                 write!(
                     f,
@@ -99,9 +104,9 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Returns the part of `bar` that can be registered: the largest range whose start and size are
+/// Returns what can be registered of a range of `bar`: the largest part whose start and size are
 /// multiples of `alignment` bytes, a power of two.
-pub(crate) fn whole(bar: &Bar, alignment: u64) -> Result<Region, Refusal> {
+pub(crate) fn part(bar: &Bar, offset: u64, size: u64, alignment: u64) -> Result<Region, Refusal> {
     let number = bar.number;
 
     if bar.size == 0 {
@@ -114,18 +119,24 @@ pub(crate) fn whole(bar: &Bar, alignment: u64) -> Result<Region, Refusal> {
         return Err(Refusal::Unassigned { bar: number });
     }
 
-    let end = bar
-        .start
+    let beyond = Refusal::Beyond { bar: number };
+    if offset.checked_add(size).ok_or(beyond)? > bar.size {
+        return Err(beyond);
+    }
+    // The range is within the BAR, so that nothing below overflows.
+    bar.start
         .checked_add(bar.size)
         .ok_or(Refusal::Overflow { bar: number })?;
+    let start = bar.start + offset;
+    let end = start + size;
     let too_small = Refusal::TooSmall {
         bar: number,
-        size: bar.size,
+        size,
         alignment,
     };
 
     let mask = alignment - 1;
-    let first = bar.start.checked_add(mask).ok_or(too_small)? & !mask;
+    let first = start.checked_add(mask).ok_or(too_small)? & !mask;
     let last = end & !mask;
     if first >= last {
         return Err(too_small);

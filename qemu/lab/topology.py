@@ -3,7 +3,7 @@
 
 A line is `kind name key=value ...`; what is indented is plugged into what is above it. A kind
 is one of KINDS or any device of QEMU. `image=SIZE` gives an nvme its drive, `memory=SIZE`
-gives an ivshmem its memory; both are files that the host can read. Other keys are properties
+gives an ivshmem its memory and an nvme a persistent memory region; both are files that the host can read. Other keys are properties
 of the QEMU device.
 """
 
@@ -92,7 +92,7 @@ class Topology:
                     "-object",
                     f"memory-backend-file,id={memory},share=on,size={device.memory},mem-path={path}",
                 ])
-                properties["memdev"] = memory
+                properties["pmrdev" if device.driver == "nvme" else "memdev"] = memory
             properties |= device.properties
             pairs = [f"{key}={value}" for key, value in properties.items()]
             words.extend(["-device", ",".join([device.driver, *pairs])])

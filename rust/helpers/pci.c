@@ -2,6 +2,12 @@
 
 #include <linux/pci.h>
 
+__rust_helper pci_bus_addr_t
+rust_helper_pci_bus_address(struct pci_dev *pdev, int bar)
+{
+	return pci_bus_address(pdev, bar);
+}
+
 __rust_helper unsigned long rust_helper_pci_resource_flags(struct pci_dev *pdev,
 							   int bar)
 {

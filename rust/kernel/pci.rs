@@ -16,7 +16,10 @@ use kernel::{
 
 use crate::bindings;
 
-use core::ptr;
+use core::{
+    mem,
+    ptr, //
+};
 
 pub mod p2pdma;
 
@@ -27,6 +30,27 @@ pub const STD_NUM_BARS: u32 = bindings::PCI_STD_NUM_BARS;
 pub(crate) fn as_raw<Ctx: DeviceContext>(pdev: &pci::Device<Ctx>) -> *mut bindings::pci_dev {
     // CAST: `pci::Device` is a transparent wrapper of `Opaque<struct pci_dev>`.
     ptr::from_ref(pdev).cast_mut().cast()
+}
+
+/// Returns an entry of an ID table, for any subsystem (`PCI_DEVICE()`).
+///
+/// [`pci::DeviceId::from_id`] does the same for those vendors that have a constant.
+pub const fn device_id(vendor: u16, device: u16) -> pci::DeviceId {
+    const ANY: u32 = !0;
+
+    // SAFETY: `DeviceId` is a transparent wrapper of `struct pci_device_id`.
+    unsafe {
+        mem::transmute(bindings::pci_device_id {
+            vendor: vendor as u32,
+            device: device as u32,
+            subvendor: ANY,
+            subdevice: ANY,
+            class: 0,
+            class_mask: 0,
+            driver_data: 0,
+            override_only: 0,
+        })
+    }
 }
 
 /// Enables a device for as long as it is bound to its driver (`pcim_enable_device()`).
@@ -46,6 +70,16 @@ pub fn request_region(pdev: &pci::Device<Core<'_>>, bar: u32, name: &'static CSt
     to_result(unsafe {
         bindings::pcim_request_region(as_raw(pdev), bar.try_into()?, name.as_char_ptr())
     })
+}
+
+/// Returns the address of a BAR as the bus sees it, which may differ from the one that the CPU uses.
+pub fn bus_address(pdev: &pci::Device, bar: u32) -> Result<u64> {
+    if bar >= STD_NUM_BARS {
+        return Err(EINVAL);
+    }
+
+    // SAFETY: The device is valid and has such a BAR.
+    Ok(unsafe { bindings::pci_bus_address(as_raw(pdev), bar.try_into()?) })
 }
 
 /// What the kernel knows of a BAR: its `struct resource`.

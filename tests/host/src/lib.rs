@@ -8,4 +8,15 @@
 #[allow(unreachable_pub)]
 mod region;
 
+/// As in the driver, without the parts that need a kernel.
+#[allow(dead_code, unreachable_pub)]
+#[path = "."]
+mod nvme {
+    #[path = "../../../src/nvme/cmb.rs"]
+    pub(crate) mod cmb;
+    #[path = "../../../src/nvme/regs.rs"]
+    pub(crate) mod regs;
+}
+
+mod nvme_tests;
 mod region_tests;

@@ -2,7 +2,7 @@
 
 //! Which bytes of which BAR are registered.
 
-use crate::region::{choose, whole, Bar, Kind, Refusal, Region};
+use crate::region::{choose, part, Bar, Kind, Refusal, Region};
 
 const MIB: u64 = 1 << 20;
 const ALIGNMENT: u64 = 2 * MIB;
@@ -19,6 +19,11 @@ fn bar(start: u64, size: u64) -> Bar {
         kind: MEMORY,
         assigned: true,
     }
+}
+
+/// What can be registered of a whole BAR.
+fn whole(bar: &Bar, alignment: u64) -> Result<Region, Refusal> {
+    part(bar, 0, bar.size, alignment)
 }
 
 fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
@@ -99,6 +104,46 @@ fn the_end_of_the_address_space_is_no_trap() {
 }
 
 #[test]
+fn a_part_must_lie_within_its_bar() {
+    let bar = bar(64 * MIB, 16 * MIB);
+
+    assert_eq!(
+        part(&bar, 4 * MIB, 8 * MIB, ALIGNMENT),
+        region(4 * MIB, 8 * MIB)
+    );
+    assert_eq!(
+        part(&bar, 4 * MIB, 12 * MIB, ALIGNMENT),
+        region(4 * MIB, 12 * MIB)
+    );
+    // Trimmed to whole units.
+    assert_eq!(
+        part(&bar, 3 * MIB, 4 * MIB, ALIGNMENT),
+        region(4 * MIB, 2 * MIB)
+    );
+    for (offset, size) in [
+        (0, 16 * MIB + 1),
+        (16 * MIB, 1),
+        (4 * MIB, 12 * MIB + 1),
+        (u64::MAX, 1),
+        (1, u64::MAX),
+        (u64::MAX, u64::MAX),
+    ] {
+        assert_eq!(
+            part(&bar, offset, size, ALIGNMENT),
+            Err(Refusal::Beyond { bar: 2 }),
+            "{offset:#x} {size:#x}"
+        );
+    }
+    // Nothing, and less than a unit.
+    for size in [0, 1, 2 * MIB - 1] {
+        assert!(matches!(
+            part(&bar, 4 * MIB, size, ALIGNMENT),
+            Err(Refusal::TooSmall { .. })
+        ));
+    }
+}
+
+#[test]
 fn what_is_not_memory_with_an_address_is_refused() {
     let io = Bar {
         kind: Kind::Io,
@@ -132,6 +177,7 @@ fn every_refusal_names_the_bar_and_what_to_do() {
             alignment: ALIGNMENT,
         },
         Refusal::Overflow { bar: 4 },
+        Refusal::Beyond { bar: 4 },
     ] {
         let text = refusal.to_string();
         assert!(

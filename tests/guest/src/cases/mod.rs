@@ -9,6 +9,7 @@ mod ioctl;
 mod mainline;
 mod mmap;
 mod module;
+mod nvme;
 mod override_;
 mod providers;
 mod share;
@@ -27,4 +28,6 @@ pub const CASES: &[&[Case]] = &[
     providers::CASES,
     unreachable::CASES,
     override_::CASES,
+    nvme::cmb::CASES,
+    nvme::pmr::CASES,
 ];

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory of NVMe controllers that no other driver has: the Controller Memory Buffer (CMB) and the
+//! Persistent Memory Region (PMR).
+//!
+//! Each is switched on when the controller is bound, and back off when its memory is gone, after
+//! DMA that was in flight has ended.
+
+pub(crate) mod cmb;
+mod pmr;
+pub(crate) mod regs;
+
+use kernel::{
+    device::Core,
+    devres,
+    io::Io,
+    pci::{
+        self,
+        Class,
+        DevresBar, //
+    },
+    prelude::*,
+    sync::Arc, //
+};
+
+use kernel_ext::pci::bus_address;
+
+use crate::{
+    driver::{
+        bar,
+        usable,
+        Regions,
+        NAME, //
+    },
+    region::Region, //
+};
+
+use regs::{
+    Cap,
+    Cmbloc,
+    Cmbsz, //
+};
+
+/// Up to here the registers go that are used.
+const REGISTERS: usize = 0x1000;
+/// The BAR with the registers.
+pub(crate) const BAR: u32 = 0;
+
+/// Returns whether a device is an NVMe controller.
+pub(crate) fn is_controller(pdev: &pci::Device) -> bool {
+    pdev.pci_class() == Class::STORAGE_EXPRESS
+}
+
+/// The registers, as long as the controller is bound.
+#[derive(Clone)]
+struct Registers(Arc<DevresBar<REGISTERS>>);
+
+impl Registers {
+    fn read32(&self, offset: usize) -> Result<u32> {
+        self.0
+            .try_access_with(|bar| bar.try_read32(offset))
+            .ok_or(ENXIO)?
+    }
+
+    fn read64(&self, offset: usize) -> Result<u64> {
+        Ok(u64::from(self.read32(offset)?) | u64::from(self.read32(offset + 4)?) << 32)
+    }
+
+    fn write32(&self, value: u32, offset: usize) -> Result {
+        self.0
+            .try_access_with(|bar| bar.try_write32(value, offset))
+            .ok_or(ENXIO)?
+    }
+
+    /// The upper half first: the bits that enable are in the lower one.
+    fn write64(&self, value: u64, offset: usize) -> Result {
+        self.write32((value >> 32) as u32, offset + 4)?;
+        self.write32(value as u32, offset)
+    }
+}
+
+/// Switches something off when the controller is unbound.
+struct SwitchOff {
+    registers: Registers,
+    /// Registers of 64 bits to clear, and of 32 bits.
+    wide: Option<usize>,
+    narrow: Option<usize>,
+}
+
+impl Drop for SwitchOff {
+    fn drop(&mut self) {
+        // There is nobody to tell of an error: the registers are mapped still, and in range.
+        if let Some(offset) = self.narrow {
+            let _ = self.registers.write32(0, offset);
+        }
+        if let Some(offset) = self.wide {
+            let _ = self.registers.write64(0, offset);
+        }
+    }
+}
+
+/// Switches on the memory that a controller has, and returns where it is.
+///
+/// `ENODEV` if it has none that can serve; the log says why.
+pub(crate) fn discover(pdev: &pci::Device<Core<'_>>) -> Result<Regions> {
+    let mapped = pdev
+        .iomap_region_sized::<REGISTERS>(BAR, NAME)
+        .inspect_err(|_| dev_err!(pdev, "the registers in BAR 0 cannot be mapped\n"))?;
+    let registers = Registers(Arc::new(mapped.into_devres()?, GFP_KERNEL)?);
+    let cap = Cap(registers.read64(regs::CAP)?);
+    let mut regions = Regions::new();
+
+    if let Some(region) = controller_memory_buffer(pdev, &registers, cap)? {
+        regions.push(region, GFP_KERNEL)?;
+    }
+    if cap.pmrs() {
+        if let Some(region) = pmr::enable(pdev, &registers)? {
+            regions.push(region, GFP_KERNEL)?;
+        }
+    }
+    if regions.is_empty() {
+        dev_err!(
+            pdev,
+            "the controller has neither a CMB nor a PMR that can serve: bind another device\n"
+        );
+        return Err(ENODEV);
+    }
+
+    Ok(regions)
+}
+
+fn controller_memory_buffer(
+    pdev: &pci::Device<Core<'_>>,
+    registers: &Registers,
+    cap: Cap,
+) -> Result<Option<Region>> {
+    if cap.cmbs() {
+        registers.write64(regs::CMBMSC_CRE, regs::CMBMSC)?;
+        // Released after the memory is: that is registered later.
+        devres::register::<SwitchOff, Error>(
+            pdev.as_ref(),
+            Ok(SwitchOff {
+                registers: registers.clone(),
+                wide: Some(regs::CMBMSC),
+                narrow: None,
+            }),
+            GFP_KERNEL,
+        )?;
+    }
+
+    let size = Cmbsz(registers.read32(regs::CMBSZ)?);
+    let location = Cmbloc(registers.read32(regs::CMBLOC)?);
+    if size.0 == 0 {
+        return Ok(None);
+    }
+    if !size.takes_data() {
+        dev_warn!(
+            pdev,
+            "the CMB takes no data (CMBSZ {:#x} without RDS and WDS): not used\n",
+            size.0
+        );
+        return Ok(None);
+    }
+    let found = bar(pdev, location.bir()).ok().and_then(|bar| {
+        let span = cmb::span(location, size, bar.size)?;
+        Some((bar, span))
+    });
+    let Some((bar, span)) = found else {
+        dev_warn!(
+            pdev,
+            "the CMB is nowhere (CMBLOC {:#x}, CMBSZ {:#x}): not used\n",
+            location.0,
+            size.0
+        );
+        return Ok(None);
+    };
+    let region = match usable(pdev, &bar, span.offset, span.size) {
+        Ok(region) => region,
+        Err(refusal) => {
+            dev_warn!(pdev, "the CMB is not used: {}\n", refusal);
+            return Ok(None);
+        }
+    };
+
+    if cap.cmbs() {
+        // Where the buffer as a whole is, so that the controller knows its own memory.
+        let address = bus_address(pdev, bar.number)? + span.offset;
+        registers.write64(address | regs::CMBMSC_CRE | regs::CMSE, regs::CMBMSC)?;
+    }
+
+    Ok(Some(region))
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory of NVMe controllers that are bound on purpose. The groups need the topologies cmb and
+//! pmr; the drives are known by their serial numbers.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{ensure, Context, Result};
+use p2pmem::Provider as Node;
+use rustix::{fs::OFlags, mm::MapFlags};
+
+use crate::{
+    cases,
+    guest::{
+        kernel_log, read_at, unbind, wait_until, write_at, Child, Map, Provider, PAGE, READ, WINDOW,
+    },
+};
+
+/// Cases with a Controller Memory Buffer.
+pub mod cmb {
+    use super::*;
+
+    cases!("cmb": of_revision_1_4, of_before, none, put_back, in_use_when_unbound);
+
+    fn of_revision_1_4() -> Result<()> {
+        copy_through("new", 64 << 20)
+    }
+
+    fn of_before() -> Result<()> {
+        copy_through("legacy", 16 << 20)
+    }
+
+    fn none() -> Result<()> {
+        let drive = Taken::new("disk0")?;
+        ensure!(drive.provider()?.is_none(), "there is a node");
+        let log = kernel_log()?;
+        let why = "neither a CMB nor a PMR that can serve";
+        ensure!(
+            log.lines()
+                .any(|line| line.contains(&drive.pci) && line.contains(why)),
+            "the log does not say why"
+        );
+        Ok(())
+    }
+
+    fn put_back() -> Result<()> {
+        const CMBMSC: u64 = 0x50;
+        let drive = Taken::new("new")?;
+        unbind(&drive.pci)?;
+        let off = drive.register(CMBMSC)?;
+        ensure!(off & 0x3 == 0, "CMBMSC is {off:#x} afterwards");
+        Ok(())
+    }
+
+    fn in_use_when_unbound() -> Result<()> {
+        unbind_in_use("new")
+    }
+}
+
+/// Cases with a Persistent Memory Region.
+pub mod pmr {
+    use super::*;
+
+    cases!("pmr": alone, beside_a_cmb, put_back, in_use_when_unbound);
+
+    fn alone() -> Result<()> {
+        copy_through("pmr", 64 << 20)
+    }
+
+    fn beside_a_cmb() -> Result<()> {
+        const CMB: usize = 16 << 20;
+        const PMR: usize = 32 << 20;
+        let drive = Taken::new("both")?;
+        let provider = drive.provider()?.context("there is no node")?;
+        let node = Node::open(&provider.path)?;
+
+        ensure!(provider.size == CMB + PMR);
+        ensure!(node.info()?.size == (CMB + PMR) as u64 && node.info()?.regions == 2);
+        let (first, second) = (node.region(0)?, node.region(1)?);
+        ensure!((first.bar, first.size) == (2, CMB as u64), "{first:?}");
+        ensure!((second.bar, second.size) == (4, PMR as u64), "{second:?}");
+
+        // Both can be had, each as a whole; no mapping lies in both.
+        let all = Map::with(&node, CMB + PMR, READ, MapFlags::SHARED, 0);
+        crate::guest::expect_errno(all, rustix::io::Errno::NOMEM, "more than a region")?;
+        let (pmr, cmb) = (Map::new(&node, PMR)?, Map::new(&node, CMB)?);
+        provider.expect_taken(CMB + PMR)?;
+        // The CMB of QEMU is slow: a part will do.
+        pmr.fill(0..PMR, 1);
+        cmb.fill(0..16 * PAGE, 2);
+        pmr.check(0..PMR, 1)?;
+        cmb.check(0..16 * PAGE, 2)?;
+        drop((pmr, cmb));
+        provider.expect_taken(0)?;
+        drop(node);
+        copy(&provider)
+    }
+
+    fn put_back() -> Result<()> {
+        const PMRCTL: u64 = 0xe04;
+        let drive = Taken::new("pmr")?;
+        unbind(&drive.pci)?;
+        ensure!(drive.register(PMRCTL)? & 1 == 0, "still enabled afterwards");
+        Ok(())
+    }
+
+    fn in_use_when_unbound() -> Result<()> {
+        unbind_in_use("pmr")
+    }
+}
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// A drive that is bound to the module. The nvme driver gets it back.
+struct Taken {
+    serial: String,
+    pci: String,
+}
+
+/// Returns the directory of a controller that the nvme driver has.
+fn controller(serial: &str) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir("/sys/class/nvme")? {
+        let path = entry?.path();
+        if fs::read_to_string(path.join("serial")).is_ok_and(|text| text.trim() == serial) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Opens a drive for direct I/O.
+fn drive(serial: &str) -> Result<File> {
+    let path = controller(serial)?.context("no such drive")?;
+    let name = path
+        .file_name()
+        .context("no name")?
+        .to_string_lossy()
+        .into_owned();
+    let node = format!("/dev/{name}n1");
+    wait_until(Duration::from_secs(5), "the drive is there", || {
+        Ok(Path::new(&node).exists())
+    })?;
+    Ok(OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
+        .open(node)?)
+}
+
+impl Taken {
+    fn new(serial: &str) -> Result<Self> {
+        let path = controller(serial)?.with_context(|| format!("no drive {serial}"))?;
+        let device = fs::canonicalize(path.join("device"))?;
+        let taken = Self {
+            serial: serial.to_owned(),
+            pci: device
+                .file_name()
+                .context("no address")?
+                .to_string_lossy()
+                .into_owned(),
+        };
+        fs::write("/sys/bus/pci/drivers/nvme/unbind", &taken.pci)?;
+        fs::write(device.join("driver_override"), "p2pmem_rs")?;
+        // Fails when the driver refuses the device.
+        let _ = fs::write("/sys/bus/pci/drivers_probe", &taken.pci);
+        Ok(taken)
+    }
+
+    fn provider(&self) -> Result<Option<Provider>> {
+        Ok(Provider::all()?
+            .into_iter()
+            .find(|provider| provider.pci == self.pci))
+    }
+
+    /// Reads a register of the controller, which nobody must drive. That memory was enabled before
+    /// is shown by the data that went through it.
+    fn register(&self, offset: u64) -> Result<u32> {
+        let device = Path::new(DEVICES).join(&self.pci);
+        // Without a driver the device does not answer by itself.
+        let enable = device.join("enable");
+        fs::write(&enable, "1")?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(device.join("resource0"))?;
+        let map = Map::new(&file, PAGE)?;
+        // SAFETY: Within the mapping, and aligned.
+        let value = unsafe { map.at(offset as usize).cast::<u32>().read_volatile() };
+        fs::write(&enable, "0")?;
+        Ok(value)
+    }
+
+    fn give_back(&self) -> Result<()> {
+        let device = Path::new(DEVICES).join(&self.pci);
+        if device.join("driver").exists() {
+            unbind(&self.pci)?;
+        }
+        fs::write(device.join("driver_override"), "\n")?;
+        fs::write("/sys/bus/pci/drivers_probe", &self.pci)?;
+        wait_until(
+            Duration::from_secs(10),
+            "the nvme driver has its drive back",
+            || Ok(controller(&self.serial)?.is_some()),
+        )?;
+        // And it works.
+        let map = Map::ordinary(PAGE)?;
+        Ok(read_at(&drive(&self.serial)?, &map, 0..PAGE, 0)?)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.give_back()
+            .expect("the drive goes back to the nvme driver");
+    }
+}
+
+/// Copies from drive to drive through device memory, and compares in ordinary memory.
+fn copy(provider: &Provider) -> Result<()> {
+    const LENGTH: usize = 1 << 20;
+    let (source, destination) = (drive("disk0")?, drive("disk1")?);
+    let ordinary = Map::ordinary(LENGTH)?;
+    ordinary.fill(0..LENGTH, 7);
+    write_at(&source, &ordinary, 0..LENGTH, 0)?;
+
+    let map = Map::new(provider.open()?, LENGTH)?;
+    read_at(&source, &map, 0..LENGTH, 0)?;
+    map.check(0..LENGTH, 7)?;
+    write_at(&destination, &map, 0..LENGTH, 0)?;
+    ordinary.fill(0..LENGTH, 8);
+    read_at(&destination, &ordinary, 0..LENGTH, 0)?;
+    ordinary.check(0..LENGTH, 7)?;
+
+    drop(map);
+    provider.expect_full()
+}
+
+fn copy_through(serial: &str, size: usize) -> Result<()> {
+    let drive = Taken::new(serial)?;
+    let provider = drive.provider()?.context("there is no node")?;
+    ensure!(provider.size == size, "{} bytes", provider.size);
+    let node = Node::open(&provider.path)?;
+    ensure!(node.info()?.regions == 1 && node.region(0)?.size == size as u64);
+    copy(&provider)
+}
+
+fn unbind_in_use(serial: &str) -> Result<()> {
+    for _ in 0..5 {
+        let taken = Taken::new(serial)?;
+        let provider = taken.provider()?.context("there is no node")?;
+        let source = drive("disk0")?;
+        let child = Child::spawn(|| {
+            let map = Map::new(provider.open()?, WINDOW)?;
+            loop {
+                if read_at(&source, &map, 0..WINDOW, 0).is_err() {
+                    // The memory is gone: so it is for the CPU.
+                    map.set(0, 1);
+                }
+            }
+        })?;
+        while provider.available()? == provider.size {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        unbind(&taken.pci)?;
+        child.expect_signal(libc::SIGBUS)?;
+    }
+    Ok(())
+}
