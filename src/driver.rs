@@ -3,7 +3,10 @@
 //! The PCI driver: from a device to a provider.
 
 use kernel::{
-    device::Core,
+    device::{
+        Bound,
+        Core, //
+    },
     fmt,
     pci,
     prelude::*,
@@ -78,6 +81,43 @@ pub(crate) struct Binding {
     _number: Number,
 }
 
+impl Binding {
+    /// Gives the memory in `pool`, which is that of `regions`, to user space.
+    pub(crate) fn new<'a>(
+        pdev: &'a pci::Device<Bound>,
+        pool: p2pdma::Pool,
+        regions: Regions,
+    ) -> Result<impl PinInit<Self, Error> + 'a> {
+        let number = Number::take_lowest()?;
+        let name = CString::try_from_fmt(fmt!("p2pmem{}", number.get()))?;
+
+        for region in &regions {
+            dev_info!(
+                pdev,
+                "{}: {} MiB of BAR {} at offset {:#x}\n",
+                &*name,
+                region.size >> 20,
+                region.bar,
+                region.offset
+            );
+        }
+        let provider = Provider::new(pool, regions)?;
+
+        Ok(try_pin_init!(Self {
+            _node <- Registration::new(
+                Options {
+                    name,
+                    parent: pdev.as_ref(),
+                    mode: 0o600,
+                },
+                provider.clone(),
+            ),
+            _revocation: Revocation(provider),
+            _number: number,
+        }))
+    }
+}
+
 /// Revokes a provider when it is dropped.
 struct Revocation(Arc<Provider>);
 
@@ -103,32 +143,7 @@ impl pci::Driver for P2pmem {
             let pool = register(pdev, &regions)?;
             p2pdma::publish(pdev, true);
 
-            let number = Number::take_lowest()?;
-            let name = CString::try_from_fmt(fmt!("p2pmem{}", number.get()))?;
-            for region in &regions {
-                dev_info!(
-                    pdev,
-                    "{}: {} MiB of BAR {} at offset {:#x}\n",
-                    &*name,
-                    region.size >> 20,
-                    region.bar,
-                    region.offset
-                );
-            }
-            let provider = Provider::new(pool, regions)?;
-
-            Ok(try_pin_init!(Binding {
-                _node <- Registration::new(
-                    Options {
-                        name,
-                        parent: pdev.as_ref(),
-                        mode: 0o600,
-                    },
-                    provider.clone(),
-                ),
-                _revocation: Revocation(provider),
-                _number: number,
-            }))
+            Binding::new(pdev, pool, regions)
         })
     }
 

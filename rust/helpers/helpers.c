@@ -10,6 +10,7 @@
 
 #define __rust_helper
 
+#include "device.c"
 #include "memremap.c"
 #include "page.c"
 #include "page_ref.c"

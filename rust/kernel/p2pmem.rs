@@ -80,6 +80,24 @@ impl Chunk {
     }
 }
 
+impl Chunk {
+    /// Returns the CPU addresses of all the memory that was registered together with this run.
+    pub fn pagemap_range(&self) -> Range<u64> {
+        // SAFETY: The memory has pages, they belong to a pagemap, and the chunk owns a reference to
+        // that, whose only range does not change.
+        let range = unsafe {
+            let page = bindings::virt_to_page(self.address.as_ptr());
+            *(*bindings::page_pgmap(page))
+                .__bindgen_anon_1
+                .range
+                .as_ref()
+        };
+
+        // The C side counts the last byte in.
+        range.start..range.end + 1
+    }
+}
+
 impl Drop for Chunk {
     fn drop(&mut self) {
         // SAFETY: By the type invariants, the memory was not given back and nobody uses it, and

@@ -6,6 +6,7 @@
 
 use kernel::{
     device::{
+        Bound,
         Core,
         DeviceContext, //
     },
@@ -21,6 +22,7 @@ use core::{
     ptr, //
 };
 
+pub mod bus;
 pub mod p2pdma;
 
 /// Number of standard Base Address Registers of a device.
@@ -51,6 +53,13 @@ pub const fn device_id(vendor: u16, device: u16) -> pci::DeviceId {
             override_only: 0,
         })
     }
+}
+
+/// Returns the name of the driver that a device is bound to.
+pub fn driver_name(pdev: &pci::Device<Bound>) -> &CStr {
+    // SAFETY: The device is valid and bound, so that it has a driver, which has a name. Both live
+    // for as long as the device is bound.
+    unsafe { CStr::from_char_ptr((*(*as_raw(pdev)).dev.driver).name) }
 }
 
 /// Enables a device for as long as it is bound to its driver (`pcim_enable_device()`).

@@ -5,7 +5,10 @@
 //! C header: [`include/linux/pci-p2pdma.h`](srctree/include/linux/pci-p2pdma.h)
 
 use kernel::{
-    device::Core,
+    device::{
+        Bound,
+        Core, //
+    },
     devres::Devres,
     error::to_result,
     page::PAGE_SIZE,
@@ -20,7 +23,10 @@ use crate::{
     pci::as_raw, //
 };
 
-use core::ptr::NonNull;
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 /// Returns the alignment, in bytes and a power of two, that start, offset and size of a registered range need.
 ///
@@ -86,6 +92,35 @@ pub fn publish(pdev: &pci::Device<Core<'_>>, publish: bool) {
 }
 
 impl Pool {
+    /// Returns the pool of a device whose driver registered and published memory, or [`None`].
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn of(pdev: &pci::Device<Bound>) -> Result<Option<Self>> {
+        let raw = as_raw(pdev);
+        // SAFETY: The device is valid.
+        let mut client = unsafe { &raw mut (*raw).dev };
+
+        // The device itself is the provider that is nearest to it, if it is one. There is no other
+        // way to ask, and trying to allocate is none: with p2pdma but without a pool that crashes.
+        //
+        // SAFETY: A list of one valid device.
+        let found = unsafe { bindings::pci_p2pmem_find_many(&mut client, 1) };
+        // SAFETY: Null, or a reference to a device that is owned.
+        unsafe { bindings::pci_dev_put(found) };
+        if !ptr::eq(found, raw) {
+            return Ok(None);
+        }
+
+        Ok(Some(Self {
+            pdev: pdev.into(),
+            // Added to the resources of the device after its memory, so revoked before that is
+            // gone.
+            registered: Devres::new(pdev.as_ref(), Ok::<_, Error>(Registered))?,
+        }))
+    }
+
     /// Takes memory from the pool, `size` bytes in one run. Does not sleep.
     ///
     /// The bytes are what the last owner left.

@@ -40,8 +40,13 @@ pub const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 /// Loads the module.
 pub fn insmod() -> Result<(), Errno> {
+    insmod_with(c"")
+}
+
+/// Loads the module with parameters.
+pub fn insmod_with(parameters: &std::ffi::CStr) -> Result<(), Errno> {
     let file = File::open(MODULE).map_err(|error| Errno::from_io_error(&error).unwrap())?;
-    rustix::system::finit_module(&file, c"", 0)
+    rustix::system::finit_module(&file, parameters, 0)
 }
 
 /// Unloads the module. Does not wait for its users.
@@ -89,27 +94,28 @@ pub fn restore() -> Result<()> {
             bind(&pci).with_context(|| format!("cannot bind {pci}"))?;
         }
     }
-    let expected = devices()?.len();
-    wait_until(Duration::from_secs(5), "each device has its node", || {
+    wait_until(Duration::from_secs(10), "each pool has its node", || {
         let entries = sysfs::providers(Path::new("/sys"))?;
-        Ok(entries.len() == expected && entries.iter().all(|entry| entry.path.exists()))
+        Ok(entries.len() == pools()?.len() && entries.iter().all(|entry| entry.path.exists()))
     })
 }
 
-/// The pool of a bound device.
+/// The pool of a device whose driver published it.
+#[derive(PartialEq, Eq)]
 pub struct Pool {
-    pub size: u64,
+    pub pci: String,
     pub available: u64,
 }
 
-/// Returns the pools of all devices that are bound.
+/// Returns the pools that there are: those of this driver's devices, and those of others.
 pub fn pools() -> Result<Vec<Pool>> {
     let mut found = Vec::new();
-    for pci in devices()? {
-        let folder = Path::new("/sys/bus/pci/devices").join(pci).join("p2pmem");
-        if folder.exists() {
+    for entry in fs::read_dir("/sys/bus/pci/devices")? {
+        let entry = entry?;
+        let folder = entry.path().join("p2pmem");
+        if fs::read_to_string(folder.join("published")).is_ok_and(|text| text.trim() == "1") {
             found.push(Pool {
-                size: sysfs::number(&folder.join("size"))?,
+                pci: entry.file_name().to_string_lossy().into_owned(),
                 available: sysfs::number(&folder.join("available"))?,
             });
         }

@@ -36,9 +36,16 @@ fn main() -> ExitCode {
         // Those that need a topology of their own are run by name only.
         .filter(|case| {
             if wanted.is_empty() {
-                !["providers_", "unreachable_", "override_", "cmb_", "pmr_"]
-                    .iter()
-                    .any(|group| case.name.starts_with(group))
+                ![
+                    "adopt_",
+                    "providers_",
+                    "unreachable_",
+                    "override_",
+                    "cmb_",
+                    "pmr_",
+                ]
+                .iter()
+                .any(|group| case.name.starts_with(group))
             } else {
                 wanted.iter().any(|name| case.name.starts_with(name))
             }

@@ -28,6 +28,7 @@ pub const CASES: &[&[Case]] = &[
     providers::CASES,
     unreachable::CASES,
     override_::CASES,
+    nvme::adopt::CASES,
     nvme::cmb::CASES,
     nvme::pmr::CASES,
 ];

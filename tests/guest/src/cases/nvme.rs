@@ -17,9 +17,206 @@ use rustix::{fs::OFlags, mm::MapFlags};
 use crate::{
     cases,
     guest::{
-        kernel_log, read_at, unbind, wait_until, write_at, Child, Map, Provider, PAGE, READ, WINDOW,
+        insmod, insmod_with, kernel_log, read_at, restore, rmmod, unbind, wait_until, write_at,
+        Child, Map, Provider, PAGE, READ, WINDOW,
     },
 };
+
+/// Cases with memory that the nvme driver published itself. Needs the topology cmb.
+pub mod adopt {
+    use super::*;
+
+    cases!(
+        "adopt": each_published_pool, copy_through_own_memory, follows_the_driver,
+        in_use_when_unbound, controller_reset, turned_off, loaded_first, a_hundred_rounds,
+    );
+
+    /// A drive that the nvme driver has, with its node.
+    struct Adopted {
+        controller: PathBuf,
+        provider: Provider,
+    }
+
+    impl Adopted {
+        fn find(serial: &str) -> Result<Self> {
+            let controller = controller(serial)?.context("no such drive")?;
+            let device = fs::canonicalize(controller.join("device"))?;
+            let provider = Provider::all()?
+                .into_iter()
+                .find(|provider| provider.device == device)
+                .context("no node")?;
+            Ok(Self {
+                controller,
+                provider,
+            })
+        }
+
+        fn reset(&self) -> Result<()> {
+            Ok(fs::write(self.controller.join("reset_controller"), "1")?)
+        }
+
+        /// Takes the drive away from the nvme driver, which must be quick.
+        fn unbind(&self) -> Result<()> {
+            let started = std::time::Instant::now();
+            fs::write("/sys/bus/pci/drivers/nvme/unbind", &self.provider.pci)?;
+            let took = started.elapsed();
+            ensure!(took < Duration::from_secs(5), "unbind took {took:?}");
+            ensure!(!self.provider.path.exists(), "the node is still there");
+            Ok(())
+        }
+
+        fn bind(&self) -> Result<()> {
+            fs::write("/sys/bus/pci/drivers/nvme/bind", &self.provider.pci)?;
+            restore()
+        }
+    }
+
+    fn each_published_pool() -> Result<()> {
+        for (serial, size) in [("new", 64 << 20), ("legacy", 16 << 20)] {
+            let adopted = Adopted::find(serial)?;
+            let node = Node::open(&adopted.provider.path)?;
+            let (info, region) = (node.info()?, node.region(0)?);
+            ensure!(info.size == size && adopted.provider.size as u64 == size);
+            ensure!(
+                (info.regions, region.bar, region.offset) == (1, 2, 0),
+                "{region:?}"
+            );
+            ensure!(region.size == size);
+            // The drive is one still.
+            ensure!(adopted
+                .provider
+                .device
+                .join("driver")
+                .canonicalize()?
+                .ends_with("nvme"));
+            drive(serial)?;
+        }
+        ensure!(
+            Adopted::find("disk0").is_err(),
+            "a drive without memory has a node"
+        );
+        Ok(())
+    }
+
+    fn copy_through_own_memory() -> Result<()> {
+        // Through the memory of the first drive, of the second, and of one that is neither.
+        for (source, destination, memory) in [
+            ("new", "disk0", "new"),
+            ("disk0", "new", "new"),
+            ("new", "legacy", "legacy"),
+            ("disk0", "disk1", "legacy"),
+        ] {
+            let adopted = Adopted::find(memory)?;
+            let before = adopted.provider.available()?;
+            copy_between(source, destination, &adopted.provider)
+                .with_context(|| format!("{source} -> {memory} -> {destination}"))?;
+            ensure!(
+                adopted.provider.available()? == before,
+                "something is taken"
+            );
+        }
+        Ok(())
+    }
+
+    fn follows_the_driver() -> Result<()> {
+        let adopted = Adopted::find("new")?;
+        let file = adopted.provider.open()?;
+        let map = Map::new(&file, WINDOW)?;
+        map.fill(0..PAGE, 1);
+        adopted.unbind()?;
+        ensure!(!map.is_readable(0)?, "still readable");
+        Child::spawn(|| {
+            map.set(0, 1);
+            Ok(())
+        })?
+        .expect_signal(libc::SIGBUS)?;
+        let result = Map::with(&file, PAGE, READ, MapFlags::SHARED, 0);
+        crate::guest::expect_errno(result, rustix::io::Errno::NODEV, "mmap")?;
+
+        adopted.bind()?;
+        copy(&Adopted::find("new")?.provider, false)
+    }
+
+    fn in_use_when_unbound() -> Result<()> {
+        for _ in 0..5 {
+            let adopted = Adopted::find("new")?;
+            let child = reader(&adopted.provider)?;
+            adopted.unbind()?;
+            child.expect_signal(libc::SIGBUS)?;
+            adopted.bind()?;
+        }
+        Ok(())
+    }
+
+    fn controller_reset() -> Result<()> {
+        let adopted = Adopted::find("new")?;
+        let map = Map::new(adopted.provider.open()?, 4 * PAGE)?;
+        map.fill(0..4 * PAGE, 1);
+        adopted.reset()?;
+        // The mapping is still one of the same memory, and takes direct I/O.
+        map.check(0..4 * PAGE, 1)?;
+        drop(map);
+        copy(&adopted.provider, false)
+    }
+
+    fn turned_off() -> Result<()> {
+        rmmod()?;
+        insmod_with(c"adopt=0")?;
+        let found = Provider::all()?.len();
+        rmmod()?;
+        ensure!(found == 0, "{found} nodes");
+        drive("new")?;
+        restore()?;
+        ensure!(Provider::all()?.len() == 2);
+        Ok(())
+    }
+
+    fn loaded_first() -> Result<()> {
+        let adopted = Adopted::find("legacy")?;
+        rmmod()?;
+        fs::write("/sys/bus/pci/drivers/nvme/unbind", &adopted.provider.pci)?;
+        insmod()?;
+        ensure!(Provider::all()?.len() == 1, "the one that is left");
+        adopted.bind()?;
+        copy(&Adopted::find("legacy")?.provider, false)
+    }
+
+    fn a_hundred_rounds() -> Result<()> {
+        for round in 0..100 {
+            let adopted = Adopted::find("new")?;
+            let map = Map::new(adopted.provider.open()?, WINDOW)?;
+            map.fill(0..PAGE, round);
+            match round % 4 {
+                0 => {
+                    let child = reader(&adopted.provider)?;
+                    adopted.unbind()?;
+                    child.expect_signal(libc::SIGBUS)?;
+                    adopted.bind()?;
+                }
+                1 => {
+                    adopted.reset()?;
+                    map.check(0..PAGE, round)?;
+                }
+                2 => {
+                    adopted.unbind()?;
+                    ensure!(!map.is_readable(0)?, "still readable");
+                    adopted.bind()?;
+                }
+                // Another driver has it for a while: ours.
+                _ => {
+                    drop(map);
+                    let taken = Taken::new("new")?;
+                    let provider = taken.provider()?.context("no node")?;
+                    Map::new(provider.open()?, WINDOW)?.fill(0..PAGE, round);
+                    provider.expect_full()?;
+                    drop(taken);
+                    restore()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Cases with a Controller Memory Buffer.
 pub mod cmb {
@@ -98,7 +295,7 @@ pub mod pmr {
         drop((pmr, cmb));
         provider.expect_taken(0)?;
         drop(node);
-        copy(&provider)
+        copy(&provider, true)
     }
 
     fn put_back() -> Result<()> {
@@ -221,9 +418,9 @@ impl Drop for Taken {
 }
 
 /// Copies from drive to drive through device memory, and compares in ordinary memory.
-fn copy(provider: &Provider) -> Result<()> {
+fn copy_between(source: &str, destination: &str, provider: &Provider) -> Result<()> {
     const LENGTH: usize = 1 << 20;
-    let (source, destination) = (drive("disk0")?, drive("disk1")?);
+    let (source, destination) = (drive(source)?, drive(destination)?);
     let ordinary = Map::ordinary(LENGTH)?;
     ordinary.fill(0..LENGTH, 7);
     write_at(&source, &ordinary, 0..LENGTH, 0)?;
@@ -234,10 +431,37 @@ fn copy(provider: &Provider) -> Result<()> {
     write_at(&destination, &map, 0..LENGTH, 0)?;
     ordinary.fill(0..LENGTH, 8);
     read_at(&destination, &ordinary, 0..LENGTH, 0)?;
-    ordinary.check(0..LENGTH, 7)?;
+    ordinary.check(0..LENGTH, 7)
+}
 
-    drop(map);
-    provider.expect_full()
+/// Copies between the two drives that have no memory. If nobody else uses the pool, it is full
+/// afterwards.
+fn copy(provider: &Provider, alone: bool) -> Result<()> {
+    copy_between("disk0", "disk1", provider)?;
+    if alone {
+        provider.expect_full()?;
+    }
+    Ok(())
+}
+
+/// Starts a process that reads into device memory, until that is gone.
+fn reader(provider: &Provider) -> Result<Child> {
+    let before = provider.available()?;
+    let source = drive("disk0")?;
+    let child = Child::spawn(|| {
+        let map = Map::new(provider.open()?, WINDOW)?;
+        loop {
+            if read_at(&source, &map, 0..WINDOW, 0).is_err() {
+                // So it is for the CPU.
+                map.set(0, 1);
+            }
+        }
+    })?;
+    while provider.available()? == before {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    Ok(child)
 }
 
 fn copy_through(serial: &str, size: usize) -> Result<()> {
@@ -246,27 +470,13 @@ fn copy_through(serial: &str, size: usize) -> Result<()> {
     ensure!(provider.size == size, "{} bytes", provider.size);
     let node = Node::open(&provider.path)?;
     ensure!(node.info()?.regions == 1 && node.region(0)?.size == size as u64);
-    copy(&provider)
+    copy(&provider, true)
 }
 
 fn unbind_in_use(serial: &str) -> Result<()> {
     for _ in 0..5 {
         let taken = Taken::new(serial)?;
-        let provider = taken.provider()?.context("there is no node")?;
-        let source = drive("disk0")?;
-        let child = Child::spawn(|| {
-            let map = Map::new(provider.open()?, WINDOW)?;
-            loop {
-                if read_at(&source, &map, 0..WINDOW, 0).is_err() {
-                    // The memory is gone: so it is for the CPU.
-                    map.set(0, 1);
-                }
-            }
-        })?;
-        while provider.available()? == provider.size {
-            std::thread::yield_now();
-        }
-        std::thread::sleep(Duration::from_millis(20));
+        let child = reader(&taken.provider()?.context("there is no node")?)?;
         unbind(&taken.pci)?;
         child.expect_signal(libc::SIGBUS)?;
     }

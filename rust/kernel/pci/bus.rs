@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Watching which drivers the devices of the PCI bus have.
+//!
+//! C header: [`include/linux/device/bus.h`](srctree/include/linux/device/bus.h)
+
+use kernel::{
+    device::Bound,
+    error::to_result,
+    pci,
+    prelude::*,
+    types::Opaque, //
+};
+
+use crate::bindings;
+
+use core::{
+    ffi::c_void,
+    ptr, //
+};
+
+/// Somebody who wants to know.
+///
+/// Both methods are called with the device lock held, so that they follow each other and the device
+/// stays bound meanwhile. They may sleep.
+pub trait Watcher: Send + Sync + 'static {
+    /// A device was bound to its driver. May be called more than once for the same binding.
+    fn bound(&self, pdev: &pci::Device<Bound>);
+
+    /// A device is about to be unbound; its driver does not know yet.
+    fn unbinding(&self, pdev: &pci::Device<Bound>);
+}
+
+/// Calls a [`Watcher`] for as long as it lives.
+///
+/// # Invariants
+///
+/// `block` is registered with the PCI bus.
+#[pin_data(PinnedDrop)]
+pub struct Watch<T: Watcher> {
+    watcher: T,
+    #[pin]
+    block: Opaque<bindings::notifier_block>,
+}
+
+// SAFETY: A notifier can be unregistered by any thread, and the watcher is `Send`.
+unsafe impl<T: Watcher> Send for Watch<T> {}
+// SAFETY: The watcher is `Sync`; nothing else can be reached by a shared reference.
+unsafe impl<T: Watcher> Sync for Watch<T> {}
+
+impl<T: Watcher> Watch<T> {
+    /// Starts to watch. Tells the watcher of devices that are bound already, too.
+    ///
+    /// Sleeps, and takes the device lock of each device of the bus in turn.
+    pub fn new(watcher: T) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            watcher,
+            block <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
+                let block = bindings::notifier_block {
+                    notifier_call: Some(Self::notify),
+                    ..Default::default()
+                };
+
+                // SAFETY: `slot` is valid for writing.
+                unsafe { slot.write(block) };
+
+                // SAFETY: The block is initialised, and is pinned until it is unregistered when
+                // `Self` is dropped. The watcher was initialised before.
+                to_result(unsafe {
+                    bindings::bus_register_notifier(&raw const bindings::pci_bus_type, slot)
+                })
+            }),
+        })
+        .pin_chain(|this| {
+            // SAFETY: `each` gets a pointer to the watcher, which lives during this call, and is
+            // called for valid devices of the PCI bus.
+            to_result(unsafe {
+                bindings::bus_for_each_dev(
+                    &raw const bindings::pci_bus_type,
+                    ptr::null_mut(),
+                    ptr::from_ref(&this.watcher).cast_mut().cast(),
+                    Some(Self::each),
+                )
+            })
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `dev` must be a valid device of the PCI bus, `watcher` point to a `T`.
+    unsafe extern "C" fn each(dev: *mut bindings::device, watcher: *mut c_void) -> c_int {
+        // SAFETY: By the safety requirements.
+        let watcher = unsafe { &*watcher.cast::<T>() };
+
+        // SAFETY: The device is valid.
+        unsafe { bindings::device_lock(dev) };
+        // SAFETY: The device is valid, and with its lock held its driver does not change. One that
+        // is set has bound the device, or is just going to be unset.
+        if unsafe { bindings::device_is_bound(dev) } {
+            // SAFETY: The device is one of the PCI bus, and bound.
+            watcher.bound(unsafe { from_device(dev) });
+        }
+        // SAFETY: The lock was taken above.
+        unsafe { bindings::device_unlock(dev) };
+
+        0
+    }
+
+    /// # Safety
+    ///
+    /// `block` must be part of a `Watch<T>`, `dev` be a valid device of the PCI bus that is locked.
+    unsafe extern "C" fn notify(
+        block: *mut bindings::notifier_block,
+        event: c_ulong,
+        dev: *mut c_void,
+    ) -> c_int {
+        // SAFETY: By the safety requirements. The watcher is initialised before the block is
+        // registered, and is dropped after that was unregistered.
+        let watcher = unsafe {
+            let watch = kernel::container_of!(Opaque::cast_from(block), Self, block);
+            &(*watch).watcher
+        };
+
+        // CAST: Events are small numbers.
+        match event as c_uint {
+            bindings::bus_notifier_event_BUS_NOTIFY_BOUND_DRIVER => {
+                // SAFETY: The device is one of the PCI bus, and was just bound.
+                watcher.bound(unsafe { from_device(dev.cast()) });
+            }
+            bindings::bus_notifier_event_BUS_NOTIFY_UNBIND_DRIVER => {
+                // SAFETY: The device is one of the PCI bus, and is still bound.
+                watcher.unbinding(unsafe { from_device(dev.cast()) });
+            }
+            _ => (),
+        }
+
+        // CAST: A small number.
+        bindings::NOTIFY_DONE as c_int
+    }
+}
+
+#[pinned_drop]
+impl<T: Watcher> PinnedDrop for Watch<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // Waits for calls that are under way.
+        //
+        // SAFETY: By the type invariants, the block is registered.
+        unsafe {
+            bindings::bus_unregister_notifier(&raw const bindings::pci_bus_type, self.block.get())
+        };
+    }
+}
+
+/// Returns the PCI device that a device is part of.
+///
+/// # Safety
+///
+/// `dev` must be a valid device of the PCI bus that is bound, during `'a`.
+unsafe fn from_device<'a>(dev: *mut bindings::device) -> &'a pci::Device<Bound> {
+    // SAFETY: By the safety requirements; `pci::Device` is a transparent wrapper of
+    // `Opaque<struct pci_dev>`.
+    unsafe { &*kernel::container_of!(dev, bindings::pci_dev, dev).cast() }
+}
