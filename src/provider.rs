@@ -4,12 +4,12 @@
 //!
 //! Lock order, outermost first:
 //!
-//! 1. the device lock (probe and unbind), the misc device lock (open): neither is taken by us
-//!    with one of the following held;
+//! 1. the device lock (probe, unbind, and the bus notifier by which devices are adopted), then the
+//!    misc device lock (open): neither is taken by us with one of the following held;
 //! 2. the mmap lock of a process (mmap, faults, the end of a VMA);
 //! 3. the gate of a provider. Entering never waits. Closing waits for those inside, so it is done
 //!    with none of these locks held but the device lock, which nobody takes inside;
-//! 4. the lock of a registry: nothing is called with it held.
+//! 4. the lock of a registry, or of the list of adopted devices: nothing is called with it held.
 //!
 //! A provider outlives the binding of its device, since open files and mappings refer to it.
 //! [`Provider::revoke`] is the end of the binding; after it the provider is an empty shell.

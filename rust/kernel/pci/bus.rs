@@ -94,8 +94,7 @@ impl<T: Watcher> Watch<T> {
 
         // SAFETY: The device is valid.
         unsafe { bindings::device_lock(dev) };
-        // SAFETY: The device is valid, and with its lock held its driver does not change. One that
-        // is set has bound the device, or is just going to be unset.
+        // SAFETY: The device is valid. With its lock held it is neither bound nor unbound.
         if unsafe { bindings::device_is_bound(dev) } {
             // SAFETY: The device is one of the PCI bus, and bound.
             watcher.bound(unsafe { from_device(dev) });
