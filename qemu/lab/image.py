@@ -67,6 +67,8 @@ class Image:
             name = Path(path).name.split(".")[0].replace("-", "_")
             paths[name] = path
             needs[name] = [path, *dependencies.split()]
+        for path in (folder / "modules.builtin").read_text().split():
+            needs[Path(path).stem.replace("-", "_")] = []
 
         target = self.root / "lib/modules" / release
         target.mkdir(parents=True)
@@ -78,8 +80,11 @@ class Image:
             if name in done:
                 continue
             done.add(name)
-            if name not in paths:
-                raise LabError(f"the stock kernel has no module {name}")
+            if name not in needs:
+                raise LabError(f"the kernel has no module {name}")
+            if not needs[name]:
+                # Built in.
+                continue
             files = []
             for path in needs[name]:
                 plain = path.removesuffix(".xz")
