@@ -17,3 +17,4 @@
 #include "pci.c"
 #include "percpu-refcount.c"
 #include "pgtable.c"
+#include "sysfs.c"

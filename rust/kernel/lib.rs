@@ -10,9 +10,12 @@ mod bindings;
 #[path = "../uapi/lib.rs"]
 pub mod uapi;
 
+pub mod devres;
 pub mod fs;
 pub mod gate;
+pub mod global;
 pub mod miscdevice;
 pub mod mm;
+pub mod module;
 pub mod p2pmem;
 pub mod pci;

@@ -10,14 +10,25 @@ use kernel::{
         Core,
         DeviceContext, //
     },
+    devres::Devres,
     error::to_result,
+    io::{
+        IoBase,
+        Mmio,
+        MmioBackend,
+        MmioRaw,
+        Region, //
+    },
     pci,
-    prelude::*, //
+    prelude::*,
+    sync::aref::ARef, //
 };
 
 use crate::bindings;
 
 use core::{
+    ffi::c_void,
+    marker::PhantomData,
     mem,
     ptr, //
 };
@@ -38,8 +49,6 @@ pub(crate) fn as_raw<Ctx: DeviceContext>(pdev: &pci::Device<Ctx>) -> *mut bindin
 ///
 /// [`pci::DeviceId::from_id`] does the same for those vendors that have a constant.
 pub const fn device_id(vendor: u16, device: u16) -> pci::DeviceId {
-    const ANY: u32 = !0;
-
     // SAFETY: `DeviceId` is a transparent wrapper of `struct pci_device_id`.
     unsafe {
         mem::transmute(bindings::pci_device_id {
@@ -54,6 +63,86 @@ pub const fn device_id(vendor: u16, device: u16) -> pci::DeviceId {
         })
     }
 }
+
+/// A table of the devices that a driver binds by their IDs. Made by
+/// [`pci_device_table!`](crate::pci_device_table).
+///
+/// Its last entry matches only devices whose `driver_override` names the driver, and stands for no
+/// information. Thanks to it `new_id` takes IDs without a `driver_data`, which must be one that an
+/// entry has.
+#[repr(C)]
+pub struct IdTable<U: 'static, const N: usize> {
+    listed: [mem::MaybeUninit<bindings::pci_device_id>; N],
+    overridden: bindings::pci_device_id,
+    sentinel: bindings::pci_device_id,
+    info: PhantomData<&'static U>,
+}
+
+// SAFETY: Plain data, and references to what can be shared.
+unsafe impl<U: Sync, const N: usize> Sync for IdTable<U, N> {}
+
+impl<U, const N: usize> IdTable<U, N> {
+    /// Creates a table.
+    pub const fn new(devices: [(pci::DeviceId, &'static U); N]) -> Self {
+        let mut listed = [const { mem::MaybeUninit::<bindings::pci_device_id>::uninit() }; N];
+        let mut index = 0;
+
+        // `for` cannot be used in a constant.
+        while index < N {
+            // SAFETY: `DeviceId` is a transparent wrapper of `struct pci_device_id`.
+            listed[index] = unsafe { mem::transmute_copy(&devices[index].0) };
+            // SAFETY: `driver_data` is part of the entry, and as wide as a pointer. This is how the
+            // `kernel` crate has information in a table.
+            unsafe {
+                listed[index]
+                    .as_mut_ptr()
+                    .byte_add(mem::offset_of!(bindings::pci_device_id, driver_data))
+                    .cast::<&U>()
+                    .write(devices[index].1)
+            };
+            index += 1;
+        }
+
+        // SAFETY: All zeroes is a valid entry: the end of a table.
+        let sentinel: bindings::pci_device_id = unsafe { mem::zeroed() };
+
+        Self {
+            listed,
+            overridden: bindings::pci_device_id {
+                vendor: ANY,
+                device: ANY,
+                subvendor: ANY,
+                subdevice: ANY,
+                override_only: bindings::PCI_ID_F_VFIO_DRIVER_OVERRIDE,
+                ..sentinel
+            },
+            sentinel,
+            info: PhantomData,
+        }
+    }
+}
+
+impl<U, const N: usize> kernel::device_id::IdTable<pci::DeviceId, U> for IdTable<U, N> {
+    fn as_ptr(&self) -> *const bindings::pci_device_id {
+        ptr::from_ref(self).cast()
+    }
+}
+
+/// Makes an [`IdTable`], and tells modpost of what is listed in it.
+#[macro_export]
+macro_rules! pci_device_table {
+    ($name:ident, $alias:ident, $info:ty, [$(($id:expr, $data:expr)),* $(,)?]) => {
+        ::kernel::pci_device_table!($alias, $info, [$(($id, $data)),*]);
+
+        static $name: $crate::pci::IdTable<
+            $info,
+            { <[::kernel::pci::DeviceId]>::len(&[$($id),*]) },
+        > = $crate::pci::IdTable::new([$(($id, &$data)),*]);
+    };
+}
+
+/// Matches any number in a [`pci::DeviceId`].
+const ANY: u32 = !0;
 
 /// Returns the name of the driver that a device is bound to.
 pub fn driver_name(pdev: &pci::Device<Bound>) -> &CStr {
@@ -91,6 +180,66 @@ pub fn bus_address(pdev: &pci::Device, bar: u32) -> Result<u64> {
     Ok(unsafe { bindings::pci_bus_address(as_raw(pdev), bar.try_into()?) })
 }
 
+/// Registers: the first `SIZE` bytes of a BAR, mapped.
+///
+/// In contrast to [`pci::Bar`] the BAR is not claimed, so that the registers of a device that another
+/// driver has can be accessed.
+///
+/// # Invariants
+///
+/// `io` is such a mapping of a BAR of `pdev`.
+pub struct Window<const SIZE: usize> {
+    pdev: ARef<pci::Device>,
+    io: MmioRaw<Region<SIZE>>,
+}
+
+impl<const SIZE: usize> Window<SIZE> {
+    /// Maps registers for as long as the device is bound. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is no such BAR, or if it is smaller; `ENOMEM` if it cannot be mapped.
+    pub fn map(pdev: &pci::Device<Bound>, bar: u32) -> Result<Devres<Self>> {
+        if Resource::of(pdev, bar)?.size < SIZE as u64 {
+            return Err(EINVAL);
+        }
+
+        let number = bar.try_into()?;
+        // SAFETY: The device is valid and has such a BAR, at least that long.
+        let address = unsafe { bindings::pci_iomap_range(as_raw(pdev), number, 0, SIZE) }.addr();
+        if address == 0 {
+            return Err(ENOMEM);
+        }
+
+        // INVARIANT: Was just mapped.
+        let window = Self {
+            pdev: pdev.into(),
+            io: MmioRaw::new_region(address, SIZE)?,
+        };
+
+        Devres::new(pdev.as_ref(), Ok::<_, Error>(window))
+    }
+}
+
+impl<const SIZE: usize> Drop for Window<SIZE> {
+    fn drop(&mut self) {
+        let address = ptr::with_exposed_provenance_mut::<c_void>(self.io.addr());
+
+        // SAFETY: By the type invariants; nobody has a reference to the mapping any more.
+        unsafe { bindings::pci_iounmap(as_raw(&self.pdev), address) };
+    }
+}
+
+impl<'a, const SIZE: usize> IoBase<'a> for &'a Window<SIZE> {
+    type Backend = MmioBackend;
+    type Target = Region<SIZE>;
+
+    fn as_view(self) -> Mmio<'a, Self::Target> {
+        // SAFETY: By the type invariants, the region is mapped for as long as `self` lives.
+        unsafe { Mmio::from_raw(self.io) }
+    }
+}
+
 /// What the kernel knows of a BAR: its `struct resource`.
 #[derive(Clone, Copy, Debug)]
 pub struct Resource {
@@ -98,7 +247,8 @@ pub struct Resource {
     pub start: u64,
     /// Length in bytes, 0 if the BAR does not exist.
     pub size: u64,
-    flags: u64,
+    /// `IORESOURCE_*`
+    pub flags: u64,
 }
 
 impl Resource {
