@@ -6,9 +6,12 @@
 //! memory of its own. It gets a node as well, and the device stays in use as what it is. The bus
 //! tells when the driver has the device, and before it loses it: then the memory is taken back from
 //! its users, so that the driver finds nothing but DMA in flight to wait for.
+//!
+//! A driver may also leave memory alone, like the stock nvme driver a Persistent Memory Region. If the
+//! administrator asks for it, it is registered here, and is gone before the driver loses the device.
 
 use kernel::{
-    device::Bound,
+    device::Core,
     page::PAGE_SIZE,
     pci,
     prelude::*,
@@ -23,61 +26,94 @@ use kernel::{
     }, //
 };
 
-use kernel_ext::pci::{
-    bus::{
-        Watch,
-        Watcher, //
+use kernel_ext::{
+    devres::Group,
+    pci::{
+        bus::{
+            Watch,
+            Watcher, //
+        },
+        driver_name,
+        p2pdma::{
+            self,
+            Pool, //
+        },
+        STD_NUM_BARS, //
+    }, //
+};
+
+use crate::{
+    choice::Choice,
+    config,
+    driver::{
+        bar,
+        register,
+        Binding,
+        Regions,
+        NAME, //
     },
-    driver_name,
-    p2pdma::Pool,
-    STD_NUM_BARS, //
+    nvme,
+    region::Region, //
 };
-
-use crate::driver::{
-    bar,
-    Binding,
-    Regions,
-    NAME, //
-};
-
-use crate::region::Region;
 
 use core::ptr;
 
-/// The devices that were adopted, by their addresses. A device of that address is added and removed
-/// with its lock held only.
-#[pin_data]
+/// A device that another driver has.
 struct Adopted {
-    #[pin]
-    bindings: Mutex<RBTree<usize, Pin<KBox<Binding>>>>,
+    binding: Pin<KBox<Binding>>,
+    /// What was registered here, beside the other driver.
+    registered: Option<Group>,
 }
 
 /// Adopts devices as they come, and gives them up as they go.
-pub(crate) struct Adopter(Arc<Adopted>);
-
-/// Begins to adopt, with the devices that are there.
-pub(crate) fn start() -> Result<Pin<KBox<Watch<Adopter>>>> {
-    let adopted = Arc::pin_init(
-        pin_init!(Adopted {
-            bindings <- new_mutex!(RBTree::new()),
-        }),
-        GFP_KERNEL,
-    )?;
-
-    KBox::pin_init(Watch::new(Adopter(adopted)), GFP_KERNEL)
+#[pin_data]
+pub(crate) struct Adopter {
+    /// By their addresses. A device of that address is added and removed with its lock held only.
+    #[pin]
+    devices: Mutex<RBTree<usize, Adopted>>,
 }
 
-fn key(pdev: &pci::Device<Bound>) -> usize {
+/// Begins to adopt, with the devices that are there.
+pub(crate) fn start() -> Result<Arc<Watch<Adopter>>> {
+    Arc::pin_init(
+        Watch::new(pin_init!(Adopter {
+            devices <- new_mutex!(RBTree::new()),
+        })),
+        GFP_KERNEL,
+    )
+}
+
+fn key(pdev: &pci::Device) -> usize {
     ptr::from_ref(pdev).addr()
 }
 
 impl Watcher for Adopter {
-    fn bound(&self, pdev: &pci::Device<Bound>) {
-        // Ours, or known already.
-        if driver_name(pdev) == NAME || self.0.bindings.lock().get(&key(pdev)).is_some() {
+    fn bound(&self, pdev: &pci::Device<Core<'_>>) {
+        if driver_name(pdev) == NAME {
             return;
         }
-        if let Err(error) = self.adopt(pdev) {
+        let wanted = wants_pmr(pdev);
+        let known = self
+            .devices
+            .lock()
+            .get(&key(pdev))
+            .map(|adopted| adopted.registered.is_some());
+
+        let adopted = match (known, wanted) {
+            (None, false) => self.adopt_published(pdev),
+            (None, true) => self.adopt_pmr(pdev),
+            // The administrator does not want it any more.
+            (Some(true), false) => {
+                self.unbinding(pdev);
+                Ok(())
+            }
+            (Some(false), true) => {
+                say_published(pdev);
+                Ok(())
+            }
+            (Some(_), _) => Ok(()),
+        };
+        if let Err(error) = adopted {
             dev_warn!(
                 pdev,
                 "its peer-to-peer memory cannot be given to user space: {:?}\n",
@@ -86,16 +122,22 @@ impl Watcher for Adopter {
         }
     }
 
-    fn unbinding(&self, pdev: &pci::Device<Bound>) {
-        let binding = self.0.bindings.lock().remove(&key(pdev));
+    fn unbinding(&self, pdev: &pci::Device<Core<'_>>) {
+        let Some(adopted) = self.devices.lock().remove(&key(pdev)) else {
+            return;
+        };
 
         // Not with the lock held: this waits for those who use the memory.
-        drop(binding);
+        drop(adopted.binding);
+        if let Some(group) = adopted.registered {
+            p2pdma::publish(pdev, false);
+            group.release(pdev);
+        }
     }
 }
-
 impl Adopter {
-    fn adopt(&self, pdev: &pci::Device<Bound>) -> Result {
+    /// Adopts the memory that the other driver published, if there is some.
+    fn adopt_published(&self, pdev: &pci::Device<Core<'_>>) -> Result {
         let Some(pool) = Pool::of(pdev)? else {
             return Ok(());
         };
@@ -103,17 +145,63 @@ impl Adopter {
         regions.push(find_region(pdev, &pool)?, GFP_KERNEL)?;
 
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let binding = KBox::pin_init(Binding::new(pdev, pool, regions)?, GFP_KERNEL)?;
-        let mut bindings = self.0.bindings.lock();
+        let adopted = Adopted {
+            binding: KBox::pin_init(Binding::new(pdev, pool, regions)?, GFP_KERNEL)?,
+            registered: None,
+        };
         // There is none with that key.
-        bindings.insert(node.into_node(key(pdev), binding));
+        self.devices
+            .lock()
+            .insert(node.into_node(key(pdev), adopted));
+
+        Ok(())
+    }
+
+    /// Registers the Persistent Memory Region beside the other driver.
+    fn adopt_pmr(&self, pdev: &pci::Device<Core<'_>>) -> Result {
+        if Pool::of(pdev)?.is_some() {
+            say_published(pdev);
+            return self.adopt_published(pdev);
+        }
+
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let (group, binding) = Group::collect(pdev, || {
+            let regions = nvme::discover_beside(pdev)?;
+            let pool = register(pdev, &regions)?;
+            p2pdma::publish(pdev, true);
+
+            KBox::pin_init(Binding::new(pdev, pool, regions)?, GFP_KERNEL)
+        })?;
+        let adopted = Adopted {
+            binding,
+            registered: Some(group),
+        };
+        // There is none with that key.
+        self.devices
+            .lock()
+            .insert(node.into_node(key(pdev), adopted));
 
         Ok(())
     }
 }
 
+/// Returns whether the administrator asked for the Persistent Memory Region.
+fn wants_pmr(pdev: &pci::Device) -> bool {
+    nvme::is_controller(pdev)
+        && config::choices(pdev).is_some_and(|choices| choices.list().contains(&Choice::Pmr))
+}
+
+fn say_published(pdev: &pci::Device) {
+    dev_warn!(
+        pdev,
+        "its driver published memory, from which a PMR cannot be kept apart: \
+         bind the controller to {} to have both\n",
+        NAME
+    );
+}
+
 /// Finds out what memory another driver registered, by looking at a page of it.
-fn find_region(pdev: &pci::Device<Bound>, pool: &Pool) -> Result<Region> {
+fn find_region(pdev: &pci::Device, pool: &Pool) -> Result<Region> {
     let range = pool.alloc(PAGE_SIZE)?.pagemap_range();
 
     for number in 0..STD_NUM_BARS {

@@ -30,6 +30,11 @@ use kernel_ext::{
 };
 
 use crate::{
+    choice::{
+        Choice,
+        Choices, //
+    },
+    config,
     file::File,
     number::Number,
     nvme,
@@ -38,6 +43,7 @@ use crate::{
         self,
         Bar,
         Kind,
+        Limits,
         Refusal,
         Region, //
     },
@@ -55,9 +61,10 @@ pub(crate) struct Model {
     bar: u32,
 }
 
-kernel::pci_device_table!(
+kernel_ext::pci_device_table!(
     PCI_TABLE,
-    <P2pmem as pci::Driver>::IdInfo,
+    PCI_ALIASES,
+    Model,
     [
         // Pure memory endpoints: no disk is ever taken away by loading the module.
         // QEMU inter-VM shared memory.
@@ -138,6 +145,9 @@ impl pci::Driver for P2pmem {
     ) -> impl PinInit<Binding, Error> + 'bound {
         pin_init::pin_init_scope(move || {
             enable_device(pdev)?;
+            if crate::module_parameters::debug.value() != 0 {
+                say_bars(pdev)?;
+            }
 
             let regions = find_regions(pdev, model)?;
             let pool = register(pdev, &regions)?;
@@ -182,6 +192,41 @@ pub(crate) fn bar(pdev: &pci::Device, number: u32) -> Result<Bar> {
     })
 }
 
+/// Writes the table of all BARs to the log.
+fn say_bars(pdev: &pci::Device) -> Result {
+    for number in 0..STD_NUM_BARS {
+        let resource = Resource::of(pdev, number)?;
+        if resource.size != 0 {
+            dev_info!(
+                pdev,
+                "BAR {}: {}{}{}, address {:#x}{}, {} bytes, flags {:#x}\n",
+                number,
+                if resource.is_memory() {
+                    "memory"
+                } else {
+                    "I/O ports"
+                },
+                if resource.is_64bit() { ", 64-bit" } else { "" },
+                if resource.is_prefetchable() {
+                    ", prefetchable"
+                } else {
+                    ""
+                },
+                resource.start,
+                if resource.is_assigned() {
+                    ""
+                } else {
+                    " (not assigned)"
+                },
+                resource.size,
+                resource.flags
+            );
+        }
+    }
+
+    Ok(())
+}
+
 /// Returns the part of a range of a BAR that can be registered, and says what is lost.
 pub(crate) fn usable(
     pdev: &pci::Device,
@@ -189,8 +234,11 @@ pub(crate) fn usable(
     offset: u64,
     size: u64,
 ) -> Result<Region, Refusal> {
-    let alignment = p2pdma::alignment();
-    let region = region::part(bar, offset, size, alignment)?;
+    let limits = Limits {
+        alignment: p2pdma::alignment(),
+        mappable: p2pdma::mappable(),
+    };
+    let region = region::part(bar, offset, size, &limits)?;
 
     if region.size < size {
         dev_warn!(
@@ -199,55 +247,117 @@ pub(crate) fn usable(
             bar.number,
             size - region.size,
             size,
-            alignment
+            limits.alignment
         );
     }
 
     Ok(region)
 }
 
-/// Finds what to register: the BAR that the ID table names, the memory of an NVMe controller, or
-/// else the BAR that most likely is memory.
+/// Finds what to register: what the administrator chose, the BAR that the ID table names, the memory
+/// of an NVMe controller, or else the BAR that most likely is memory. Nobody else has these BARs
+/// then.
 fn find_regions(pdev: &pci::Device<Core<'_>>, model: Option<&Model>) -> Result<Regions> {
-    let found = match model {
-        Some(model) => Ok(bar(pdev, model.bar)?),
-        None if nvme::is_controller(pdev) => return nvme::discover(pdev),
-        None => {
+    let choices = config::choices(pdev);
+    let controller = nvme::is_controller(pdev);
+    let mut regions = Regions::new();
+
+    if controller {
+        claim(pdev, nvme::BAR)?;
+    }
+    match (choices, model) {
+        (Some(choices), _) => choose(pdev, &choices, &mut regions)?,
+        (None, Some(model)) => {
+            let bar = bar(pdev, model.bar)?;
+            add(pdev, usable(pdev, &bar, 0, bar.size), &mut regions)?;
+        }
+        (None, None) if controller => nvme::discover(pdev, nvme::Memory::ANY, &mut regions)?,
+        (None, None) => {
             let mut bars = KVec::with_capacity(STD_NUM_BARS as usize, GFP_KERNEL)?;
             for number in 0..STD_NUM_BARS {
                 bars.push(bar(pdev, number)?, GFP_KERNEL)?;
             }
-            region::choose(&bars).copied()
+            let found = region::choose(&bars).and_then(|bar| usable(pdev, bar, 0, bar.size));
+            add(pdev, found, &mut regions)?;
         }
-    };
-    let found = found.and_then(|bar| usable(pdev, &bar, 0, bar.size));
-    let region = found.map_err(|refusal| {
-        dev_err!(pdev, "{}\n", refusal);
-        EINVAL
-    })?;
-    let mut regions = Regions::new();
-    regions.push(region, GFP_KERNEL)?;
+    }
+
+    for (index, region) in regions.iter().enumerate() {
+        let claimed = controller && region.bar == nvme::BAR
+            || regions
+                .iter()
+                .take(index)
+                .any(|other| other.bar == region.bar);
+        if !claimed {
+            claim(pdev, region.bar)?;
+        }
+    }
 
     Ok(regions)
 }
 
+/// Finds what the administrator chose: all of it, or nothing.
+fn choose(pdev: &pci::Device<Core<'_>>, choices: &Choices, regions: &mut Regions) -> Result {
+    let wanted = nvme::Memory {
+        cmb: choices.list().contains(&Choice::Cmb),
+        pmr: choices.list().contains(&Choice::Pmr),
+    };
+    if wanted.cmb || wanted.pmr {
+        if !nvme::is_controller(pdev) {
+            dev_err!(
+                pdev,
+                "no NVMe controller, so that it has neither CMB nor PMR: choose a BAR\n"
+            );
+            return Err(EINVAL);
+        }
+        nvme::discover(pdev, wanted, regions)?;
+    }
+
+    for choice in choices.list() {
+        if let Choice::Bar {
+            number,
+            offset,
+            size,
+        } = *choice
+        {
+            let bar = bar(pdev, number)?;
+            let size = size.unwrap_or(bar.size.saturating_sub(offset));
+            add(pdev, usable(pdev, &bar, offset, size), regions)?;
+        }
+    }
+
+    region::disjoint(regions).map_err(|refusal| refuse(pdev, refusal))
+}
+
+/// Adds a region, or says why it cannot be.
+fn add(pdev: &pci::Device, found: Result<Region, Refusal>, regions: &mut Regions) -> Result {
+    let region = found.map_err(|refusal| refuse(pdev, refusal))?;
+
+    Ok(regions.push(region, GFP_KERNEL)?)
+}
+
+fn refuse(pdev: &pci::Device, refusal: Refusal) -> Error {
+    dev_err!(pdev, "{}\n", refusal);
+
+    EINVAL
+}
+
+/// Makes sure that nobody else has a BAR, as long as the device is bound.
+fn claim(pdev: &pci::Device<Core<'_>>, bar: u32) -> Result {
+    request_region(pdev, bar, NAME).inspect_err(|_| {
+        dev_err!(
+            pdev,
+            "BAR {} is in use: unbind who has it, see /proc/iomem\n",
+            bar
+        )
+    })
+}
+
 /// Makes peer-to-peer memory of regions, and returns the pool that holds all of it.
-fn register(pdev: &pci::Device<Core<'_>>, regions: &[Region]) -> Result<p2pdma::Pool> {
+pub(crate) fn register(pdev: &pci::Device<Core<'_>>, regions: &[Region]) -> Result<p2pdma::Pool> {
     let mut pool = None;
 
-    for (index, region) in regions.iter().enumerate() {
-        // The registers of a controller are mapped already, and may be in the same BAR.
-        let requested = nvme::is_controller(pdev) && region.bar == nvme::BAR
-            || regions[..index].iter().any(|other| other.bar == region.bar);
-        if !requested {
-            request_region(pdev, region.bar, NAME).inspect_err(|_| {
-                dev_err!(
-                    pdev,
-                    "BAR {} is in use: unbind who has it, see /proc/iomem\n",
-                    region.bar
-                )
-            })?;
-        }
+    for region in regions {
         let size = region.size.try_into()?;
         let added = p2pdma::add_resource(pdev, region.bar, region.offset, size);
         pool = Some(added.inspect_err(|error| {

@@ -8,6 +8,8 @@
 #![deny(unsafe_code)]
 
 mod adopt;
+mod choice;
+mod config;
 mod driver;
 mod file;
 mod ioctl;
@@ -21,29 +23,48 @@ mod registry;
 use kernel::{
     driver::Registration,
     pci,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
-use kernel_ext::pci::bus::Watch;
+use kernel_ext::{
+    global::Loan,
+    module::AttributeFile,
+    pci::bus::Watch, //
+};
 
-/// What the module does while it is loaded.
+/// What the module does while it is loaded. The fields are dropped in this order.
 #[pin_data]
 struct Module {
-    /// First, memory of other drivers is given up.
-    _adopter: Option<Pin<KBox<Watch<adopt::Adopter>>>>,
+    /// First, the administrator asks for nothing more.
+    _file: Pin<KBox<AttributeFile<config::File>>>,
+    /// Then memory of other drivers is given up.
+    _adopter: Option<Arc<Watch<adopt::Adopter>>>,
     #[pin]
     _driver: Registration<pci::Adapter<driver::P2pmem>>,
+    /// What the driver looks at when it binds a device.
+    _config: Loan<config::Config>,
 }
 
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            _driver <- Registration::new(driver::NAME, module),
-            _adopter: if module_parameters::adopt.value() != 0 {
-                Some(adopt::start()?)
-            } else {
-                None
-            },
+        pin_init::pin_init_scope(move || {
+            let config = config::Config::new()?;
+            let loan = config::CONFIG.lend(config.clone())?;
+
+            Ok(try_pin_init!(Self {
+                _config: loan,
+                _driver <- Registration::new(driver::NAME, module),
+                _adopter: if module_parameters::adopt.value() != 0 {
+                    Some(adopt::start()?)
+                } else {
+                    None
+                },
+                _file: {
+                    let file = config::File::new(config, _adopter.clone());
+                    KBox::pin_init(AttributeFile::new(module, file), GFP_KERNEL)?
+                },
+            }))
         })
     }
 }
@@ -58,6 +79,10 @@ module! {
         adopt: u8 {
             default: 1,
             description: "Give memory that other drivers published to user space, too (default 1)",
+        },
+        debug: u8 {
+            default: 0,
+            description: "Write the BARs of each device that is bound to the log (default 0)",
         },
     },
 }

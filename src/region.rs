@@ -5,7 +5,19 @@
 //! Arithmetic only: no kernel types, so that it is tested on the build machine as well. What the
 //! kernel would refuse with a backtrace is refused here with a reason.
 
-use core::fmt;
+use core::{
+    fmt,
+    ops::RangeInclusive, //
+};
+
+/// What the kernel asks of a range.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// What start and size must be multiples of, in bytes: a power of two.
+    pub(crate) alignment: u64,
+    /// CPU addresses that can be mapped.
+    pub(crate) mappable: RangeInclusive<u64>,
+}
 
 /// A Base Address Register of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +76,10 @@ pub(crate) enum Refusal {
     Beyond { bar: u32 },
     /// The BAR ends beyond the address space.
     Overflow { bar: u32 },
+    /// The kernel cannot map that far.
+    Unmappable { bar: u32, end: u64, limit: u64 },
+    /// Two regions share bytes.
+    Overlap { bar: u32 },
 }
 
 impl fmt::Display for Refusal {
@@ -88,8 +104,8 @@ impl fmt::Display for Refusal {
                 alignment,
             } => write!(
                 f,
-                "BAR {bar} of {size} bytes holds no aligned {alignment} bytes: \
-                 choose a larger BAR"
+                "{size} bytes of BAR {bar} hold no aligned {alignment} bytes: \
+                 choose a larger range or BAR"
             ),
             Self::Beyond { bar } => {
                 write!(f, "the range ends beyond BAR {bar}: choose a smaller one")
@@ -100,14 +116,26 @@ impl fmt::Display for Refusal {
                     "BAR {bar} ends beyond the address space: broken firmware"
                 )
             }
+            Self::Unmappable { bar, end, limit } => write!(
+                f,
+                "the range of BAR {bar} ends at {end:#x}, the kernel maps up to {limit:#x}: \
+                 boot with nokaslr, or set a lower MMIO base in the firmware"
+            ),
+            Self::Overlap { bar } => {
+                write!(
+                    f,
+                    "two regions of BAR {bar} overlap: choose such that do not"
+                )
+            }
         }
     }
 }
 
 /// Returns what can be registered of a range of `bar`: the largest part whose start and size are
-/// multiples of `alignment` bytes, a power of two.
-pub(crate) fn part(bar: &Bar, offset: u64, size: u64, alignment: u64) -> Result<Region, Refusal> {
+/// multiples of the alignment.
+pub(crate) fn part(bar: &Bar, offset: u64, size: u64, limits: &Limits) -> Result<Region, Refusal> {
     let number = bar.number;
+    let alignment = limits.alignment;
 
     if bar.size == 0 {
         return Err(Refusal::Absent { bar: number });
@@ -141,12 +169,36 @@ pub(crate) fn part(bar: &Bar, offset: u64, size: u64, alignment: u64) -> Result<
     if first >= last {
         return Err(too_small);
     }
+    if !limits.mappable.contains(&first) || !limits.mappable.contains(&(last - 1)) {
+        return Err(Refusal::Unmappable {
+            bar: number,
+            end: last - 1,
+            limit: *limits.mappable.end(),
+        });
+    }
 
     Ok(Region {
         bar: number,
         offset: first - bar.start,
         size: last - first,
     })
+}
+
+/// Checks that no two regions share a byte.
+pub(crate) fn disjoint(regions: &[Region]) -> Result<(), Refusal> {
+    for (index, one) in regions.iter().enumerate() {
+        let shares = |other: &Region| {
+            // Regions lie within BARs, so that the sums do not overflow.
+            one.bar == other.bar
+                && one.offset < other.offset + other.size
+                && other.offset < one.offset + one.size
+        };
+        if regions.iter().skip(index + 1).any(shares) {
+            return Err(Refusal::Overlap { bar: one.bar });
+        }
+    }
+
+    Ok(())
 }
 
 /// Returns the BAR that most likely is memory, of a device that nobody said anything about: the

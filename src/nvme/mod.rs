@@ -12,25 +12,29 @@ pub(crate) mod regs;
 
 use kernel::{
     device::Core,
-    devres,
+    devres::{
+        self,
+        Devres, //
+    },
     io::Io,
     pci::{
         self,
-        Class,
-        DevresBar, //
+        Class, //
     },
     prelude::*,
     sync::Arc, //
 };
 
-use kernel_ext::pci::bus_address;
+use kernel_ext::pci::{
+    bus_address,
+    Window, //
+};
 
 use crate::{
     driver::{
         bar,
         usable,
-        Regions,
-        NAME, //
+        Regions, //
     },
     region::Region, //
 };
@@ -53,12 +57,19 @@ pub(crate) fn is_controller(pdev: &pci::Device) -> bool {
 
 /// The registers, as long as the controller is bound.
 #[derive(Clone)]
-struct Registers(Arc<DevresBar<REGISTERS>>);
+struct Registers(Arc<Devres<Window<REGISTERS>>>);
 
 impl Registers {
+    fn map(pdev: &pci::Device<Core<'_>>) -> Result<Self> {
+        let window = Window::map(pdev, BAR)
+            .inspect_err(|_| dev_err!(pdev, "the registers in BAR 0 cannot be mapped\n"))?;
+
+        Ok(Self(Arc::new(window, GFP_KERNEL)?))
+    }
+
     fn read32(&self, offset: usize) -> Result<u32> {
         self.0
-            .try_access_with(|bar| bar.try_read32(offset))
+            .try_access_with(|window| window.try_read32(offset))
             .ok_or(ENXIO)?
     }
 
@@ -68,7 +79,7 @@ impl Registers {
 
     fn write32(&self, value: u32, offset: usize) -> Result {
         self.0
-            .try_access_with(|bar| bar.try_write32(value, offset))
+            .try_access_with(|window| window.try_write32(value, offset))
             .ok_or(ENXIO)?
     }
 
@@ -99,21 +110,38 @@ impl Drop for SwitchOff {
     }
 }
 
-/// Switches on the memory that a controller has, and returns where it is.
+/// Which memory of a controller.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) cmb: bool,
+    pub(crate) pmr: bool,
+}
+
+impl Memory {
+    /// Whatever it has.
+    pub(crate) const ANY: Self = Self {
+        cmb: true,
+        pmr: true,
+    };
+}
+
+/// Switches on the memory of a controller, and adds where it is to `regions`.
 ///
 /// `ENODEV` if it has none that can serve; the log says why.
-pub(crate) fn discover(pdev: &pci::Device<Core<'_>>) -> Result<Regions> {
-    let mapped = pdev
-        .iomap_region_sized::<REGISTERS>(BAR, NAME)
-        .inspect_err(|_| dev_err!(pdev, "the registers in BAR 0 cannot be mapped\n"))?;
-    let registers = Registers(Arc::new(mapped.into_devres()?, GFP_KERNEL)?);
+pub(crate) fn discover(
+    pdev: &pci::Device<Core<'_>>,
+    wanted: Memory,
+    regions: &mut Regions,
+) -> Result {
+    let registers = Registers::map(pdev)?;
     let cap = Cap(registers.read64(regs::CAP)?);
-    let mut regions = Regions::new();
 
-    if let Some(region) = controller_memory_buffer(pdev, &registers, cap)? {
-        regions.push(region, GFP_KERNEL)?;
+    if wanted.cmb {
+        if let Some(region) = controller_memory_buffer(pdev, &registers, cap)? {
+            regions.push(region, GFP_KERNEL)?;
+        }
     }
-    if cap.pmrs() {
+    if wanted.pmr && cap.pmrs() {
         if let Some(region) = pmr::enable(pdev, &registers)? {
             regions.push(region, GFP_KERNEL)?;
         }
@@ -121,8 +149,44 @@ pub(crate) fn discover(pdev: &pci::Device<Core<'_>>) -> Result<Regions> {
     if regions.is_empty() {
         dev_err!(
             pdev,
-            "the controller has neither a CMB nor a PMR that can serve: bind another device\n"
+            "the controller has no {} that can serve: bind another device\n",
+            match (wanted.cmb, wanted.pmr) {
+                (true, false) => "CMB",
+                (false, true) => "PMR",
+                _ => "CMB and no PMR",
+            }
         );
+        return Err(ENODEV);
+    }
+
+    Ok(())
+}
+
+/// Switches on the Persistent Memory Region of a controller that another driver has.
+///
+/// `ENODEV` if it has none that can serve; the log says why. The driver must not have made
+/// peer-to-peer memory of the controller: it could not be told from ours.
+pub(crate) fn discover_beside(pdev: &pci::Device<Core<'_>>) -> Result<Regions> {
+    let registers = Registers::map(pdev)?;
+    let cap = Cap(registers.read64(regs::CAP)?);
+    let mut regions = Regions::new();
+
+    if Cmbsz(registers.read32(regs::CMBSZ)?).0 != 0 {
+        dev_err!(
+            pdev,
+            "its driver may place queues in a CMB, and would place them in the PMR: \
+             bind the controller to {} to have both\n",
+            crate::driver::NAME
+        );
+        return Err(EBUSY);
+    }
+    if cap.pmrs() {
+        if let Some(region) = pmr::enable(pdev, &registers)? {
+            regions.push(region, GFP_KERNEL)?;
+        }
+    }
+    if regions.is_empty() {
+        dev_err!(pdev, "the controller has no PMR that can serve\n");
         return Err(ENODEV);
     }
 

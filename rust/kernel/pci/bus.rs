@@ -5,10 +5,14 @@
 //! C header: [`include/linux/device/bus.h`](srctree/include/linux/device/bus.h)
 
 use kernel::{
-    device::Bound,
+    device::Core,
     error::to_result,
     pci,
     prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
     types::Opaque, //
 };
 
@@ -25,10 +29,11 @@ use core::{
 /// stays bound meanwhile. They may sleep.
 pub trait Watcher: Send + Sync + 'static {
     /// A device was bound to its driver. May be called more than once for the same binding.
-    fn bound(&self, pdev: &pci::Device<Bound>);
+    fn bound(&self, pdev: &pci::Device<Core<'_>>);
 
-    /// A device is about to be unbound; its driver does not know yet.
-    fn unbinding(&self, pdev: &pci::Device<Bound>);
+    /// A device is about to be unbound and its driver does not know yet, or watching ends. Follows
+    /// each [`Watcher::bound`], and may be called without.
+    fn unbinding(&self, pdev: &pci::Device<Core<'_>>);
 }
 
 /// Calls a [`Watcher`] for as long as it lives.
@@ -38,7 +43,10 @@ pub trait Watcher: Send + Sync + 'static {
 /// `block` is registered with the PCI bus.
 #[pin_data(PinnedDrop)]
 pub struct Watch<T: Watcher> {
+    #[pin]
     watcher: T,
+    /// Devices that are bound now are not told of any more.
+    ending: Atomic<bool>,
     #[pin]
     block: Opaque<bindings::notifier_block>,
 }
@@ -52,9 +60,10 @@ impl<T: Watcher> Watch<T> {
     /// Starts to watch. Tells the watcher of devices that are bound already, too.
     ///
     /// Sleeps, and takes the device lock of each device of the bus in turn.
-    pub fn new(watcher: T) -> impl PinInit<Self, Error> {
+    pub fn new(watcher: impl PinInit<T>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            watcher,
+            watcher <- watcher,
+            ending: Atomic::new(false),
             block <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
                 let block = bindings::notifier_block {
                     notifier_call: Some(Self::notify),
@@ -72,37 +81,80 @@ impl<T: Watcher> Watch<T> {
             }),
         })
         .pin_chain(|this| {
-            // SAFETY: `each` gets a pointer to the watcher, which lives during this call, and is
-            // called for valid devices of the PCI bus.
-            to_result(unsafe {
-                bindings::bus_for_each_dev(
-                    &raw const bindings::pci_bus_type,
-                    ptr::null_mut(),
-                    ptr::from_ref(&this.watcher).cast_mut().cast(),
-                    Some(Self::each),
-                )
-            })
+            this.for_each();
+            Ok(())
         })
+    }
+
+    /// Tells the watcher once more of a device, if that is bound. `name` is that of the kernel, like
+    /// `0000:05:00.0`.
+    ///
+    /// Sleeps, and takes the device lock.
+    pub fn tell_again(&self, name: &CStr) {
+        // SAFETY: The match function takes the name of a device, and looks at nothing else.
+        let dev = unsafe {
+            bindings::bus_find_device(
+                &raw const bindings::pci_bus_type,
+                ptr::null_mut(),
+                name.as_char_ptr().cast(),
+                Some(bindings::device_match_name),
+            )
+        };
+        if dev.is_null() {
+            return;
+        }
+
+        // SAFETY: The device is valid, and one of the PCI bus.
+        unsafe { self.tell(dev) };
+        // SAFETY: The reference is one that `bus_find_device()` took.
+        unsafe { bindings::put_device(dev) };
+    }
+
+    /// Tells the watcher of all devices that are bound: that they are, or that watching ends.
+    fn for_each(&self) {
+        // It fails only if `each` does.
+        //
+        // SAFETY: `each` gets a pointer to `self`, which lives during this call, and is called for
+        // valid devices of the PCI bus.
+        unsafe {
+            bindings::bus_for_each_dev(
+                &raw const bindings::pci_bus_type,
+                ptr::null_mut(),
+                ptr::from_ref(self).cast_mut().cast(),
+                Some(Self::each),
+            )
+        };
     }
 
     /// # Safety
     ///
-    /// `dev` must be a valid device of the PCI bus, `watcher` point to a `T`.
-    unsafe extern "C" fn each(dev: *mut bindings::device, watcher: *mut c_void) -> c_int {
+    /// `dev` must be a valid device of the PCI bus, `this` point to a `Self`.
+    unsafe extern "C" fn each(dev: *mut bindings::device, this: *mut c_void) -> c_int {
         // SAFETY: By the safety requirements.
-        let watcher = unsafe { &*watcher.cast::<T>() };
+        unsafe { (*this.cast::<Self>()).tell(dev) };
 
+        0
+    }
+
+    /// # Safety
+    ///
+    /// `dev` must be a valid device of the PCI bus.
+    unsafe fn tell(&self, dev: *mut bindings::device) {
         // SAFETY: The device is valid.
         unsafe { bindings::device_lock(dev) };
         // SAFETY: The device is valid. With its lock held it is neither bound nor unbound.
         if unsafe { bindings::device_is_bound(dev) } {
-            // SAFETY: The device is one of the PCI bus, and bound.
-            watcher.bound(unsafe { from_device(dev) });
+            // SAFETY: The device is one of the PCI bus, bound, and locked.
+            let pdev = unsafe { from_device(dev) };
+            // The device lock orders this after the store, once the device was told of its end.
+            if self.ending.load(Relaxed) {
+                self.watcher.unbinding(pdev);
+            } else {
+                self.watcher.bound(pdev);
+            }
         }
         // SAFETY: The lock was taken above.
         unsafe { bindings::device_unlock(dev) };
-
-        0
     }
 
     /// # Safety
@@ -115,20 +167,19 @@ impl<T: Watcher> Watch<T> {
     ) -> c_int {
         // SAFETY: By the safety requirements. The watcher is initialised before the block is
         // registered, and is dropped after that was unregistered.
-        let watcher = unsafe {
-            let watch = kernel::container_of!(Opaque::cast_from(block), Self, block);
-            &(*watch).watcher
-        };
+        let this = unsafe { &*kernel::container_of!(Opaque::cast_from(block), Self, block) };
 
         // CAST: Events are small numbers.
         match event as c_uint {
             bindings::bus_notifier_event_BUS_NOTIFY_BOUND_DRIVER => {
-                // SAFETY: The device is one of the PCI bus, and was just bound.
-                watcher.bound(unsafe { from_device(dev.cast()) });
+                if !this.ending.load(Relaxed) {
+                    // SAFETY: The device is one of the PCI bus, was just bound, and is locked.
+                    this.watcher.bound(unsafe { from_device(dev.cast()) });
+                }
             }
             bindings::bus_notifier_event_BUS_NOTIFY_UNBIND_DRIVER => {
-                // SAFETY: The device is one of the PCI bus, and is still bound.
-                watcher.unbinding(unsafe { from_device(dev.cast()) });
+                // SAFETY: The device is one of the PCI bus, is still bound, and is locked.
+                this.watcher.unbinding(unsafe { from_device(dev.cast()) });
             }
             _ => (),
         }
@@ -141,6 +192,10 @@ impl<T: Watcher> Watch<T> {
 #[pinned_drop]
 impl<T: Watcher> PinnedDrop for Watch<T> {
     fn drop(self: Pin<&mut Self>) {
+        // While the notifier is still there, so that no device is unbound without being told of.
+        self.ending.store(true, Relaxed);
+        self.for_each();
+
         // Waits for calls that are under way.
         //
         // SAFETY: By the type invariants, the block is registered.
@@ -154,8 +209,8 @@ impl<T: Watcher> PinnedDrop for Watch<T> {
 ///
 /// # Safety
 ///
-/// `dev` must be a valid device of the PCI bus that is bound, during `'a`.
-unsafe fn from_device<'a>(dev: *mut bindings::device) -> &'a pci::Device<Bound> {
+/// `dev` must be a valid device of the PCI bus that is bound and locked, during `'a`.
+unsafe fn from_device<'a>(dev: *mut bindings::device) -> &'a pci::Device<Core<'a>> {
     // SAFETY: By the safety requirements; `pci::Device` is a transparent wrapper of
     // `Opaque<struct pci_dev>`.
     unsafe { &*kernel::container_of!(dev, bindings::pci_dev, dev).cast() }

@@ -23,9 +23,12 @@ use crate::{
     pci::as_raw, //
 };
 
-use core::ptr::{
-    self,
-    NonNull, //
+use core::{
+    ops::RangeInclusive,
+    ptr::{
+        self,
+        NonNull, //
+    },
 };
 
 /// Returns the alignment, in bytes and a power of two, that start, offset and size of a registered range need.
@@ -36,6 +39,14 @@ pub fn alignment() -> u64 {
     let alignment = unsafe { bindings::memremap_compat_align() };
 
     alignment as u64
+}
+
+/// Returns the CPU addresses of which struct pages can be made (`mhp_get_pluggable_range()`).
+pub fn mappable() -> RangeInclusive<u64> {
+    // SAFETY: Has no requirements.
+    let range = unsafe { bindings::mhp_get_pluggable_range(true) };
+
+    range.start..=range.end
 }
 
 /// Shows that the device of a [`Pool`] is bound and has peer-to-peer memory.
@@ -59,7 +70,7 @@ pub struct Pool {
 ///
 /// # Errors
 ///
-/// `EINVAL` for a range that is empty, not aligned, or not in a memory BAR; `ENOMEM` also for
+/// `EINVAL` for a range that is empty, not aligned, not [`mappable`], or not in a memory BAR; `ENOMEM` also for
 /// memory that is registered already; `EOPNOTSUPP` if the BARs of this device cannot be mapped.
 pub fn add_resource(
     pdev: &pci::Device<Core<'_>>,

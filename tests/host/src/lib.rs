@@ -4,6 +4,9 @@
 
 #![cfg(test)]
 
+#[path = "../../../src/choice.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod choice;
 #[path = "../../../src/region.rs"]
 #[allow(unreachable_pub)]
 mod region;
@@ -18,5 +21,6 @@ mod nvme {
     pub(crate) mod regs;
 }
 
+mod choice_tests;
 mod nvme_tests;
 mod region_tests;

@@ -2,7 +2,7 @@
 
 //! Which bytes of which BAR are registered.
 
-use crate::region::{choose, part, Bar, Kind, Refusal, Region};
+use crate::region::{choose, disjoint, part, Bar, Kind, Limits, Refusal, Region};
 
 const MIB: u64 = 1 << 20;
 const ALIGNMENT: u64 = 2 * MIB;
@@ -21,9 +21,15 @@ fn bar(start: u64, size: u64) -> Bar {
     }
 }
 
+/// All addresses can be mapped, in units of 2 MiB.
+const LIMITS: Limits = Limits {
+    alignment: ALIGNMENT,
+    mappable: 0..=u64::MAX,
+};
+
 /// What can be registered of a whole BAR.
-fn whole(bar: &Bar, alignment: u64) -> Result<Region, Refusal> {
-    part(bar, 0, bar.size, alignment)
+fn whole(bar: &Bar) -> Result<Region, Refusal> {
+    part(bar, 0, bar.size, &LIMITS)
 }
 
 fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
@@ -36,22 +42,16 @@ fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
 
 #[test]
 fn an_aligned_bar_is_registered_whole() {
-    assert_eq!(
-        whole(&bar(0xe800_0000, 128 * MIB), ALIGNMENT),
-        region(0, 128 * MIB)
-    );
-    assert_eq!(whole(&bar(2 * MIB, 2 * MIB), ALIGNMENT), region(0, 2 * MIB));
+    assert_eq!(whole(&bar(0xe800_0000, 128 * MIB)), region(0, 128 * MIB));
+    assert_eq!(whole(&bar(2 * MIB, 2 * MIB)), region(0, 2 * MIB));
 }
 
 #[test]
 fn a_bar_that_is_not_aligned_is_trimmed_at_both_ends() {
+    assert_eq!(whole(&bar(3 * MIB, 8 * MIB)), region(MIB, 6 * MIB));
+    assert_eq!(whole(&bar(4 * MIB, 3 * MIB)), region(0, 2 * MIB));
     assert_eq!(
-        whole(&bar(3 * MIB, 8 * MIB), ALIGNMENT),
-        region(MIB, 6 * MIB)
-    );
-    assert_eq!(whole(&bar(4 * MIB, 3 * MIB), ALIGNMENT), region(0, 2 * MIB));
-    assert_eq!(
-        whole(&bar(4 * MIB + 4096, 4 * MIB), ALIGNMENT),
+        whole(&bar(4 * MIB + 4096, 4 * MIB)),
         region(2 * MIB - 4096, 2 * MIB)
     );
 }
@@ -67,7 +67,7 @@ fn a_bar_without_an_aligned_unit_is_refused() {
         (3 * MIB, 3 * MIB - 1),
     ] {
         assert_eq!(
-            whole(&bar(start, size), ALIGNMENT),
+            whole(&bar(start, size)),
             Err(Refusal::TooSmall {
                 bar: 2,
                 size,
@@ -84,23 +84,20 @@ fn the_end_of_the_address_space_is_no_trap() {
 
     // Ends at 2^64 exactly, or beyond.
     assert_eq!(
-        whole(&bar(last, 2 * MIB), ALIGNMENT),
+        whole(&bar(last, 2 * MIB)),
         Err(Refusal::Overflow { bar: 2 })
     );
     assert_eq!(
-        whole(&bar(u64::MAX, u64::MAX), ALIGNMENT),
+        whole(&bar(u64::MAX, u64::MAX)),
         Err(Refusal::Overflow { bar: 2 })
     );
     // Its start cannot be rounded up.
     assert!(matches!(
-        whole(&bar(u64::MAX - 1, 1), ALIGNMENT),
+        whole(&bar(u64::MAX - 1, 1)),
         Err(Refusal::TooSmall { .. })
     ));
     // The last whole unit below the end.
-    assert_eq!(
-        whole(&bar(last - 2 * MIB, 4 * MIB - 1), ALIGNMENT),
-        region(0, 2 * MIB)
-    );
+    assert_eq!(whole(&bar(last - 2 * MIB, 4 * MIB - 1)), region(0, 2 * MIB));
 }
 
 #[test]
@@ -108,16 +105,16 @@ fn a_part_must_lie_within_its_bar() {
     let bar = bar(64 * MIB, 16 * MIB);
 
     assert_eq!(
-        part(&bar, 4 * MIB, 8 * MIB, ALIGNMENT),
+        part(&bar, 4 * MIB, 8 * MIB, &LIMITS),
         region(4 * MIB, 8 * MIB)
     );
     assert_eq!(
-        part(&bar, 4 * MIB, 12 * MIB, ALIGNMENT),
+        part(&bar, 4 * MIB, 12 * MIB, &LIMITS),
         region(4 * MIB, 12 * MIB)
     );
     // Trimmed to whole units.
     assert_eq!(
-        part(&bar, 3 * MIB, 4 * MIB, ALIGNMENT),
+        part(&bar, 3 * MIB, 4 * MIB, &LIMITS),
         region(4 * MIB, 2 * MIB)
     );
     for (offset, size) in [
@@ -129,7 +126,7 @@ fn a_part_must_lie_within_its_bar() {
         (u64::MAX, u64::MAX),
     ] {
         assert_eq!(
-            part(&bar, offset, size, ALIGNMENT),
+            part(&bar, offset, size, &LIMITS),
             Err(Refusal::Beyond { bar: 2 }),
             "{offset:#x} {size:#x}"
         );
@@ -137,7 +134,7 @@ fn a_part_must_lie_within_its_bar() {
     // Nothing, and less than a unit.
     for size in [0, 1, 2 * MIB - 1] {
         assert!(matches!(
-            part(&bar, 4 * MIB, size, ALIGNMENT),
+            part(&bar, 4 * MIB, size, &LIMITS),
             Err(Refusal::TooSmall { .. })
         ));
     }
@@ -154,15 +151,9 @@ fn what_is_not_memory_with_an_address_is_refused() {
         ..bar(0, 64 * MIB)
     };
 
-    assert_eq!(
-        whole(&bar(0, 0), ALIGNMENT),
-        Err(Refusal::Absent { bar: 2 })
-    );
-    assert_eq!(whole(&io, ALIGNMENT), Err(Refusal::Io { bar: 2 }));
-    assert_eq!(
-        whole(&unassigned, ALIGNMENT),
-        Err(Refusal::Unassigned { bar: 2 })
-    );
+    assert_eq!(whole(&bar(0, 0)), Err(Refusal::Absent { bar: 2 }));
+    assert_eq!(whole(&io), Err(Refusal::Io { bar: 2 }));
+    assert_eq!(whole(&unassigned), Err(Refusal::Unassigned { bar: 2 }));
 }
 
 #[test]
@@ -178,6 +169,12 @@ fn every_refusal_names_the_bar_and_what_to_do() {
         },
         Refusal::Overflow { bar: 4 },
         Refusal::Beyond { bar: 4 },
+        Refusal::Unmappable {
+            bar: 4,
+            end: 1 << 47,
+            limit: 1 << 46,
+        },
+        Refusal::Overlap { bar: 4 },
     ] {
         let text = refusal.to_string();
         assert!(
@@ -215,4 +212,51 @@ fn the_largest_prefetchable_64_bit_bar_is_chosen() {
     assert_eq!(choose(&bars[3..4]), Err(Refusal::NoMemory));
     assert_eq!(choose(&bars[1..2]), Err(Refusal::NoMemory));
     assert_eq!(choose(&[]), Err(Refusal::NoMemory));
+}
+
+#[test]
+fn what_the_kernel_cannot_map_is_refused() {
+    let limits = Limits {
+        alignment: ALIGNMENT,
+        mappable: 4 * MIB..=64 * MIB - 1,
+    };
+    let unmappable = |end| {
+        Err(Refusal::Unmappable {
+            bar: 2,
+            end,
+            limit: 64 * MIB - 1,
+        })
+    };
+    let range = |start, size| part(&bar(start, size), 0, size, &limits);
+
+    assert_eq!(range(60 * MIB, 4 * MIB), region(0, 4 * MIB));
+    assert_eq!(range(4 * MIB, 60 * MIB), region(0, 60 * MIB));
+    assert_eq!(range(60 * MIB, 6 * MIB), unmappable(66 * MIB - 1));
+    assert_eq!(range(64 * MIB, 2 * MIB), unmappable(66 * MIB - 1));
+    assert_eq!(range(2 * MIB, 4 * MIB), unmappable(6 * MIB - 1));
+    // What is trimmed does not count.
+    assert_eq!(range(60 * MIB, 5 * MIB), region(0, 4 * MIB));
+}
+
+#[test]
+fn regions_of_one_bar_must_not_overlap() {
+    let of = |bar, offset, size| Region {
+        bar,
+        offset: offset * MIB,
+        size: size * MIB,
+    };
+    let overlap = Err(Refusal::Overlap { bar: 2 });
+
+    assert_eq!(disjoint(&[]), Ok(()));
+    assert_eq!(disjoint(&[of(2, 0, 4)]), Ok(()));
+    // One after the other, in any order; and in different BARs.
+    assert_eq!(disjoint(&[of(2, 0, 4), of(2, 4, 4), of(2, 8, 2)]), Ok(()));
+    assert_eq!(disjoint(&[of(2, 8, 2), of(2, 0, 4), of(2, 4, 4)]), Ok(()));
+    assert_eq!(disjoint(&[of(2, 0, 4), of(4, 0, 4)]), Ok(()));
+    // The same, within, at either end, not next to each other in the list.
+    assert_eq!(disjoint(&[of(2, 0, 4), of(2, 0, 4)]), overlap);
+    assert_eq!(disjoint(&[of(2, 0, 8), of(2, 2, 2)]), overlap);
+    assert_eq!(disjoint(&[of(2, 2, 2), of(2, 0, 8)]), overlap);
+    assert_eq!(disjoint(&[of(2, 0, 4), of(2, 2, 4)]), overlap);
+    assert_eq!(disjoint(&[of(2, 2, 4), of(4, 0, 4), of(2, 0, 4)]), overlap);
 }

@@ -236,7 +236,7 @@ pub mod cmb {
         let drive = Taken::new("disk0")?;
         ensure!(drive.provider()?.is_none(), "there is a node");
         let log = kernel_log()?;
-        let why = "neither a CMB nor a PMR that can serve";
+        let why = "no CMB and no PMR that can serve";
         ensure!(
             log.lines()
                 .any(|line| line.contains(&drive.pci) && line.contains(why)),

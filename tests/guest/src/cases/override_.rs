@@ -84,7 +84,7 @@ fn bar_too_small() -> Result<()> {
     log.lines()
         .find(|line| {
             line.contains(&pci)
-                && line.contains("BAR 0 of 4096 bytes holds no aligned 2097152 bytes: choose")
+                && line.contains("4096 bytes of BAR 0 hold no aligned 2097152 bytes: choose")
         })
         .context("the log does not say why")?;
     Ok(())

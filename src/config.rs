@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the administrator set for devices: `/sys/module/p2pmem_rs/regions`.
+//!
+//! A line that is written is about one device, see choice.rs. It counts from the next time the device
+//! is bound on; a device that another driver has is looked at once more right away. Reading gives
+//! all lines back.
+
+use kernel::{
+    device::Device,
+    fmt,
+    page::PAGE_SIZE,
+    pci,
+    prelude::*,
+    str::CString,
+    sync::{
+        new_mutex,
+        Arc,
+        Mutex, //
+    }, //
+};
+
+use kernel_ext::{
+    global::Global,
+    module::Attribute,
+    pci::bus::Watch, //
+};
+
+use crate::{
+    adopt::Adopter,
+    choice::{
+        self,
+        Address,
+        Choices, //
+    }, //
+};
+
+/// As set since the module was loaded.
+pub(crate) static CONFIG: Global<Config> = Global::new();
+
+struct Entry {
+    /// As the kernel names the device.
+    device: CString,
+    choices: Choices,
+}
+
+/// What was set.
+#[pin_data]
+pub(crate) struct Config {
+    #[pin]
+    entries: Mutex<KVec<Entry>>,
+}
+
+/// Returns what the administrator wants of a device.
+pub(crate) fn choices(pdev: &pci::Device) -> Option<Choices> {
+    let device: &Device = pdev.as_ref();
+
+    CONFIG.get()?.of(device.name())
+}
+
+impl Config {
+    /// Creates one in which nothing is set.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                entries <- new_mutex!(KVec::new()),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn of(&self, device: &CStr) -> Option<Choices> {
+        let entries = self.entries.lock();
+        let entry = entries.iter().find(|entry| &*entry.device == device)?;
+
+        Some(entry.choices)
+    }
+
+    /// Sets or forgets what is wanted of a device. `ENOSPC` if the file would become too long.
+    fn set(&self, device: &CStr, choices: Option<Choices>) -> Result {
+        let mut entries = self.entries.lock();
+        let previous = match entries.iter().position(|entry| &*entry.device == device) {
+            Some(place) => Some(entries.remove(place)?),
+            None => None,
+        };
+        let Some(choices) = choices else {
+            return Ok(());
+        };
+
+        let result = add(&mut entries, device, choices);
+        if let (Err(_), Some(previous)) = (result, previous) {
+            // There was room for it before.
+            entries.push(previous, GFP_KERNEL)?;
+        }
+
+        result
+    }
+}
+
+fn add(entries: &mut KVec<Entry>, device: &CStr, choices: Choices) -> Result {
+    let device = CString::try_from_fmt(fmt!("{}", device))?;
+    entries.push(Entry { device, choices }, GFP_KERNEL)?;
+
+    if text(entries)?.to_bytes().len() >= PAGE_SIZE {
+        drop(entries.pop());
+        return Err(ENOSPC);
+    }
+
+    Ok(())
+}
+
+/// Writes all entries as they may be set again.
+fn text(entries: &[Entry]) -> Result<CString> {
+    struct Lines<'a>(&'a [Entry]);
+
+    impl fmt::Display for Lines<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            for entry in self.0 {
+                f.write_fmt(fmt!("{} {}\n", &*entry.device, entry.choices))?;
+            }
+
+            Ok(())
+        }
+    }
+
+    CString::try_from_fmt(fmt!("{}", Lines(entries)))
+}
+
+/// The file.
+pub(crate) struct File {
+    config: Arc<Config>,
+    adopter: Option<Arc<Watch<Adopter>>>,
+}
+
+impl File {
+    /// Creates what is behind the file.
+    pub(crate) fn new(config: Arc<Config>, adopter: Option<Arc<Watch<Adopter>>>) -> Self {
+        Self { config, adopter }
+    }
+}
+
+impl Attribute for File {
+    const NAME: &'static CStr = c"regions";
+
+    fn show(&self) -> Result<CString> {
+        text(&self.config.entries.lock())
+    }
+
+    fn store(&self, line: &str) -> Result {
+        let (address, choices) = choice::parse(line).map_err(|mistake| {
+            pr_err!("regions: {}\n", mistake);
+            EINVAL
+        })?;
+        let device = CString::try_from_fmt(fmt!("{}", address))?;
+        self.config.set(&device, choices).inspect_err(|_| {
+            pr_err!("regions: no room for more: write a device and default to forget it\n");
+        })?;
+
+        if let Some(adopter) = &self.adopter {
+            adopter.tell_again(&device);
+        }
+
+        Ok(())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Choices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for choice::Mistake<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}

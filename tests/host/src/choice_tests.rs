@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an administrator may write to `regions`.
+
+use crate::choice::{parse, Choice, Mistake, MAX};
+
+const MIB: u64 = 1 << 20;
+
+/// What a line asks for, written back.
+fn written(line: &str) -> String {
+    match parse(line) {
+        Ok((address, Some(choices))) => format!("{address} {choices}"),
+        Ok((address, None)) => format!("{address} default"),
+        Err(mistake) => format!("error: {mistake}"),
+    }
+}
+
+#[test]
+fn a_line_names_a_device_and_what_to_take_of_it() {
+    for (line, expected) in [
+        ("0000:05:00.0 bar2", "0000:05:00.0 bar2@0x0"),
+        ("05:00.0 bar2\n", "0000:05:00.0 bar2@0x0"),
+        ("10000:e1:1f.7 cmb", "10000:e1:1f.7 cmb"),
+        (
+            "05:00.0 bar2@16M+64M",
+            "0000:05:00.0 bar2@0x1000000+0x4000000",
+        ),
+        ("05:00.0 bar2+4096", "0000:05:00.0 bar2@0x0+0x1000"),
+        (
+            "05:00.0 bar0@0 bar0@1G+1g bar5",
+            "0000:05:00.0 bar0@0x0 bar0@0x40000000+0x40000000 bar5@0x0",
+        ),
+        (" 3:0.0\tpmr  cmb \n", "0000:03:00.0 pmr cmb"),
+        ("05:00.0 default", "0000:05:00.0 default"),
+    ] {
+        assert_eq!(written(line), expected, "{line:?}");
+        // What is written back can be set again.
+        assert_eq!(written(expected), expected);
+    }
+}
+
+#[test]
+fn sizes_have_units() {
+    let size = |text: &str| match parse(&format!("05:00.0 bar2+{text}")) {
+        Ok((_, Some(choices))) => match choices.list() {
+            [Choice::Bar { size, .. }] => *size,
+            other => panic!("{other:?}"),
+        },
+        _ => None,
+    };
+
+    for (text, expected) in [
+        ("1", Some(1)),
+        ("2097152", Some(2 * MIB)),
+        ("0x200000", Some(2 * MIB)),
+        ("2M", Some(2 * MIB)),
+        ("2048k", Some(2 * MIB)),
+        ("0x10M", Some(16 * MIB)),
+        ("18446744073709551615", Some(u64::MAX)),
+        ("0xffffffffffffffff", Some(u64::MAX)),
+        ("17179869183G", Some(u64::MAX & !((1 << 30) - 1))),
+        // Too large, nothing, or no number.
+        ("18446744073709551616", None),
+        ("0x10000000000000000", None),
+        ("17179869184G", None),
+        ("0", None),
+        ("0M", None),
+        ("", None),
+        ("M", None),
+        ("0x", None),
+        ("+4", None),
+        ("-4", None),
+        ("4MB", None),
+        ("4.5M", None),
+        ("ff", None),
+        ("2\u{b2}", None),
+    ] {
+        assert_eq!(size(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn an_address_has_its_parts() {
+    for address in [
+        "",
+        "05:00",
+        "05:00.",
+        ".0",
+        ":00.0",
+        "05:.0",
+        "05:20.0",
+        "05:00.8",
+        "05:00.00",
+        "105:00.0",
+        "005:00.0",
+        "05:000.0",
+        "1:0000:05:00.0",
+        "+5:00.0",
+        "05:00.0.0",
+        "123456789:05:00.0",
+        "0000:05:00.0x",
+        "g5:00.0",
+        "05:\u{e9}0.0",
+    ] {
+        assert_eq!(
+            parse(&format!("{address} bar2")),
+            Err(Mistake::Address(if address.is_empty() {
+                "bar2"
+            } else {
+                address
+            }))
+        );
+    }
+    assert_eq!(parse(""), Err(Mistake::Address("")));
+    assert_eq!(parse(" \n"), Err(Mistake::Address("")));
+}
+
+#[test]
+fn what_is_not_known_is_named() {
+    let mistake = |rest: &'static str| parse(Box::leak(format!("05:00.0 {rest}").into_boxed_str()));
+
+    assert_eq!(mistake(""), Err(Mistake::Nothing));
+    for word in ["all", "CMB", "BAR2", "cmb,pmr", "rom", "\u{1f980}"] {
+        assert_eq!(mistake(word), Err(Mistake::Word(word)));
+    }
+    for word in [
+        "bar", "bar6", "bar-1", "bar22", "barx", "bar2@", "bar2+", "bar2@1+", "bar2+1@1", "bar+1",
+    ] {
+        assert_eq!(mistake(word), Err(Mistake::Number(word)));
+    }
+    assert_eq!(mistake("default cmb"), Err(Mistake::Word("cmb")));
+    assert_eq!(mistake("cmb default"), Err(Mistake::Word("default")));
+    assert_eq!(mistake("bar2@0 bar2@1x"), Err(Mistake::Number("bar2@1x")));
+}
+
+#[test]
+fn a_device_has_so_many_regions_at_most() {
+    let line = |count: usize| format!("05:00.0{}", " bar0".repeat(count));
+
+    let longest = line(MAX);
+    let (_, choices) = parse(&longest).unwrap();
+    assert_eq!(choices.unwrap().list().len(), MAX);
+    assert_eq!(parse(&line(MAX + 1)), Err(Mistake::TooMany));
+}
+
+#[test]
+fn every_mistake_names_what_to_write() {
+    for mistake in [
+        Mistake::Address("x"),
+        Mistake::Nothing,
+        Mistake::Word("x"),
+        Mistake::Number("x"),
+        Mistake::TooMany,
+    ] {
+        let text = mistake.to_string();
+        assert!(!text.contains('\n'), "{text}");
+        assert!(
+            ["write", "like", "no more than"]
+                .iter()
+                .any(|word| text.contains(word)),
+            "{text}"
+        );
+    }
+}
