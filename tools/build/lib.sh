@@ -16,18 +16,19 @@ note() {
 cause() {
 	local log=$1 step=$2
 	if grep -qE 'No space left on device|not enough free space' "$log"; then
-		die "$step: the disk of $CACHE is full: free some 6 GB there, or set XDG_CACHE_HOME"
+		die "$step: the disk of ${P2PMEM_CACHE:-$CACHE} is full: free some 6 GB there, or set XDG_CACHE_HOME"
 	elif grep -qE 'Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|Connection (refused|timed out|failed)|Network is unreachable|Failed to fetch|no such host' "$log"; then
 		die "$step: the mirror $MIRROR cannot be reached: check the network, or set P2PMEM_MIRROR"
 	fi
 	tail -n 15 "$log" >&2
-	die "$step: failed, all of its output is in $log"
+	# The build root knows the cache by another name.
+	die "$step: failed, all of its output is in ${P2PMEM_CACHE:-$CACHE}${log#"$CACHE"}"
 }
 
 # step TEXT COMMAND...: runs something that takes long. Its output goes to a log; here it says
 # what it does, for how long, and on a terminal the last line of the log.
 step() {
-	local text=$1 log started pid seconds last shown=0
+	local text=$1 log started pid seconds last width shown=0
 	shift
 	mkdir -p "$CACHE/log"
 	log=$CACHE/log/$(date +%Y%m%d-%H%M%S)-$$-${text//[^a-zA-Z0-9]/-}
@@ -39,8 +40,10 @@ step() {
 	while kill -0 "$pid" 2>/dev/null; do
 		seconds=$((SECONDS - started))
 		if [ -t 2 ]; then
-			last=$(tail -n 1 "$log" | tr -dc '[:print:]' | cut -c "1-$(($(tput cols 2>/dev/null || echo 80) - ${#text} - 10))") || last=
-			printf '\r\033[K%s %ds %s' "$text" "$seconds" "$last" >&2
+			width=$(($(tput cols 2>/dev/null || echo 80) - 10))
+			last=$(tail -n 1 "$log" | tr -dc '[:print:]') || last=
+			last="$text ${seconds}s $last"
+			printf '\r\033[K%s' "${last:0:$((width > 20 ? width : 20))}" >&2
 		elif ((seconds / 15 > shown)); then
 			shown=$((seconds / 15))
 			note "$text ... ${seconds}s"
@@ -66,7 +69,7 @@ room() {
 	local free
 	free=$(df --output=avail -k "$CACHE" | tail -n 1)
 	((free > $1 * 1024 * 1024)) ||
-		die "$CACHE needs $1 GB of free disk, there are $((free / 1024 / 1024)): free some, or set XDG_CACHE_HOME"
+		die "${P2PMEM_CACHE:-$CACHE} needs $1 GB of free disk, there are $((free / 1024 / 1024)): free some, or set XDG_CACHE_HOME"
 }
 
 MIRROR=${P2PMEM_MIRROR:-http://deb.debian.org/debian}
