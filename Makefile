@@ -72,7 +72,7 @@ modules_install:
 	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
 
-INSIDE := run test lab lint doc tools modules kdir
+INSIDE := run test lab lint doc tools modules kmod kdir
 
 .PHONY: $(INSIDE)
 
@@ -96,6 +96,10 @@ modules:
 	@$(MAKE) $(JOBS) $(if $(V),,-s) KDIR=$(KERNEL)/kdir modules
 	@cp $(KERNEL)/release $(MO)/release
 
+# What only tests load.
+kmod:
+	@$(MAKE) $(JOBS) $(if $(V),,-s) -C $(KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(CURDIR)/$(BUILD)/kmod modules
+
 tools:
 	@cd tools && cargo build --locked --quiet --release
 	@mkdir -p $(BUILD)/bin
@@ -105,12 +109,12 @@ tools:
 run: modules tools
 	@qemu/demo --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem
 
-test: modules tools
+test: modules kmod tools
 	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')
 
-lab: modules tools
+lab: modules kmod tools
 	@qemu/boot --kernel $(KERNEL) --topology $(or $(TOPOLOGY),switch) --shell \
-		--module $(MO)/p2pmem_rs.ko \
+		--module $(MO)/p2pmem_rs.ko --module $(BUILD)/kmod/p2pmem_test.ko \
 		--program $(BUILD)/bin/p2pmem --program $(BUILD)/bin/guest-tests
 
 lint:

@@ -185,8 +185,10 @@ pub(crate) fn bar(pdev: &pci::Device, number: u32) -> Result<Bar> {
                 prefetchable: resource.is_prefetchable(),
                 wide: resource.is_64bit(),
             }
-        } else {
+        } else if resource.is_io() {
             Kind::Io
+        } else {
+            Kind::Absent
         },
         assigned: resource.is_assigned(),
     })
@@ -196,7 +198,7 @@ pub(crate) fn bar(pdev: &pci::Device, number: u32) -> Result<Bar> {
 fn say_bars(pdev: &pci::Device) -> Result {
     for number in 0..STD_NUM_BARS {
         let resource = Resource::of(pdev, number)?;
-        if resource.size != 0 {
+        if resource.is_memory() || resource.is_io() {
             dev_info!(
                 pdev,
                 "BAR {}: {}{}{}, address {:#x}{}, {} bytes, flags {:#x}\n",

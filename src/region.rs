@@ -26,7 +26,7 @@ pub(crate) struct Bar {
     pub(crate) number: u32,
     /// CPU address of its first byte.
     pub(crate) start: u64,
-    /// Length in bytes, 0 if the BAR does not exist.
+    /// Length in bytes, 0 if it is not known.
     pub(crate) size: u64,
     /// What it is.
     pub(crate) kind: Kind,
@@ -37,6 +37,8 @@ pub(crate) struct Bar {
 /// What a BAR gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// The device has no such BAR.
+    Absent,
     /// I/O ports.
     Io,
     /// Memory.
@@ -137,11 +139,10 @@ pub(crate) fn part(bar: &Bar, offset: u64, size: u64, limits: &Limits) -> Result
     let number = bar.number;
     let alignment = limits.alignment;
 
-    if bar.size == 0 {
-        return Err(Refusal::Absent { bar: number });
-    }
-    if bar.kind == Kind::Io {
-        return Err(Refusal::Io { bar: number });
+    match bar.kind {
+        Kind::Absent => return Err(Refusal::Absent { bar: number }),
+        Kind::Io => return Err(Refusal::Io { bar: number }),
+        Kind::Memory { .. } => (),
     }
     if !bar.assigned {
         return Err(Refusal::Unassigned { bar: number });
@@ -203,14 +204,16 @@ pub(crate) fn disjoint(regions: &[Region]) -> Result<(), Refusal> {
 
 /// Returns the BAR that most likely is memory, of a device that nobody said anything about: the
 /// largest prefetchable 64-bit one, or else the largest memory BAR.
+///
+/// One without an address counts as small, but may be chosen: that it has none is the reason then.
 pub(crate) fn choose(bars: &[Bar]) -> Result<&Bar, Refusal> {
     let rank = |bar: &&Bar| match bar.kind {
-        Kind::Memory { prefetchable, wide } => (prefetchable && wide, bar.size),
-        Kind::Io => (false, 0),
+        Kind::Memory { prefetchable, wide } => Some((prefetchable && wide, bar.size)),
+        Kind::Absent | Kind::Io => None,
     };
 
     bars.iter()
-        .filter(|bar| bar.size != 0 && bar.kind != Kind::Io)
+        .filter(|bar| rank(bar).is_some())
         .max_by_key(rank)
         .ok_or(Refusal::NoMemory)
 }

@@ -240,31 +240,91 @@ impl<'a, const SIZE: usize> IoBase<'a> for &'a Window<SIZE> {
     }
 }
 
-/// What the kernel knows of a BAR: its `struct resource`.
+/// What is known of a BAR.
 #[derive(Clone, Copy, Debug)]
 pub struct Resource {
     /// CPU address of the first byte.
     pub start: u64,
-    /// Length in bytes, 0 if the BAR does not exist.
+    /// Length in bytes, 0 if the BAR does not exist or has no address.
     pub size: u64,
-    /// `IORESOURCE_*`
+    /// `IORESOURCE_*`, 0 if the BAR does not exist.
     pub flags: u64,
 }
 
 impl Resource {
     /// Returns the resource of one of the [`STD_NUM_BARS`] standard BARs, or `EINVAL`.
+    ///
+    /// The kernel forgets a BAR for which it found no room. Those are known by their registers,
+    /// unless these have all bits clear. May sleep.
     pub fn of(pdev: &pci::Device, bar: u32) -> Result<Self> {
         if bar >= STD_NUM_BARS {
             return Err(EINVAL);
         }
         let number = i32::try_from(bar)?;
 
+        // SAFETY: The device is valid and has such a BAR.
+        let flags = unsafe { bindings::pci_resource_flags(as_raw(pdev), number) } as u64;
         Ok(Self {
             start: pdev.resource_start(bar)?,
             size: pdev.resource_len(bar)?,
-            // SAFETY: The device is valid and has such a BAR.
-            flags: unsafe { bindings::pci_resource_flags(as_raw(pdev), number) } as u64,
+            flags: match flags {
+                0 => Self::flags_of_register(pdev, bar),
+                flags => flags,
+            },
         })
+    }
+
+    /// Returns the flags of a BAR that has no address, by its register: PCI Local Bus Specification
+    /// 3.0, section 6.2.5.1.
+    fn flags_of_register(pdev: &pci::Device, bar: u32) -> u64 {
+        let is_wide = |value| {
+            value & bindings::PCI_BASE_ADDRESS_SPACE_IO == 0
+                && value & bindings::PCI_BASE_ADDRESS_MEM_TYPE_MASK
+                    == bindings::PCI_BASE_ADDRESS_MEM_TYPE_64
+        };
+        let mut number = 0;
+        let mut value = Self::register(pdev, 0);
+
+        while number < bar {
+            // The upper half of a 64-bit one is none of its own.
+            number += if is_wide(value) { 2 } else { 1 };
+            value = Self::register(pdev, number);
+        }
+        if number > bar || value == 0 {
+            return 0;
+        }
+
+        let mut flags = bindings::IORESOURCE_UNSET;
+        if value & bindings::PCI_BASE_ADDRESS_SPACE_IO != 0 {
+            return u64::from(flags | bindings::IORESOURCE_IO);
+        }
+        flags |= bindings::IORESOURCE_MEM;
+        if value & bindings::PCI_BASE_ADDRESS_MEM_PREFETCH != 0 {
+            flags |= bindings::IORESOURCE_PREFETCH;
+        }
+        if is_wide(value) {
+            flags |= bindings::IORESOURCE_MEM_64;
+        }
+
+        u64::from(flags)
+    }
+
+    /// Reads a register; 0 if there is none.
+    fn register(pdev: &pci::Device, bar: u32) -> u32 {
+        let mut value = 0;
+
+        if bar < STD_NUM_BARS {
+            // CAST: A small number.
+            let offset = (bindings::PCI_BASE_ADDRESS_0 + 4 * bar) as i32;
+            // SAFETY: The device is valid.
+            let failed =
+                unsafe { bindings::pci_read_config_dword(as_raw(pdev), offset, &mut value) != 0 };
+            if failed {
+                return 0;
+            }
+        }
+
+        value
     }
 
     fn has(&self, flag: u32) -> bool {

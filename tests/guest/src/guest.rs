@@ -195,6 +195,41 @@ pub fn kernel_log() -> Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
+/// Remembers where the kernel's log is now.
+pub struct Mark(String);
+
+impl Mark {
+    /// Writes a line of its own to the log.
+    pub fn new() -> Result<Self> {
+        let text = format!("lab: mark {:?}", Instant::now());
+        fs::write("/dev/kmsg", &text)?;
+        Ok(Self(text))
+    }
+
+    /// Checks that a line with all of these words was written since.
+    pub fn expect(&self, words: &[&str]) -> Result<()> {
+        let log = kernel_log()?;
+        let (_, new) = log.rsplit_once(&self.0).context("the log is too long")?;
+        ensure!(
+            new.lines()
+                .any(|line| words.iter().all(|word| line.contains(word))),
+            "the log does not say {words:?}, but:{new}"
+        );
+        Ok(())
+    }
+}
+
+/// Asks for certain memory of a device.
+pub fn choose(line: &str) -> Result<(), Errno> {
+    fs::write("/sys/module/p2pmem_rs/regions", line)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+/// Returns what was asked for.
+pub fn choices() -> Result<String> {
+    Ok(fs::read_to_string("/sys/module/p2pmem_rs/regions")?)
+}
+
 // Mappings.
 
 /// A mapping. What is left of it goes with this value.

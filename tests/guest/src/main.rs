@@ -9,6 +9,7 @@
 mod cases;
 mod guest;
 mod harness;
+mod kmod;
 
 use std::process::ExitCode;
 

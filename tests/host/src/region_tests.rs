@@ -146,12 +146,18 @@ fn what_is_not_memory_with_an_address_is_refused() {
         kind: Kind::Io,
         ..bar(0x1000, 32)
     };
+    let absent = Bar {
+        kind: Kind::Absent,
+        assigned: false,
+        ..bar(0, 0)
+    };
+    // The kernel forgets the size of one that it has no room for.
     let unassigned = Bar {
         assigned: false,
-        ..bar(0, 64 * MIB)
+        ..bar(0, 0)
     };
 
-    assert_eq!(whole(&bar(0, 0)), Err(Refusal::Absent { bar: 2 }));
+    assert_eq!(whole(&absent), Err(Refusal::Absent { bar: 2 }));
     assert_eq!(whole(&io), Err(Refusal::Io { bar: 2 }));
     assert_eq!(whole(&unassigned), Err(Refusal::Unassigned { bar: 2 }));
 }
@@ -200,14 +206,21 @@ fn the_largest_prefetchable_64_bit_bar_is_chosen() {
         of(0, 512 * MIB, small),
         of(1, 4096, Kind::Io),
         of(2, 64 * MIB, MEMORY),
-        of(3, 0, Kind::Io),
+        of(3, 0, Kind::Absent),
         of(4, 128 * MIB, MEMORY),
-        of(5, 0, MEMORY),
+        Bar {
+            assigned: false,
+            ..of(5, 0, MEMORY)
+        },
     ];
 
     assert_eq!(choose(&bars).map(|bar| bar.number), Ok(4));
     // Without one, the largest memory BAR.
     assert_eq!(choose(&bars[..2]).map(|bar| bar.number), Ok(0));
+    // One without an address is more likely meant than one that is not prefetchable.
+    assert_eq!(choose(&bars[5..]).map(|bar| bar.number), Ok(5));
+    let both = [bars[0], bars[5]];
+    assert_eq!(choose(&both).map(|bar| bar.number), Ok(5));
     // I/O ports and BARs that are not there do not count.
     assert_eq!(choose(&bars[3..4]), Err(Refusal::NoMemory));
     assert_eq!(choose(&bars[1..2]), Err(Refusal::NoMemory));

@@ -1,91 +1,437 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices that are bound on purpose. Needs the topology any-bar: its devices have the same ID, one
-//! of them a large BAR. Behind that there is no memory in QEMU: what it holds is not looked at.
+//! Devices that are bound on purpose, and memory that is chosen. Needs the topology any-bar. Behind
+//! the BARs of the test devices there is no memory in QEMU: what these hold is not looked at.
 
 use std::{fs, path::Path};
 
 use anyhow::{ensure, Context, Result};
 use p2pmem::Provider as Node;
+use rustix::{io::Errno, mm::MapFlags};
 
 use crate::{
     cases,
-    guest::{kernel_log, unbind, Map, Provider, PAGE, WINDOW},
+    guest::{
+        bind, choices, choose, expect_errno, insmod_with, restore, rmmod, unbind, Map, Mark,
+        Provider, PAGE, READ, WINDOW,
+    },
+    kmod::TestFile,
 };
 
-cases!("override": largest_bar, bar_too_small);
+cases!(
+    "override": largest_bar, new_id, table_of_bars, part_of_a_bar, several_regions, choice_is_kept,
+    choice_is_forgotten, senseless_choice, too_many_choices, bar_too_small, io_bar, absent_bar,
+    unassigned_bar, beyond_the_bar, not_aligned, overlap, no_controller, bar_in_use,
+);
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 const LARGE: u64 = 64 << 20;
+const MIB: u64 = 1 << 20;
 
-/// Returns the address of the test device with a large BAR, or of the one without.
-fn device(large: bool) -> Result<String> {
+/// Of the test devices, which have the same ID: the one with a large BAR, one with small ones, and
+/// one with a BAR that is too large to get an address.
+struct Devices {
+    large: String,
+    small: String,
+    huge: String,
+    /// Bound by its ID: 64 MiB of memory in BAR 2.
+    parts: String,
+}
+
+fn devices() -> Result<Devices> {
+    let (mut large, mut small, mut huge) = (None, None, None);
     for entry in fs::read_dir(DEVICES)? {
         let entry = entry?;
         let id = |name| fs::read_to_string(entry.path().join(name));
         if (id("vendor")?.trim(), id("device")?.trim()) != ("0x1b36", "0x0005") {
             continue;
         }
-        // The size of the BAR's file is that of the BAR.
-        let has_large = (0..6).any(|bar| {
-            fs::metadata(entry.path().join(format!("resource{bar}")))
-                .is_ok_and(|file| file.len() == LARGE)
-        });
-        if has_large == large {
-            return Ok(entry.file_name().to_string_lossy().into_owned());
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The file of a BAR is as large as that.
+        let has_large =
+            fs::metadata(entry.path().join("resource2")).is_ok_and(|file| file.len() == LARGE);
+        // The register tells of a 64-bit BAR.
+        let config = fs::read(entry.path().join("config"))?;
+        match (has_large, config[0x18]) {
+            (true, _) => large = Some(name),
+            (false, 0) => small = Some(name),
+            (false, _) => huge = Some(name),
         }
     }
-    anyhow::bail!("there is no such test device")
+    Ok(Devices {
+        large: large.context("no device with a large BAR")?,
+        small: small.context("no device with small BARs")?,
+        huge: huge.context("no device whose BAR has no address")?,
+        parts: crate::guest::devices()?
+            .into_iter()
+            .next()
+            .context("no device that is known")?,
+    })
 }
 
-/// Asks for a device to be driven by the module. Returns whether it is.
-fn take(pci: &str) -> Result<bool> {
-    fs::write(format!("{DEVICES}/{pci}/driver_override"), "p2pmem_rs")?;
-    // Fails when the driver refuses the device.
-    let _ = fs::write("/sys/bus/pci/drivers_probe", pci);
-    Ok(Path::new(&format!("{DEVICES}/{pci}/driver")).exists())
+fn is_bound(pci: &str) -> bool {
+    Path::new(&format!("{DEVICES}/{pci}/driver")).exists()
 }
 
-/// Undoes [`take`].
-fn give_back(pci: &str) -> Result<()> {
-    if Path::new(&format!("{DEVICES}/{pci}/driver")).exists() {
-        unbind(pci)?;
+/// A device that the module is asked to drive. Undone when it is dropped.
+struct Taken(String);
+
+impl Taken {
+    /// Asks, after certain memory was chosen.
+    fn with(pci: &str, what: &str) -> Result<Self> {
+        choose(&format!("{pci} {what}"))?;
+        let taken = Self(pci.to_owned());
+        if is_bound(pci) {
+            unbind(pci)?;
+        }
+        fs::write(format!("{DEVICES}/{pci}/driver_override"), "p2pmem_rs")?;
+        // Fails when the driver refuses the device.
+        let _ = fs::write("/sys/bus/pci/drivers_probe", pci);
+        Ok(taken)
     }
-    Ok(fs::write(format!("{DEVICES}/{pci}/driver_override"), "\n")?)
+
+    fn is_bound(&self) -> bool {
+        is_bound(&self.0)
+    }
+
+    fn provider(&self) -> Result<Provider> {
+        Provider::all()?
+            .into_iter()
+            .find(|provider| provider.pci == self.0)
+            .context("no node")
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let pci = &self.0;
+        if self.is_bound() {
+            unbind(pci).expect("the device can be unbound");
+        }
+        fs::write(format!("{DEVICES}/{pci}/driver_override"), "\n").expect("an attribute");
+        choose(&format!("{pci} default")).expect("the default can be set");
+        restore().expect("what is bound by its ID is bound again");
+    }
+}
+
+/// Checks that a device is refused, with a line in the log that has all of these words.
+fn refused(pci: &str, what: &str, words: &[&str]) -> Result<()> {
+    let traces = || -> Result<_> {
+        Ok((
+            Provider::all()?.len(),
+            fs::read_to_string("/proc/iomem")?,
+            Path::new(&format!("{DEVICES}/{pci}/p2pmem")).exists(),
+        ))
+    };
+    let before = traces()?;
+    let mark = Mark::new()?;
+    let taken = Taken::with(pci, what)?;
+    ensure!(!taken.is_bound(), "bound");
+    mark.expect(&[&[pci], words].concat())?;
+    // Nothing is left of the attempt: no node, no claim, no pool.
+    ensure!(traces()? == before, "{:?}", traces()?);
+    Ok(())
+}
+
+/// Where the memory of a provider lies: BAR, offset, size.
+fn regions(provider: &Provider) -> Result<Vec<(u32, u64, u64)>> {
+    let node = Node::open(&provider.path)?;
+    (0..node.info()?.regions)
+        .map(|index| {
+            let region = node.region(index)?;
+            Ok((region.bar, region.offset, region.size))
+        })
+        .collect()
+}
+
+/// Uses the whole of a provider that has memory behind its BAR.
+fn use_all(provider: &Provider, regions: &[(u32, u64, u64)]) -> Result<()> {
+    let file = provider.open()?;
+    let maps = regions
+        .iter()
+        .map(|region| Map::new(&file, region.2 as usize))
+        .collect::<Result<Vec<_>>>()?;
+    ensure!(provider.available()? == 0);
+    for (seed, map) in (1..).zip(&maps) {
+        map.fill(0..map.len(), seed);
+    }
+    for (seed, map) in (1..).zip(&maps) {
+        map.check(0..map.len(), seed)?;
+    }
+    Ok(())
 }
 
 fn largest_bar() -> Result<()> {
-    let pci = device(true)?;
-    ensure!(take(&pci)?, "not bound");
-    let provider = Provider::first()?;
-    ensure!(provider.pci == pci && provider.size as u64 == LARGE);
-
-    let region = Node::open(&provider.path)?.region(0)?;
-    let file = fs::metadata(provider.device.join(format!("resource{}", region.bar)))?;
-    ensure!(
-        (region.offset, region.size) == (0, file.len()),
-        "{region:?}"
-    );
+    let pci = devices()?.large;
+    let taken = Taken::with(&pci, "default")?;
+    ensure!(taken.is_bound(), "not bound");
+    let provider = taken.provider()?;
+    ensure!(provider.size as u64 == LARGE);
+    ensure!(regions(&provider)? == [(2, 0, LARGE)]);
 
     let map = Map::new(provider.open()?, WINDOW + PAGE)?;
     let _ = (map.get(0), map.get(WINDOW));
     provider.expect_taken(WINDOW + PAGE)?;
-    give_back(&pci)?;
+    drop(taken);
     ensure!(!map.is_readable(0)?, "still there");
     Ok(())
 }
 
+fn new_id() -> Result<()> {
+    const DRIVER: &str = "/sys/bus/pci/drivers/p2pmem_rs";
+    let mark = Mark::new()?;
+    // Binds all devices with that ID: one can be used, the others are refused.
+    fs::write(format!("{DRIVER}/new_id"), "1b36 0005")?;
+    let Devices { large, small, .. } = devices()?;
+    let result = (|| {
+        ensure!(is_bound(&large) && !is_bound(&small));
+        mark.expect(&[&small, "BAR 0", "choose"])?;
+        let provider = Provider::all()?.into_iter().find(|one| one.pci == large);
+        ensure!(regions(&provider.context("no node")?)? == [(2, 0, LARGE)]);
+        Ok(())
+    })();
+    fs::write(format!("{DRIVER}/remove_id"), "1b36 0005")?;
+    unbind(&large)?;
+    result
+}
+
+fn table_of_bars() -> Result<()> {
+    let Devices { large, huge, .. } = devices()?;
+    rmmod()?;
+    insmod_with(c"debug=1")?;
+    let mark = Mark::new()?;
+    drop(Taken::with(&large, "default")?);
+    drop(Taken::with(&huge, "default")?);
+    rmmod()?;
+
+    let words: [&[&str]; 5] = [
+        &[&large, "BAR 0: memory, address 0xf", ", 4096 bytes"],
+        &[&large, "BAR 1: I/O ports, address 0x", ", 256 bytes"],
+        &[
+            &large,
+            "BAR 2: memory, 64-bit, prefetchable",
+            ", 67108864 bytes, flags 0x14220c",
+        ],
+        &[&huge, "BAR 0: memory"],
+        &[&huge, "BAR 2: memory, 64-bit, prefetchable", "not assigned"],
+    ];
+    words.iter().try_for_each(|words| mark.expect(words))
+}
+
+fn part_of_a_bar() -> Result<()> {
+    let pci = devices()?.parts;
+    for (what, offset, size) in [
+        ("bar2@16M+32M", 16 * MIB, 32 * MIB),
+        ("bar2@0x3000000", 48 * MIB, 16 * MIB),
+        ("bar2+2M", 0, 2 * MIB),
+        ("bar2@65011712+2048k", 62 * MIB, 2 * MIB),
+    ] {
+        let taken = Taken::with(&pci, what)?;
+        let provider = taken.provider().context(what)?;
+        ensure!(provider.size as u64 == size, "{what}: {}", provider.size);
+        ensure!(regions(&provider)? == [(2, offset, size)], "{what}");
+        use_all(&provider, &[(2, offset, size)])?;
+        provider.expect_full()?;
+    }
+    Ok(())
+}
+
+fn several_regions() -> Result<()> {
+    let pci = devices()?.parts;
+    let taken = Taken::with(&pci, "bar2@48M bar2+16M bar2@20M+4M")?;
+    let provider = taken.provider()?;
+    let expected = [
+        (2, 48 * MIB, 16 * MIB),
+        (2, 0, 16 * MIB),
+        (2, 20 * MIB, 4 * MIB),
+    ];
+    ensure!(regions(&provider)? == expected);
+    ensure!(provider.size as u64 == 36 * MIB);
+    use_all(&provider, &expected)?;
+    provider.expect_full()?;
+
+    // No mapping lies in two of them.
+    let file = provider.open()?;
+    let result = Map::with(&file, (18 * MIB) as usize, READ, MapFlags::SHARED, 0);
+    expect_errno(result, Errno::NOMEM, "more than a region")?;
+    // Direct I/O into each.
+    let drive = crate::guest::drive(0)?;
+    let map = Map::new(&file, (16 * MIB) as usize)?;
+    crate::guest::read_at(&drive, &map, 0..PAGE, 0)?;
+    Ok(())
+}
+
+fn choice_is_kept() -> Result<()> {
+    let pci = devices()?.parts;
+    let taken = Taken::with(&pci, "bar2@16M+32M")?;
+    let line = format!("{pci} bar2@0x1000000+0x2000000\n");
+    ensure!(choices()? == line, "{}", choices()?);
+    // A bound device is left alone, until it is bound again.
+    choose(&format!("{pci} bar2@0+4M"))?;
+    ensure!(taken.provider()?.size as u64 == 32 * MIB);
+    unbind(&pci)?;
+    bind(&pci)?;
+    ensure!(taken.provider()?.size as u64 == 4 * MIB);
+    // What can be read can be written.
+    let line = choices()?;
+    choose(&line)?;
+    ensure!(choices()? == line);
+    Ok(())
+}
+
+fn choice_is_forgotten() -> Result<()> {
+    let pci = devices()?.parts;
+    let taken = Taken::with(&pci, "bar2@16M+32M")?;
+    choose(&format!("{pci} default"))?;
+    ensure!(choices()?.is_empty(), "{}", choices()?);
+    unbind(&pci)?;
+    bind(&pci)?;
+    ensure!(taken.provider()?.size as u64 == LARGE);
+    // One of a device that does not exist is kept for when it comes.
+    choose("dead:00:00.0 cmb")?;
+    ensure!(choices()? == "dead:00:00.0 cmb\n", "{}", choices()?);
+    choose("dead:00:00.0 default")?;
+    ensure!(choices()?.is_empty());
+    Ok(())
+}
+
+fn senseless_choice() -> Result<()> {
+    choose("dead:00:00.0 cmb")?;
+    for (line, word) in [
+        ("", "is not a device"),
+        ("bar2", "bar2 is not a device"),
+        ("05:00.0", "what of the device"),
+        ("05:00.0 all", "all is not known"),
+        ("05:00.0 bar6", "bar6 has no valid number"),
+        ("05:00.0 bar2+0", "bar2+0 has no valid number"),
+        ("05:00.0 bar2@99999999999G", "no valid number"),
+        ("05:00.0 cmb pmr bar0 bar1 bar2 bar3 bar4", "no more than 6"),
+    ] {
+        let mark = Mark::new()?;
+        let result = choose(line);
+        if line.is_empty() {
+            // Nothing is written, and nothing happens.
+            result?;
+            continue;
+        }
+        expect_errno(result, Errno::INVAL, line)?;
+        mark.expect(&["regions: ", word])?;
+    }
+    // No text at all.
+    expect_errno(
+        fs::write("/sys/module/p2pmem_rs/regions", [0xff, 0xfe])
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        Errno::INVAL,
+        "bytes that are no text",
+    )?;
+    ensure!(choices()? == "dead:00:00.0 cmb\n");
+    Ok(choose("dead:00:00.0 default")?)
+}
+
+fn too_many_choices() -> Result<()> {
+    let mut lines = String::new();
+    let mut full = None;
+    for number in 0..1000 {
+        let line = format!("beef:{:02x}:00.0 cmb", number % 256);
+        let line = line.replace("00.0", &format!("{:02x}.0", number / 256));
+        match choose(&line) {
+            Ok(()) => lines += &format!("{line}\n"),
+            Err(error) => {
+                full = Some(error);
+                break;
+            }
+        }
+    }
+    ensure!(full == Some(Errno::NOSPC), "{full:?}");
+    ensure!(choices()? == lines, "something is lost");
+    // Changing one that is there to something longer leaves it as it was.
+    let longer = "beef:00:00.0 bar0@0xffffffffffffffff+0xffffffffffffffff";
+    expect_errno(choose(longer), Errno::NOSPC, "a longer line")?;
+    ensure!(choices()?.lines().count() == lines.lines().count());
+    ensure!(choices()?.contains("beef:00:00.0 cmb\n"));
+    for line in lines.lines() {
+        choose(&line.replace("cmb", "default"))?;
+    }
+    ensure!(choices()?.is_empty());
+    Ok(())
+}
+
 fn bar_too_small() -> Result<()> {
-    let pci = device(false)?;
-    ensure!(!take(&pci)?, "bound");
-    give_back(&pci)?;
-    ensure!(Provider::all()?.is_empty(), "there is a node");
-    let log = kernel_log()?;
-    log.lines()
-        .find(|line| {
-            line.contains(&pci)
-                && line.contains("4096 bytes of BAR 0 hold no aligned 2097152 bytes: choose")
-        })
-        .context("the log does not say why")?;
+    let why = "4096 bytes of BAR 0 hold no aligned 2097152 bytes: choose";
+    refused(&devices()?.small, "default", &[why])
+}
+
+fn io_bar() -> Result<()> {
+    let why = "BAR 1 is I/O ports: choose a memory BAR";
+    refused(&devices()?.small, "bar1", &[why])
+}
+
+fn absent_bar() -> Result<()> {
+    let why = "the device has no BAR 4: choose";
+    refused(&devices()?.small, "bar4", &[why])?;
+    // The upper half of a 64-bit BAR is none.
+    refused(&devices()?.large, "bar3", &["no BAR 3"])?;
+    refused(&devices()?.huge, "bar3", &["no BAR 3"])
+}
+
+fn unassigned_bar() -> Result<()> {
+    let why = "BAR 2 has no address: boot with pci=realloc";
+    refused(&devices()?.huge, "default", &[why])?;
+    refused(&devices()?.huge, "bar2@16M+32M", &[why])
+}
+
+fn beyond_the_bar() -> Result<()> {
+    let why = "the range ends beyond BAR 2: choose";
+    for what in [
+        "bar2+65M",
+        "bar2@64M+2M",
+        "bar2@32M+34M",
+        "bar2@0xffffffffffffffff",
+        "bar2@0x200000+0xffffffffffffffff",
+    ] {
+        refused(&devices()?.large, what, &[why]).context(what)?;
+    }
+    Ok(())
+}
+
+fn not_aligned() -> Result<()> {
+    let pci = devices()?.parts;
+    let mark = Mark::new()?;
+    let taken = Taken::with(&pci, "bar2@1M+6M")?;
+    ensure!(regions(&taken.provider()?)? == [(2, 2 * MIB, 4 * MIB)]);
+    mark.expect(&[&pci, "BAR 2: 2097152 of 6291456 bytes are lost"])?;
+    drop(taken);
+    // With nothing left, it is refused.
+    let why = "2097152 bytes of BAR 2 hold no aligned 2097152 bytes";
+    refused(&devices()?.large, "bar2@1M+2M", &[why])
+}
+
+fn overlap() -> Result<()> {
+    let why = "two regions of BAR 2 overlap";
+    refused(&devices()?.large, "bar2+4M bar2@2M+4M", &[why])?;
+    refused(&devices()?.large, "bar2 bar2", &[why])
+}
+
+fn no_controller() -> Result<()> {
+    let why = "no NVMe controller, so that it has neither CMB nor PMR: choose a BAR";
+    refused(&devices()?.large, "cmb", &[why])?;
+    refused(&devices()?.large, "bar2 pmr", &[why])
+}
+
+fn bar_in_use() -> Result<()> {
+    let pci = devices()?.large;
+    let file = TestFile::open()?;
+    file.claim(&pci, 2)?;
+    let iomem = fs::read_to_string("/proc/iomem")?;
+    ensure!(iomem.contains("p2pmem_test"), "not claimed");
+    refused(
+        &pci,
+        "default",
+        &["BAR 2 is in use: unbind who has it, see /proc/iomem"],
+    )?;
+    ensure!(fs::read_to_string("/proc/iomem")? == iomem);
+    drop(file);
+    let taken = Taken::with(&pci, "default")?;
+    ensure!(taken.is_bound(), "not bound afterwards");
     Ok(())
 }

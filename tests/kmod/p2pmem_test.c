@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What guest cases need from inside the kernel and cannot have otherwise. Never
+ * loaded but by tests.
+ */
+
+#include <linux/delay.h>
+#include <linux/fs.h>
+#include <linux/kprobes.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "p2pmem_test.h"
+
+/* What a file was asked for. */
+struct test_file {
+	/* Serialises requests. */
+	struct mutex lock;
+	struct pci_dev *pdev;
+	int bar;
+	struct kprobe probe;
+	struct p2pmem_test_delay delay;
+	struct task_struct *task;
+	atomic_t hits;
+};
+
+static int test_pte(struct p2pmem_test_pte __user *argument)
+{
+	struct mm_struct *mm = current->mm;
+	struct p2pmem_test_pte request;
+	p4d_t *p4d;
+	pud_t *pud;
+	pmd_t *pmd;
+	pgd_t *pgd;
+
+	if (copy_from_user(&request, argument, sizeof(request)))
+		return -EFAULT;
+	if (request.address >= TASK_SIZE)
+		return -EINVAL;
+
+	request.value = 0;
+	mmap_read_lock(mm);
+	pgd = pgd_offset(mm, request.address);
+	if (pgd_none(*pgd))
+		goto out;
+	p4d = p4d_offset(pgd, request.address);
+	if (p4d_none(*p4d))
+		goto out;
+	pud = pud_offset(p4d, request.address);
+	if (pud_none(*pud) || pud_leaf(*pud))
+		goto out;
+	pmd = pmd_offset(pud, request.address);
+	if (pmd_none(*pmd) || pmd_leaf(*pmd))
+		goto out;
+	request.value = pte_val(ptep_get(pte_offset_kernel(pmd, request.address)));
+out:
+	mmap_read_unlock(mm);
+
+	return copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;
+}
+
+static int test_claim(struct test_file *file,
+		      struct p2pmem_test_bar __user *argument)
+{
+	struct p2pmem_test_bar request;
+	struct pci_dev *pdev;
+	int ret;
+
+	if (copy_from_user(&request, argument, sizeof(request)))
+		return -EFAULT;
+	if (file->pdev)
+		return -EBUSY;
+	if (request.bar >= PCI_STD_NUM_BARS)
+		return -EINVAL;
+
+	pdev = pci_get_domain_bus_and_slot(request.domain, request.bus,
+					   request.devfn);
+	if (!pdev)
+		return -ENODEV;
+	ret = pci_request_region(pdev, request.bar, KBUILD_MODNAME);
+	if (ret) {
+		pci_dev_put(pdev);
+		return ret;
+	}
+	file->pdev = pdev;
+	file->bar = request.bar;
+
+	return 0;
+}
+
+static int test_hit(struct kprobe *probe, struct pt_regs *regs)
+{
+	struct test_file *file = container_of(probe, struct test_file, probe);
+
+	if (current->group_leader == file->task) {
+		atomic_inc(&file->hits);
+		/* Probes must not sleep. */
+		mdelay(file->delay.milliseconds);
+	}
+
+	return 0;
+}
+
+static int test_delay(struct test_file *file,
+		      struct p2pmem_test_delay __user *argument)
+{
+	struct p2pmem_test_delay request;
+	int ret;
+
+	if (copy_from_user(&request, argument, sizeof(request)))
+		return -EFAULT;
+	if (strnlen(request.symbol, sizeof(request.symbol)) ==
+	    sizeof(request.symbol) || request.milliseconds > 5000)
+		return -EINVAL;
+
+	if (!file->task) {
+		file->delay = request;
+		file->task = current->group_leader;
+		file->probe.symbol_name = file->delay.symbol;
+		file->probe.pre_handler = test_hit;
+		ret = register_kprobe(&file->probe);
+		if (ret) {
+			file->task = NULL;
+			return ret;
+		}
+	} else if (strcmp(request.symbol, file->delay.symbol)) {
+		return -EBUSY;
+	}
+	request.hits = atomic_read(&file->hits);
+
+	return copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;
+}
+
+static DEFINE_MUTEX(first_lock);
+static DEFINE_MUTEX(second_lock);
+
+static noinline int test_mistake(unsigned long mistake)
+{
+	volatile char *memory;
+	int round;
+
+	switch (mistake) {
+	case P2PMEM_TEST_USE_AFTER_FREE:
+		memory = kmalloc(64, GFP_KERNEL);
+		if (!memory)
+			return -ENOMEM;
+		kfree((void *)memory);
+		memory[8] = 1;
+		return 0;
+	case P2PMEM_TEST_LOCK_ORDER:
+		mutex_lock(&first_lock);
+		mutex_lock(&second_lock);
+		mutex_unlock(&second_lock);
+		mutex_unlock(&first_lock);
+		mutex_lock(&second_lock);
+		mutex_lock(&first_lock);
+		mutex_unlock(&first_lock);
+		mutex_unlock(&second_lock);
+		return 0;
+	case P2PMEM_TEST_LEAK:
+		/* A single one may be found by an old pointer on a stack. */
+		for (round = 0; round < 20; round++)
+			if (!kmalloc(1000, GFP_KERNEL))
+				return -ENOMEM;
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static long test_ioctl(struct file *filp, unsigned int request,
+		       unsigned long argument)
+{
+	struct test_file *file = filp->private_data;
+	void __user *pointer = (void __user *)argument;
+
+	guard(mutex)(&file->lock);
+	switch (request) {
+	case P2PMEM_TEST_PTE:
+		return test_pte(pointer);
+	case P2PMEM_TEST_CLAIM:
+		return test_claim(file, pointer);
+	case P2PMEM_TEST_DELAY:
+		return test_delay(file, pointer);
+	case P2PMEM_TEST_MISTAKE:
+		return test_mistake(argument);
+	default:
+		return -ENOTTY;
+	}
+}
+
+static int test_open(struct inode *inode, struct file *filp)
+{
+	struct test_file *file = kzalloc(sizeof(*file), GFP_KERNEL);
+
+	if (!file)
+		return -ENOMEM;
+	mutex_init(&file->lock);
+	filp->private_data = file;
+
+	return 0;
+}
+
+static int test_release(struct inode *inode, struct file *filp)
+{
+	struct test_file *file = filp->private_data;
+
+	if (file->task)
+		unregister_kprobe(&file->probe);
+	if (file->pdev) {
+		pci_release_region(file->pdev, file->bar);
+		pci_dev_put(file->pdev);
+	}
+	kfree(file);
+
+	return 0;
+}
+
+static const struct file_operations test_fops = {
+	.owner = THIS_MODULE,
+	.open = test_open,
+	.release = test_release,
+	.unlocked_ioctl = test_ioctl,
+};
+
+static struct miscdevice test_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = KBUILD_MODNAME,
+	.fops = &test_fops,
+	.mode = 0600,
+};
+
+module_misc_device(test_device);
+
+MODULE_DESCRIPTION("Helper of the tests of p2pmem_rs");
+MODULE_AUTHOR("The p2pmem_rs developers");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the guest cases ask of the test module, by requests to /dev/p2pmem_test.
+ * All that a file was asked for is undone when it is closed.
+ */
+#ifndef _P2PMEM_TEST_H
+#define _P2PMEM_TEST_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/**
+ * struct p2pmem_test_pte - how an address of the caller is mapped
+ * @address: in: a mapped address
+ * @value: out: the page table entry, 0 if there is none
+ */
+struct p2pmem_test_pte {
+	__u64 address;
+	__u64 value;
+};
+
+/**
+ * struct p2pmem_test_bar - a BAR of a PCI device
+ * @domain: PCI domain
+ * @bus: PCI bus
+ * @devfn: device and function
+ * @bar: number of the BAR
+ */
+struct p2pmem_test_bar {
+	__u32 domain;
+	__u8 bus;
+	__u8 devfn;
+	__u16 bar;
+};
+
+/**
+ * struct p2pmem_test_delay - a function of the kernel that is to take longer
+ * @symbol: its name
+ * @milliseconds: for how long the calling process waits at its beginning
+ * @hits: out: how often that was so far
+ */
+struct p2pmem_test_delay {
+	char symbol[56];
+	__u32 milliseconds;
+	__u32 hits;
+};
+
+/* Deliberate mistakes, which a kernel that looks for such reports. */
+enum p2pmem_test_mistake {
+	P2PMEM_TEST_USE_AFTER_FREE,
+	P2PMEM_TEST_LOCK_ORDER,
+	P2PMEM_TEST_LEAK,
+};
+
+#define P2PMEM_TEST_PTE _IOWR(0xbe, 0, struct p2pmem_test_pte)
+/* Takes the BAR as a driver does. EBUSY if somebody has it. */
+#define P2PMEM_TEST_CLAIM _IOW(0xbe, 1, struct p2pmem_test_bar)
+/* Sets the delay for the calling process. Again with the same symbol: reads the hits. */
+#define P2PMEM_TEST_DELAY _IOWR(0xbe, 2, struct p2pmem_test_delay)
+#define P2PMEM_TEST_MISTAKE _IO(0xbe, 3)
+
+#endif /* _P2PMEM_TEST_H */
