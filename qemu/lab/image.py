@@ -13,12 +13,16 @@ from lab.topology import Topology
 
 # Modules of the stock kernel that every guest has; what they depend on comes along.
 MODULES = ["nvme"]
+# Modules that a job may load.
+SPARE_MODULES = ["ext4"]
 
 INIT = Path(__file__).resolve().parents[1] / "guest/init"
 # What init writes to the kernel log: what comes after it belongs to the job.
 MARK = "lab: the job begins"
 # What init writes to the verdict channel: the job's exit status follows.
 VERDICT = "lab: exit"
+# What a job writes to have QEMU do something, like pulling a device: a command of QMP follows.
+QMP = "lab: qmp "
 
 
 class Image:
@@ -125,7 +129,7 @@ def build(
     root = folder / "initramfs"
     image = Image(root)
     image.add_busybox()
-    image.add_kernel_modules(kernel, release, MODULES)
+    image.add_kernel_modules(kernel, release, MODULES + SPARE_MODULES)
     for module in modules:
         image.add(module, f"/modules/{module.name}", 0o644)
     for program in programs:

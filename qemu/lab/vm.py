@@ -97,20 +97,26 @@ class Qmp:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(5)
+        # Pulling a device takes some seconds: as long as somebody might still press the button.
+        self.socket.settimeout(20)
         self.socket.connect(str(path))
         self.lines = self.socket.makefile("r")
         self.lines.readline()
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments) -> None:
-        """Sends a command and waits for its answer."""
+        """Sends a command and waits for its answer; for a device that is pulled, until it is gone."""
         words = {"execute": command, "arguments": arguments}
         self.socket.sendall(json.dumps(words).encode() + b"\n")
-        while "event" in (answer := json.loads(self.lines.readline())):
-            pass
-        if "error" in answer:
-            raise LabError(f"QEMU refuses {command}: {answer['error']['desc']}")
+        answered = False
+        gone = command != "device_del"
+        while not (answered and gone):
+            answer = json.loads(self.lines.readline())
+            if "error" in answer:
+                raise LabError(f"QEMU refuses {command}: {answer['error']['desc']}")
+            answered |= "return" in answer
+            gone |= (answer.get("event") == "DEVICE_DELETED"
+                     and answer["data"].get("device") == arguments["id"])
 
 
 class Machine:
@@ -124,6 +130,7 @@ class Machine:
         self.accelerator = choose_accelerator()
         self.verdict = folder / "verdict.log"
         self.console = folder / "console.log"
+        self.qmp: Qmp | None = None
         topology.create_files(folder)
 
     def command(self, initramfs: Path, append: str) -> list[str]:
@@ -176,6 +183,8 @@ class Machine:
                         text = text.rstrip("\r")
                         if text.startswith(image.VERDICT):
                             status = int(text.split()[-1])
+                        elif text.startswith(image.QMP):
+                            self.do(text.removeprefix(image.QMP), line)
                         else:
                             line(text)
                     if ended:
@@ -199,10 +208,20 @@ class Machine:
             return LAB_FAILED
         return status
 
+    def do(self, text: str, line: Callable[[str], None]) -> None:
+        """Does what the guest asks QEMU for. {folder} stands for the directory of the run."""
+        try:
+            words = json.loads(text.replace("{folder}", str(self.folder)))
+            if not self.qmp:
+                self.qmp = Qmp(self.folder / "qmp.sock")
+            self.qmp.execute(words["execute"], **words.get("arguments", {}))
+        except (OSError, LabError, ValueError, KeyError) as error:
+            line(f"# QEMU cannot do {text}: {error}")
+
     def ask_what_it_does(self) -> None:
         """Lets a guest that hangs print its blocked tasks and what its CPUs do."""
         try:
-            qmp = Qmp(self.folder / "qmp.sock")
+            qmp = self.qmp or Qmp(self.folder / "qmp.sock")
             console = socket.socket(socket.AF_UNIX)
             console.connect(str(self.folder / "console.sock"))
             for key in b"w", b"l":

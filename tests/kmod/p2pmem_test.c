@@ -142,7 +142,7 @@ static DEFINE_MUTEX(second_lock);
 
 static noinline int test_mistake(unsigned long mistake)
 {
-	volatile char *memory;
+	char *memory;
 	int round;
 
 	switch (mistake) {
@@ -150,8 +150,10 @@ static noinline int test_mistake(unsigned long mistake)
 		memory = kmalloc(64, GFP_KERNEL);
 		if (!memory)
 			return -ENOMEM;
-		kfree((void *)memory);
-		memory[8] = 1;
+		kfree(memory);
+		/* The compiler would see it, too. */
+		OPTIMIZER_HIDE_VAR(memory);
+		WRITE_ONCE(memory[8], 1);
 		return 0;
 	case P2PMEM_TEST_LOCK_ORDER:
 		mutex_lock(&first_lock);

@@ -230,6 +230,12 @@ pub fn choices() -> Result<String> {
     Ok(fs::read_to_string("/sys/module/p2pmem_rs/regions")?)
 }
 
+/// Has the host do something to the machine, by a command of QMP with arguments in JSON. That it
+/// was done is to be seen by what happens. `{folder}` stands for the directory of the run.
+pub fn qemu(command: &str, arguments: &str) {
+    println!("lab: qmp {{\"execute\": \"{command}\", \"arguments\": {{{arguments}}}}}");
+}
+
 // Mappings.
 
 /// A mapping. What is left of it goes with this value.

@@ -60,7 +60,7 @@ impl TestFile {
         let mut argument = Bar {
             domain,
             bus: bus as u8,
-            devfn: (device << 3 | function) as u8,
+            devfn: ((device << 3) | function) as u8,
             bar,
         };
         Ok(self.request(CLAIM, &mut argument)?)

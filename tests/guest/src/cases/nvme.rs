@@ -5,8 +5,10 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -17,8 +19,8 @@ use rustix::{fs::OFlags, mm::MapFlags};
 use crate::{
     cases,
     guest::{
-        insmod, insmod_with, kernel_log, read_at, restore, rmmod, unbind, wait_until, write_at,
-        Child, Map, Provider, PAGE, READ, WINDOW,
+        choose, insmod, insmod_with, kernel_log, qemu, read_at, restore, rmmod, unbind, wait_until,
+        write_at, Child, Map, Mark, Provider, PAGE, READ, WINDOW,
     },
 };
 
@@ -28,7 +30,8 @@ pub mod adopt {
 
     cases!(
         "adopt": each_published_pool, copy_through_own_memory, follows_the_driver,
-        in_use_when_unbound, controller_reset, turned_off, loaded_first, a_hundred_rounds,
+        in_use_when_unbound, controller_reset, turned_off, loaded_first, mounted_drive, hot_plug,
+        a_hundred_rounds,
     );
 
     /// A drive that the nvme driver has, with its node.
@@ -181,6 +184,97 @@ pub mod adopt {
         copy(&Adopted::find("legacy")?.provider, false)
     }
 
+    /// What a root disk would see of the module: nothing.
+    fn mounted_drive() -> Result<()> {
+        const POINT: &str = "/tmp/mounted";
+        for serial in ["new", "disk0"] {
+            let controller = controller(serial)?.context("no such drive")?;
+            let name = controller.file_name().context("no name")?.to_string_lossy();
+            let node = format!("/dev/{name}n1");
+            let run = |program: &str, arguments: &[&str]| -> Result<()> {
+                let output = Command::new(program).args(arguments).output()?;
+                let said = String::from_utf8_lossy(&output.stderr);
+                ensure!(output.status.success(), "{program}: {said}");
+                Ok(())
+            };
+            run("modprobe", &["ext4"])?;
+            run("mke2fs", &[&node])?;
+            fs::create_dir_all(POINT)?;
+            run("mount", &["-t", "ext2", &node, POINT])?;
+
+            let stop = Path::new("/tmp/stop");
+            let file = format!("{POINT}/file");
+            let line = |number: usize| format!("{number:07}\n");
+            let writer = Child::spawn(|| {
+                let mut log = File::create(&file)?;
+                for number in 0.. {
+                    log.write_all(line(number).as_bytes())?;
+                    log.sync_all()?;
+                    if stop.exists() {
+                        break;
+                    }
+                }
+                Ok(())
+            })?;
+            let mark = Mark::new()?;
+            for _ in 0..5 {
+                rmmod()?;
+                insmod()?;
+                ensure!(fs::read_to_string(controller.join("state"))?.trim() == "live");
+            }
+            File::create(stop)?;
+            writer.expect_success()?;
+            fs::remove_file(stop)?;
+            // The driver did not notice anything.
+            for what in ["reset", "timeout", "I/O error", "I/O Error", "aborted"] {
+                ensure!(mark.expect(&["nvme", what]).is_err(), "{what}, see the log");
+            }
+            run("umount", &[POINT])?;
+            run("mount", &["-t", "ext2", &node, POINT])?;
+            let text = fs::read_to_string(&file)?;
+            run("umount", &[POINT])?;
+            ensure!(text.len() > 8 * 10, "only {} bytes", text.len());
+            for (number, found) in text.split_inclusive('\n').enumerate() {
+                ensure!(found == line(number), "line {number} is {found:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// A drive that is plugged in, used, and pulled.
+    fn hot_plug() -> Result<()> {
+        for round in 0..3 {
+            qemu(
+                "blockdev-add",
+                r#""driver": "null-co", "node-name": "plugged", "read-zeroes": true, "size": 67108864"#,
+            );
+            qemu(
+                "device_add",
+                r#""driver": "nvme", "id": "plugged", "bus": "spare", "drive": "plugged", "serial": "plugged", "cmb_size_mb": 16, "legacy-cmb": false"#,
+            );
+            wait_until(Duration::from_secs(20), "the drive has its node", || {
+                Ok(Adopted::find("plugged").is_ok())
+            })?;
+            let adopted = Adopted::find("plugged")?;
+            let map = Map::new(adopted.provider.open()?, WINDOW)?;
+            map.fill(0..PAGE, round);
+            // The drive holds zeroes.
+            read_at(&drive("plugged")?, &map, 0..PAGE, 0)?;
+            ensure!(map.get(0) == 0 && map.get(PAGE - 8) == 0, "not read");
+            let child = reader_of("plugged", &adopted.provider)?;
+
+            qemu("device_del", r#""id": "plugged""#);
+            child.expect_signal(libc::SIGBUS)?;
+            wait_until(Duration::from_secs(20), "the drive is gone", || {
+                Ok(controller("plugged")?.is_none() && !adopted.provider.path.exists())
+            })?;
+            ensure!(!map.is_readable(0)?, "still readable");
+            drop(map);
+            qemu("blockdev-del", r#""node-name": "plugged""#);
+        }
+        Ok(())
+    }
+
     fn a_hundred_rounds() -> Result<()> {
         for round in 0..100 {
             let adopted = Adopted::find("new")?;
@@ -263,7 +357,158 @@ pub mod cmb {
 pub mod pmr {
     use super::*;
 
-    cases!("pmr": alone, beside_a_cmb, put_back, in_use_when_unbound);
+    cases!(
+        "pmr": alone, beside_a_cmb, put_back, in_use_when_unbound, beside_a_drive,
+        beside_a_drive_follows, beside_a_drive_resets, beside_a_drive_in_use,
+        beside_a_drive_refused,
+    );
+
+    /// A drive that the nvme driver has, whose PMR was asked for. Undone when it is dropped.
+    struct Beside {
+        controller: PathBuf,
+        pci: String,
+    }
+
+    impl Beside {
+        fn ask(serial: &str) -> Result<Self> {
+            let controller = controller(serial)?.context("no such drive")?;
+            let device = fs::canonicalize(controller.join("device"))?;
+            let pci = device.file_name().context("no address")?;
+            let pci = pci.to_string_lossy().into_owned();
+            choose(&format!("{pci} pmr"))?;
+            Ok(Self { controller, pci })
+        }
+
+        fn provider(&self) -> Result<Provider> {
+            Provider::all()?
+                .into_iter()
+                .find(|provider| provider.pci == self.pci)
+                .context("no node")
+        }
+
+        /// Nothing is left of the memory.
+        fn expect_gone(&self) -> Result<()> {
+            ensure!(self.provider().is_err(), "there is a node");
+            ensure!(!Path::new(DEVICES).join(&self.pci).join("p2pmem").exists());
+            Ok(())
+        }
+
+        fn nvme(&self, what: &str) -> Result<()> {
+            Ok(fs::write(
+                format!("/sys/bus/pci/drivers/nvme/{what}"),
+                &self.pci,
+            )?)
+        }
+    }
+
+    impl Drop for Beside {
+        fn drop(&mut self) {
+            choose(&format!("{} default", self.pci)).expect("the default can be set");
+        }
+    }
+
+    fn beside_a_drive() -> Result<()> {
+        let beside = Beside::ask("pmr")?;
+        let provider = beside.provider()?;
+        let node = Node::open(&provider.path)?;
+        let region = node.region(0)?;
+        ensure!((region.bar, region.offset, region.size) == (4, 0, 64 << 20));
+        ensure!(provider.size == 64 << 20);
+        // From and to the drive itself, and between others.
+        for (source, destination) in [("pmr", "disk0"), ("disk0", "pmr"), ("disk0", "disk1")] {
+            copy_between(source, destination, &provider)?;
+            provider.expect_full()?;
+        }
+        // Asked once more, nothing changes: mappings stay.
+        let map = Map::new(&node, WINDOW)?;
+        map.fill(0..WINDOW, 1);
+        choose(&format!("{} pmr", beside.pci))?;
+        map.check(0..WINDOW, 1)?;
+
+        // Not wanted any more.
+        let pci = beside.pci.clone();
+        choose(&format!("{pci} default"))?;
+        ensure!(!map.is_readable(0)?, "still readable");
+        beside.expect_gone()?;
+        drive("pmr")?;
+        Ok(())
+    }
+
+    fn beside_a_drive_follows() -> Result<()> {
+        let beside = Beside::ask("pmr")?;
+        for _ in 0..5 {
+            let map = Map::new(beside.provider()?.open()?, WINDOW)?;
+            map.fill(0..PAGE, 1);
+            beside.nvme("unbind")?;
+            ensure!(!map.is_readable(0)?, "still readable");
+            beside.expect_gone()?;
+            beside.nvme("bind")?;
+            restore()?;
+            copy(&beside.provider()?, true)?;
+        }
+        rmmod()?;
+        beside.expect_gone()?;
+        drive("pmr")?;
+        // What was asked for went with the module.
+        insmod()?;
+        restore()?;
+        beside.expect_gone()
+    }
+
+    fn beside_a_drive_resets() -> Result<()> {
+        let beside = Beside::ask("pmr")?;
+        let provider = beside.provider()?;
+        let map = Map::new(provider.open()?, WINDOW)?;
+        map.fill(0..WINDOW, 1);
+        for round in 0..5 {
+            fs::write(beside.controller.join("reset_controller"), "1")?;
+            map.check(0..WINDOW, 1)?;
+            if round % 2 == 1 {
+                fs::write(Path::new(DEVICES).join(&beside.pci).join("reset"), "1")?;
+                map.check(0..WINDOW, 1)?;
+            }
+            copy(&provider, false)?;
+        }
+        Ok(())
+    }
+
+    fn beside_a_drive_in_use() -> Result<()> {
+        for round in 0..10 {
+            let beside = Beside::ask("pmr")?;
+            let child = reader(&beside.provider()?)?;
+            match round % 2 {
+                0 => drop(beside),
+                _ => {
+                    beside.nvme("unbind")?;
+                    beside.nvme("bind")?;
+                    restore()?;
+                }
+            }
+            child.expect_signal(libc::SIGBUS)?;
+            drive("pmr")?;
+        }
+        Ok(())
+    }
+
+    fn beside_a_drive_refused() -> Result<()> {
+        // What the driver published cannot be told from a PMR, and keeps its node.
+        let before = Provider::all()?.len();
+        let mark = Mark::new()?;
+        let beside = Beside::ask("both")?;
+        mark.expect(&[
+            &beside.pci,
+            "cannot be kept apart: bind the controller to p2pmem_rs",
+        ])?;
+        ensure!(beside.provider()?.size == 16 << 20);
+        drop(beside);
+        // There is none.
+        let mark = Mark::new()?;
+        let beside = Beside::ask("disk0")?;
+        mark.expect(&[&beside.pci, "the controller has no PMR"])?;
+        ensure!(beside.provider().is_err());
+        ensure!(Provider::all()?.len() == before);
+        Ok(())
+    }
 
     fn alone() -> Result<()> {
         copy_through("pmr", 64 << 20)
@@ -446,8 +691,12 @@ fn copy(provider: &Provider, alone: bool) -> Result<()> {
 
 /// Starts a process that reads into device memory, until that is gone.
 fn reader(provider: &Provider) -> Result<Child> {
+    reader_of("disk0", provider)
+}
+
+fn reader_of(source: &str, provider: &Provider) -> Result<Child> {
     let before = provider.available()?;
-    let source = drive("disk0")?;
+    let source = drive(source)?;
     let child = Child::spawn(|| {
         let map = Map::new(provider.open()?, WINDOW)?;
         loop {
