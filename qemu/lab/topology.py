@@ -4,7 +4,7 @@
 A line is `kind name key=value ...`; what is indented is plugged into what is above it. A kind
 is one of KINDS or any device of QEMU. `image=SIZE` gives an nvme its drive, `memory=SIZE`
 gives an ivshmem its memory and an nvme a persistent memory region; both are files that the host can read. Other keys are properties
-of the QEMU device.
+of the QEMU device. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway.
 """
 
 import re
@@ -49,6 +49,7 @@ class Topology:
 
     name: str
     roots: list[Device]
+    properties: list[str] = field(default_factory=list)
 
     def devices(self) -> list[Device]:
         """Returns all devices, parents first."""
@@ -71,7 +72,7 @@ class Topology:
 
     def arguments(self, folder: Path) -> list[str]:
         """Returns the QEMU arguments; images and memories are files of `folder`."""
-        words = []
+        words = [word for text in self.properties for word in ("-global", text)]
         slot = 0
 
         def plug(device: Device, bus: str) -> None:
@@ -115,6 +116,7 @@ def size_of(text: str) -> int:
 def parse(name: str, text: str) -> Topology:
     """Reads a topology. Mistakes are LabErrors that name the line."""
     roots: list[Device] = []
+    properties: list[str] = []
     names: set[str] = set()
     above: list[tuple[int, Device]] = []
 
@@ -129,6 +131,11 @@ def parse(name: str, text: str) -> Topology:
         words = content.split()
         if "\t" in content:
             raise wrong("a tab: indent by spaces")
+        if words[0] == "global":
+            if len(words) != 2 or not re.fullmatch(r"[\w-]+\.[\w-]+=\S+", words[1]):
+                raise wrong("write `global DRIVER.PROPERTY=VALUE`")
+            properties.append(words[1])
+            continue
         if len(words) < 2 or "=" in words[1]:
             raise wrong("write `kind name key=value ...`")
         kind, title, *pairs = words
@@ -166,7 +173,7 @@ def parse(name: str, text: str) -> Topology:
 
     if not roots:
         raise LabError(f"topology {name} has no devices")
-    return Topology(name, roots)
+    return Topology(name, roots, properties)
 
 
 def load(name: str) -> Topology:

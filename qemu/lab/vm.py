@@ -30,6 +30,8 @@ KERNEL_ARGUMENTS = [
     # A crash ends the boot, and QEMU with it.
     "oops=panic",
     "panic=-1",
+    # Cases mark their place in the log: none of these lines may be left out.
+    "printk.devkmsg=on",
     # For the question what a guest that hangs is doing.
     "sysrq_always_enabled",
 ]
