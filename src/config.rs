@@ -101,12 +101,15 @@ fn add(entries: &mut KVec<Entry>, device: &CStr, choices: Choices) -> Result {
     let device = CString::try_from_fmt(fmt!("{}", device))?;
     entries.push(Entry { device, choices }, GFP_KERNEL)?;
 
-    if text(entries)?.to_bytes().len() >= PAGE_SIZE {
+    let fits = text(entries).and_then(|text| match text.to_bytes().len() {
+        PAGE_SIZE.. => Err(ENOSPC),
+        _ => Ok(()),
+    });
+    if fits.is_err() {
         drop(entries.pop());
-        return Err(ENOSPC);
     }
 
-    Ok(())
+    fits
 }
 
 /// Writes all entries as they may be set again.
@@ -152,8 +155,10 @@ impl Attribute for File {
             EINVAL
         })?;
         let device = CString::try_from_fmt(fmt!("{}", address))?;
-        self.config.set(&device, choices).inspect_err(|_| {
-            pr_err!("regions: no room for more: write a device and default to forget it\n");
+        self.config.set(&device, choices).inspect_err(|&error| {
+            if error == ENOSPC {
+                pr_err!("regions: no room for more: write a device and default to forget it\n");
+            }
         })?;
 
         if let Some(adopter) = &self.adopter {

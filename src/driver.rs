@@ -108,7 +108,7 @@ impl Binding {
                 region.offset
             );
         }
-        let provider = Provider::new(pool, regions)?;
+        let provider = Provider::new(pdev.as_ref(), pool, regions)?;
 
         Ok(try_pin_init!(Self {
             _node <- Registration::new(

@@ -15,11 +15,19 @@
 //! [`Provider::revoke`] is the end of the binding; after it the provider is an empty shell.
 
 use kernel::{
+    device::Device,
     new_poll_condvar,
     prelude::*,
     sync::{
+        aref::ARef,
         poll::PollCondVar,
         Arc, //
+    },
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -30,8 +38,12 @@ use kernel_ext::{
         Gated,
         Guard, //
     },
-    p2pmem::Allocation,
-    pci::p2pdma::Pool, //
+    p2pmem::{
+        Allocation,
+        Pinned, //
+    },
+    pci::p2pdma::Pool,
+    task::Process, //
 };
 
 use crate::{
@@ -39,6 +51,9 @@ use crate::{
     region::Region,
     registry::Registry, //
 };
+
+/// How often somebody who waits says for whom.
+const REPORT_INTERVAL: Delta = Delta::from_secs(10);
 
 /// Memory that was given out.
 pub(crate) type Pages = Arc<Gated<Allocation>>;
@@ -48,11 +63,14 @@ struct Lease {
     pages: Pages,
     /// In bytes.
     size: u64,
+    /// Who asked for it.
+    owner: Process,
 }
 
 /// A device's peer-to-peer memory.
 #[pin_data]
 pub(crate) struct Provider {
+    device: ARef<Device>,
     gate: Arc<Gate>,
     pool: Gated<Pool>,
     regions: Regions,
@@ -68,12 +86,13 @@ pub(crate) struct Provider {
 
 impl Provider {
     /// Creates a provider of the memory in `pool`, which is that of `regions`.
-    pub(crate) fn new(pool: Pool, regions: Regions) -> Result<Arc<Self>> {
+    pub(crate) fn new(device: &Device, pool: Pool, regions: Regions) -> Result<Arc<Self>> {
         let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
         let pool = Gated::new(gate.clone(), pool);
 
         Arc::pin_init(
             pin_init!(Self {
+                device: device.into(),
                 gate,
                 pool,
                 regions,
@@ -134,6 +153,7 @@ impl Provider {
         let key = self.leases.insert(Lease {
             pages: pages.clone(),
             size: size as u64,
+            owner: Process::current(),
         })?;
 
         Ok((key, pages))
@@ -147,8 +167,8 @@ impl Provider {
     /// Takes the memory back from everybody, since the device goes away.
     ///
     /// When this returns, no system call is under way on behalf of the device, no process can
-    /// reach its memory, and all that is left of it is pinned by DMA that is in flight. The
-    /// caller must have made sure that no more files are opened.
+    /// reach its memory, and DMA into memory that was given out has ended. The caller must have
+    /// made sure that no more files are opened.
     pub(crate) fn revoke(&self) {
         let closed = self.gate.close();
 
@@ -158,11 +178,46 @@ impl Provider {
             mapping.unmap();
         }
 
+        let mut in_flight = KVec::new();
         while let Some(lease) = self.leases.pop() {
-            drop(lease.pages.take(&closed));
+            let pinned = lease.pages.take(&closed).and_then(Allocation::release);
+            if let Some(pinned) = pinned {
+                // Without memory for it, the kernel waits for these pages later and says nothing.
+                let _ = in_flight.push((lease.owner, pinned), GFP_KERNEL);
+            }
         }
 
         drop(self.pool.take(&closed));
         self.gone.notify_all();
+        self.wait_for(in_flight);
+    }
+
+    /// Waits until nobody refers to pages any more, and says from time to time for whom.
+    fn wait_for(&self, mut pages: KVec<(Process, Pinned)>) {
+        const FIRST: Delta = Delta::from_micros(100);
+        const LONGEST: Delta = Delta::from_millis(20);
+
+        let mut since = Instant::<Monotonic>::now();
+        let mut pause = FIRST;
+
+        loop {
+            pages.retain(|(_, pinned)| pinned.bytes() != 0);
+            if pages.is_empty() {
+                return;
+            }
+            if since.elapsed() >= REPORT_INTERVAL {
+                since = Instant::now();
+                for (owner, pinned) in &pages {
+                    dev_warn!(
+                        self.device,
+                        "waiting for DMA into {} bytes that {} asked for\n",
+                        pinned.bytes(),
+                        owner
+                    );
+                }
+            }
+            fsleep(pause);
+            pause = (pause * 2).min(LONGEST);
+        }
     }
 }

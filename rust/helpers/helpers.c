@@ -17,4 +17,5 @@
 #include "pci.c"
 #include "percpu-refcount.c"
 #include "pgtable.c"
+#include "sched.c"
 #include "sysfs.c"

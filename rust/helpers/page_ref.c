@@ -2,6 +2,11 @@
 
 #include <linux/page_ref.h>
 
+__rust_helper int rust_helper_page_ref_count(const struct page *page)
+{
+	return page_ref_count(page);
+}
+
 __rust_helper bool rust_helper_page_ref_freeze(struct page *page, int count)
 {
 	return page_ref_freeze(page, count);

@@ -19,3 +19,4 @@ pub mod mm;
 pub mod module;
 pub mod p2pmem;
 pub mod pci;
+pub mod task;

@@ -30,7 +30,10 @@ use crate::{
 
 use core::{
     ffi::c_void,
-    mem::ManuallyDrop,
+    mem::{
+        self,
+        ManuallyDrop, //
+    },
     ops::Range,
     ptr::{
         self,
@@ -115,7 +118,7 @@ impl Drop for Chunk {
 /// # Invariants
 ///
 /// - `address` is that of memory from the pool of `pdev`, and `pages` are the pages of that memory,
-///   in order, at least one.
+///   in order, at least one; or none, once the memory was given back.
 /// - One reference to each page is owned, and one reference to their pagemap for each page. They
 ///   keep the pages and the pool of the device, whatever happens to the driver of the device.
 pub struct Allocation {
@@ -188,39 +191,33 @@ impl Allocation {
         unsafe { virt::insert_pages(vma, address, pages) }
     }
 
-    /// Gives pages back that nobody refers to.
-    ///
-    /// # Safety
-    ///
-    /// The reference count of each page in `range` must have been frozen, and the references to
-    /// the pagemap that are owned for these pages must not be used any more.
-    unsafe fn free_run(&self, range: Range<usize>) {
-        let Some(&first) = self.pages.get(range.start).filter(|_| !range.is_empty()) else {
-            return;
-        };
-        let count = range.len();
+    /// Gives the memory back, and returns what somebody still refers to, if there is something.
+    pub fn release(mut self) -> Option<Pinned> {
+        let &first = self.pages.first()?;
 
-        // SAFETY: By the safety requirements, `count` references to the pagemap are owned. All
-        // but one are put here, the pool's free function puts the last.
-        unsafe { bindings::percpu_ref_put_many(pagemap_ref(first), count - 1) };
+        // SAFETY: References to the pagemap are owned, so that one more can be taken.
+        unsafe { bindings::percpu_ref_get_many(pagemap_ref(first), 1) };
+        self.give_back();
 
-        // SAFETY: The memory is part of what the pool gave out and nobody refers to it. The pool
-        // exists for as long as the reference to the pagemap, which this call puts.
-        unsafe {
-            bindings::pci_free_p2pmem(
-                as_raw(&self.pdev),
-                self.address.as_ptr().byte_add(range.start << PAGE_SHIFT),
-                count << PAGE_SHIFT,
-            )
+        // INVARIANT: The reference was just taken.
+        let pinned = Pinned {
+            pages: mem::take(&mut self.pages),
+            pagemap: first,
         };
+        (pinned.bytes() != 0).then_some(pinned)
     }
-}
 
-impl Drop for Allocation {
-    fn drop(&mut self) {
+    /// Gives all pages back. What is left in `self.pages` is not owned any more: pages that somebody
+    /// else refers to.
+    fn give_back(&mut self) {
+        let count = self.pages.len();
+        let mut kept = 0;
         let mut run = 0;
 
-        for (index, &page) in self.pages.iter().enumerate() {
+        for index in 0..count {
+            let Some(&page) = self.pages.get(index) else {
+                break;
+            };
             // SAFETY: By the type invariants, a reference to the page is owned. If it is the only
             // one, freezing takes it away, and nobody can get another.
             if unsafe { bindings::page_ref_freeze(page, 1) } {
@@ -234,10 +231,85 @@ impl Drop for Allocation {
             // SAFETY: A reference to the page is owned. Whoever puts the last one gives the page
             // back to the pool and puts its reference to the pagemap.
             unsafe { bindings::put_page(page) };
+            if let Some(slot) = self.pages.get_mut(kept) {
+                *slot = page;
+                kept += 1;
+            }
         }
 
         // SAFETY: As above.
-        unsafe { self.free_run(run..self.pages.len()) };
+        unsafe { self.free_run(run..count) };
+        self.pages.truncate(kept);
+    }
+
+    /// Gives pages back that nobody refers to.
+    ///
+    /// # Safety
+    ///
+    /// The reference count of each page in `range` must have been frozen, and the references to
+    /// the pagemap that are owned for these pages must not be used any more.
+    unsafe fn free_run(&self, range: Range<usize>) {
+        let count = range.len();
+        if count == 0 {
+            return;
+        }
+        let offset = range.start << PAGE_SHIFT;
+
+        // SAFETY: The memory of an allocation has pages.
+        let first = unsafe { bindings::virt_to_page(self.address.as_ptr().byte_add(offset)) };
+        // SAFETY: By the safety requirements, `count` references to the pagemap are owned. All
+        // but one are put here, the pool's free function puts the last.
+        unsafe { bindings::percpu_ref_put_many(pagemap_ref(first), count - 1) };
+
+        // SAFETY: The memory is part of what the pool gave out and nobody refers to it. The pool
+        // exists for as long as the reference to the pagemap, which this call puts.
+        unsafe {
+            bindings::pci_free_p2pmem(
+                as_raw(&self.pdev),
+                self.address.as_ptr().byte_add(offset),
+                count << PAGE_SHIFT,
+            )
+        };
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // Nothing is there if the memory was released.
+        self.give_back();
+    }
+}
+
+/// Pages that were given back while somebody referred to them, like DMA that is in flight.
+///
+/// # Invariants
+///
+/// A reference to the pagemap of the pages is owned, which `pagemap` is one of.
+pub struct Pinned {
+    pages: KVVec<*mut bindings::page>,
+    pagemap: *mut bindings::page,
+}
+
+// SAFETY: Reference counts can be read by any thread, and references be put.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// Returns how many bytes are still referred to. Pages that went to somebody else meanwhile
+    /// count as well.
+    pub fn bytes(&self) -> usize {
+        let is_used = |&&page: &&*mut bindings::page| {
+            // SAFETY: By the type invariants, the page is valid.
+            unsafe { bindings::page_ref_count(page) != 0 }
+        };
+
+        self.pages.iter().filter(is_used).count() << PAGE_SHIFT
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, the reference is owned.
+        unsafe { bindings::percpu_ref_put_many(pagemap_ref(self.pagemap), 1) };
     }
 }
 

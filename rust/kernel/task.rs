@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Processes, as they are told of to administrators.
+//!
+//! C header: [`include/linux/sched.h`](srctree/include/linux/sched.h)
+
+use kernel::{
+    fmt,
+    prelude::*,
+    str::BStr,
+    task::Pid, //
+};
+
+use crate::bindings;
+
+/// Which process did something: the process ID and the name that it had then.
+#[derive(Clone, Copy)]
+pub struct Process {
+    pid: Pid,
+    name: [u8; bindings::TASK_COMM_LEN as usize],
+}
+
+impl Process {
+    /// Returns the calling process.
+    pub fn current() -> Self {
+        let task = kernel::current!();
+        let mut name = [0; bindings::TASK_COMM_LEN as usize];
+
+        // SAFETY: The buffer is as long as the C side writes, and the task is the current one.
+        unsafe { bindings::get_task_comm(name.as_mut_ptr(), task.as_ptr()) };
+
+        Self {
+            // Of the whole process, not of a thread.
+            pid: task.tgid(),
+            name,
+        }
+    }
+
+    /// Returns the process ID, in the initial namespace.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &BStr {
+        let end = self.name.iter().position(|&byte| byte == 0);
+
+        BStr::from_bytes(self.name.get(..end.unwrap_or(0)).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_fmt(fmt!("{}[{}]", self.name(), self.pid))
+    }
+}
