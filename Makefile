@@ -17,6 +17,9 @@ help:
 	@echo
 	@echo '  make run              build all, boot the lab, copy drive to drive through device memory'
 	@echo '  make test             all tests; T=NAME runs the guest cases whose names begin so'
+	@echo '  make test-debug       the guest cases on a kernel that looks for mistakes (10 minutes to build, once)'
+	@echo '  make coverage         which lines of the module the guest cases reach, in $(BUILD)/coverage/'
+	@echo '  make torture          all at once, at random; SECONDS=600 for how long, SEED=N to do it again'
 	@echo '  make lab              a shell in the guest; TOPOLOGY=NAME, one of qemu/topologies/'
 	@echo '  make modules          p2pmem_rs.ko for the newest stock kernel, in $(BUILD)/module/'
 	@echo '  make modules KDIR=DIR the same for any kernel build tree with Rust, 7.3 or newer'
@@ -72,11 +75,14 @@ modules_install:
 	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
 
-INSIDE := run test lab lint doc tools modules kmod kdir
+INSIDE := run test test-debug coverage torture lab lint doc tools modules modules-debug kmod kdir
 
 .PHONY: $(INSIDE)
 
 ifndef P2PMEM_IN_BUILD_ROOT
+
+torture: export TORTURE_SECONDS := $(or $(SECONDS),60)
+torture: export TORTURE_SEED := $(SEED)
 
 $(INSIDE):
 	@tools/build/enter -- make $@
@@ -100,6 +106,14 @@ modules:
 kmod:
 	@$(MAKE) $(JOBS) $(if $(V),,-s) -C $(KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(CURDIR)/$(BUILD)/kmod modules
 
+# The same two modules for the debug kernel, which LLVM builds.
+DEBUG_KERNEL = $(eval DEBUG_KERNEL := $(shell tools/build/kernel --debug))$(or $(DEBUG_KERNEL),$(error no debug kernel))
+DEBUG := $(CURDIR)/$(BUILD)/debug
+
+modules-debug:
+	@$(MAKE) $(JOBS) $(if $(V),,-s) LLVM=-19 KDIR=$(DEBUG_KERNEL)/kdir MO=$(DEBUG)/module modules
+	@$(MAKE) $(JOBS) $(if $(V),,-s) LLVM=-19 -C $(DEBUG_KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(DEBUG)/kmod modules
+
 tools:
 	@cd tools && cargo build --locked --quiet --release
 	@mkdir -p $(BUILD)/bin
@@ -111,6 +125,20 @@ run: modules tools
 
 test: modules kmod tools
 	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')
+
+# The stock kernel with a module that counts.
+COVERAGE := $(CURDIR)/$(BUILD)/coverage
+coverage: kmod tools
+	@$(MAKE) $(JOBS) $(if $(V),,-s) KDIR=$(KERNEL)/kdir MO=$(COVERAGE)/module \
+		KRUSTFLAGS='-Cinstrument-coverage -Zno-profiler-runtime -Zcoverage-options=branch' modules
+	@mkdir -p $(COVERAGE)/kmod && cp $(BUILD)/kmod/p2pmem_test.ko $(COVERAGE)/kmod/
+	@tests/coverage --kernel $(KERNEL) --module $(COVERAGE)/module/p2pmem_rs.ko
+
+torture: modules kmod tools
+	@tests/run --kernel $(KERNEL) --case torture
+
+test-debug: modules-debug tools
+	@tests/run --debug --kernel $(DEBUG_KERNEL) $(if $(T),--case '$(T)')
 
 lab: modules kmod tools
 	@qemu/boot --kernel $(KERNEL) --topology $(or $(TOPOLOGY),switch) --shell \

@@ -25,7 +25,7 @@ struct test_file {
 	struct pci_dev *pdev;
 	int bar;
 	struct kprobe probe;
-	struct p2pmem_test_delay delay;
+	struct p2pmem_test_detour detour;
 	struct task_struct *task;
 	atomic_t hits;
 };
@@ -94,23 +94,59 @@ static int test_claim(struct test_file *file,
 	return 0;
 }
 
+typedef unsigned long (*test_function)(unsigned long a, unsigned long b,
+				       unsigned long c, unsigned long d,
+				       unsigned long e, unsigned long f);
+
+/* The file whose detour is in use, and the task that just takes it. */
+static struct test_file *detouring;
+static struct task_struct *detoured;
+
+/*
+ * Runs in place of the function: probes must not sleep, what they jump to may.
+ * Passes on as many arguments as registers hold.
+ */
+static noinline unsigned long test_detour(unsigned long a, unsigned long b,
+					  unsigned long c, unsigned long d,
+					  unsigned long e, unsigned long f)
+{
+	struct test_file *file = READ_ONCE(detouring);
+	unsigned long ret = file->detour.result;
+
+	atomic_inc(&file->hits);
+	if (file->detour.milliseconds)
+		msleep(file->detour.milliseconds);
+	if (!file->detour.result)
+		ret = ((test_function)file->probe.addr)(a, b, c, d, e, f);
+	WRITE_ONCE(detoured, NULL);
+
+	return ret;
+}
+
 static int test_hit(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct test_file *file = container_of(probe, struct test_file, probe);
 
-	if (current->group_leader == file->task) {
-		atomic_inc(&file->hits);
-		/* Probes must not sleep. */
-		mdelay(file->delay.milliseconds);
-	}
+	if (current->group_leader != file->task)
+		return 0;
+	/* The call by the detour, and calls by other threads meanwhile. */
+	if (cmpxchg(&detoured, NULL, current))
+		return 0;
+	instruction_pointer_set(regs, (unsigned long)test_detour);
 
-	return 0;
+	return 1;
 }
 
-static int test_delay(struct test_file *file,
-		      struct p2pmem_test_delay __user *argument)
+/* That there is one makes the kernel expect that the probe jumps. */
+static void test_hit_end(struct kprobe *probe, struct pt_regs *regs,
+			 unsigned long flags)
 {
-	struct p2pmem_test_delay request;
+}
+
+static int test_set_detour(struct test_file *file,
+			   struct p2pmem_test_detour __user *argument)
+{
+	struct p2pmem_test_detour request;
 	int ret;
 
 	if (copy_from_user(&request, argument, sizeof(request)))
@@ -120,16 +156,20 @@ static int test_delay(struct test_file *file,
 		return -EINVAL;
 
 	if (!file->task) {
-		file->delay = request;
+		if (cmpxchg(&detouring, NULL, file))
+			return -EBUSY;
+		file->detour = request;
 		file->task = current->group_leader;
-		file->probe.symbol_name = file->delay.symbol;
+		file->probe.symbol_name = file->detour.symbol;
 		file->probe.pre_handler = test_hit;
+		file->probe.post_handler = test_hit_end;
 		ret = register_kprobe(&file->probe);
 		if (ret) {
 			file->task = NULL;
+			WRITE_ONCE(detouring, NULL);
 			return ret;
 		}
-	} else if (strcmp(request.symbol, file->delay.symbol)) {
+	} else if (strcmp(request.symbol, file->detour.symbol)) {
 		return -EBUSY;
 	}
 	request.hits = atomic_read(&file->hits);
@@ -188,8 +228,8 @@ static long test_ioctl(struct file *filp, unsigned int request,
 		return test_pte(pointer);
 	case P2PMEM_TEST_CLAIM:
 		return test_claim(file, pointer);
-	case P2PMEM_TEST_DELAY:
-		return test_delay(file, pointer);
+	case P2PMEM_TEST_DETOUR:
+		return test_set_detour(file, pointer);
 	case P2PMEM_TEST_MISTAKE:
 		return test_mistake(argument);
 	default:
@@ -213,8 +253,13 @@ static int test_release(struct inode *inode, struct file *filp)
 {
 	struct test_file *file = filp->private_data;
 
-	if (file->task)
+	if (file->task) {
 		unregister_kprobe(&file->probe);
+		/* A detour may be under way in another thread of the process. */
+		while (READ_ONCE(detoured))
+			msleep(20);
+		WRITE_ONCE(detouring, NULL);
+	}
 	if (file->pdev) {
 		pci_release_region(file->pdev, file->bar);
 		pci_dev_put(file->pdev);

@@ -34,14 +34,19 @@ struct p2pmem_test_bar {
 };
 
 /**
- * struct p2pmem_test_delay - a function of the kernel that is to take longer
+ * struct p2pmem_test_detour - a function of the kernel that is to fail, or take longer
  * @symbol: its name
- * @milliseconds: for how long the calling process waits at its beginning
+ * @milliseconds: for how long the calling process sleeps at its beginning
+ * @result: what it returns instead of being executed, 0 to have it executed
  * @hits: out: how often that was so far
+ *
+ * The function must be one that may sleep, with no more than six arguments and a
+ * result of type int. One at a time, for the calling process.
  */
-struct p2pmem_test_delay {
-	char symbol[56];
+struct p2pmem_test_detour {
+	char symbol[52];
 	__u32 milliseconds;
+	__s32 result;
 	__u32 hits;
 };
 
@@ -55,8 +60,8 @@ enum p2pmem_test_mistake {
 #define P2PMEM_TEST_PTE _IOWR(0xbe, 0, struct p2pmem_test_pte)
 /* Takes the BAR as a driver does. EBUSY if somebody has it. */
 #define P2PMEM_TEST_CLAIM _IOW(0xbe, 1, struct p2pmem_test_bar)
-/* Sets the delay for the calling process. Again with the same symbol: reads the hits. */
-#define P2PMEM_TEST_DELAY _IOWR(0xbe, 2, struct p2pmem_test_delay)
+/* Again with the same symbol: reads the hits. */
+#define P2PMEM_TEST_DETOUR _IOWR(0xbe, 2, struct p2pmem_test_detour)
 #define P2PMEM_TEST_MISTAKE _IO(0xbe, 3)
 
 #endif /* _P2PMEM_TEST_H */

@@ -11,6 +11,7 @@ use std::{
     },
     path::{Path, PathBuf},
     ptr,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,8 @@ use rustix::{
     mm::{MapFlags, ProtFlags},
     process::{kill_process, waitpid, Pid, Signal, WaitOptions, WaitStatus},
 };
+
+use crate::coverage::Counts;
 
 /// The module under test.
 pub const MODULE: &str = "/modules/p2pmem_rs.ko";
@@ -51,7 +54,12 @@ pub fn insmod_with(parameters: &std::ffi::CStr) -> Result<(), Errno> {
 
 /// Unloads the module. Does not wait for its users.
 pub fn rmmod() -> Result<(), Errno> {
-    rustix::system::delete_module(c"p2pmem_rs", OFlags::NONBLOCK.bits() as i32)
+    let counts = Counts::read().expect("the counters can be read");
+    rustix::system::delete_module(c"p2pmem_rs", OFlags::NONBLOCK.bits() as i32)?;
+    if let Some(counts) = counts {
+        counts.add().expect("the counters can be kept");
+    }
+    Ok(())
 }
 
 /// Returns whether the module is loaded.
@@ -209,7 +217,9 @@ impl Mark {
     /// Checks that a line with all of these words was written since.
     pub fn expect(&self, words: &[&str]) -> Result<()> {
         let log = kernel_log()?;
-        let (_, new) = log.rsplit_once(&self.0).context("the log is too long")?;
+        let (_, new) = log
+            .rsplit_once(&self.0)
+            .with_context(|| format!("{:?} is not in the log of {} bytes", self.0, log.len()))?;
         ensure!(
             new.lines()
                 .any(|line| words.iter().all(|word| line.contains(word))),
@@ -279,6 +289,18 @@ impl Map {
         })
     }
 
+    /// Maps ordinary memory that child processes share.
+    pub fn shared(length: usize) -> Result<Self> {
+        // SAFETY: A new mapping, at an address that the kernel chooses.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(ptr::null_mut(), length, READ_WRITE, MapFlags::SHARED)?
+        };
+        Ok(Self {
+            start: start.cast(),
+            length,
+        })
+    }
+
     /// Takes over a mapping that moved.
     pub fn from_raw(start: *mut u8, length: usize) -> Self {
         Self { start, length }
@@ -312,6 +334,22 @@ impl Map {
         assert!(offset % 8 == 0);
         // SAFETY: Within the mapping, and aligned.
         unsafe { self.at(offset).cast::<u64>().write_volatile(value) };
+    }
+
+    fn counter(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset % 8 == 0);
+        // SAFETY: Within the mapping, and aligned.
+        unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
+    }
+
+    /// Counts, with other processes.
+    pub fn add(&self, offset: usize) {
+        self.counter(offset).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns what was counted.
+    pub fn count(&self, offset: usize) -> u64 {
+        self.counter(offset).load(Ordering::Relaxed)
     }
 
     /// Writes a pattern to a range.
@@ -417,6 +455,36 @@ pub fn drive(number: u32) -> Result<File> {
         .with_context(|| path)
 }
 
+/// Returns the directory of a controller that the nvme driver has.
+pub fn controller(serial: &str) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir("/sys/class/nvme")? {
+        let path = entry?.path();
+        if fs::read_to_string(path.join("serial")).is_ok_and(|text| text.trim() == serial) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Opens the drive with a serial number for direct I/O.
+pub fn drive_named(serial: &str) -> Result<File> {
+    let path = controller(serial)?.context("no such drive")?;
+    let name = path
+        .file_name()
+        .context("no name")?
+        .to_string_lossy()
+        .into_owned();
+    let node = format!("/dev/{name}n1");
+    wait_until(Duration::from_secs(5), "the drive is there", || {
+        Ok(Path::new(&node).exists())
+    })?;
+    Ok(OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
+        .open(node)?)
+}
+
 /// Reads from a drive into a mapping.
 pub fn read_at(
     file: &File,
@@ -512,6 +580,21 @@ impl Child {
         Ok(kill_process(self.pid, Signal::KILL)?)
     }
 
+    /// Returns how the process ended, if it did.
+    pub fn try_wait(&mut self) -> Result<Option<WaitStatus>> {
+        let ended = waitpid(Some(self.pid), WaitOptions::NOHANG)?;
+        self.waited |= ended.is_some();
+        Ok(ended.map(|(_, status)| status))
+    }
+
+    /// Returns what the process that has ended complained of.
+    pub fn complaint(&self) -> Result<String> {
+        let mut text = vec![0; 4096];
+        let length = rustix::io::read(&self.report, &mut text)?;
+        text.truncate(length);
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Waits for the end of the process, but not for ever.
     pub fn wait(&mut self) -> Result<WaitStatus> {
         let mut ended = None;
@@ -555,11 +638,26 @@ impl Drop for Child {
     }
 }
 
-fn describe(status: WaitStatus) -> String {
+/// Says how a process ended.
+pub fn describe(status: WaitStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (_, Some(signal)) => format!("signal {signal}"),
         _ => "neither ended nor killed".to_owned(),
+    }
+}
+
+/// Returns whether this is the kernel that looks for mistakes, and is slow.
+pub fn on_debug_kernel() -> bool {
+    Path::new("/sys/kernel/debug/kmemleak").exists()
+}
+
+/// Returns how often to do something that proves more the more often it is done. Where only what is
+/// reached counts (make coverage) a tenth will do.
+pub fn rounds(number: usize) -> usize {
+    match std::env::var_os("FEW_ROUNDS") {
+        Some(_) => number.div_ceil(10),
+        None => number,
     }
 }
 

@@ -15,7 +15,18 @@ use crate::guest::last_errno;
 const MODULE: &str = "/modules/p2pmem_test.ko";
 const NODE: &str = "/dev/p2pmem_test";
 
+const PTE: u64 = 0xc010_be00;
 const CLAIM: u64 = 0x4008_be01;
+const DETOUR: u64 = 0xc040_be02;
+const MISTAKE: u64 = 0xbe03;
+
+/// A deliberate mistake.
+#[derive(Clone, Copy)]
+pub enum Mistake {
+    UseAfterFree,
+    LockOrder,
+    Leak,
+}
 
 /// An open file. What it was asked for is undone when it is dropped.
 pub struct TestFile(File);
@@ -37,6 +48,57 @@ impl TestFile {
         match unsafe { libc::ioctl(self.0.as_raw_fd(), request, argument) } {
             0 => Ok(()),
             _ => Err(last_errno()),
+        }
+    }
+
+    /// Returns the page table entry of an address of this process.
+    pub fn pte(&self, address: *const u8) -> Result<u64> {
+        let mut argument = [address as u64, 0];
+        self.request(PTE, &mut argument)?;
+        Ok(argument[1])
+    }
+
+    /// Has this process sleep whenever it is at the beginning of a function of the kernel.
+    pub fn delay(&self, symbol: &str, milliseconds: u32) -> Result<()> {
+        self.detour(symbol, milliseconds, 0).map(drop)
+    }
+
+    /// Has a function of the kernel fail, when this process is to execute it.
+    pub fn fail(&self, symbol: &str, error: Errno) -> Result<()> {
+        self.detour(symbol, 0, -error.raw_os_error()).map(drop)
+    }
+
+    /// Returns how often this process was there.
+    pub fn hits(&self, symbol: &str) -> Result<u32> {
+        self.detour(symbol, 0, 0)
+    }
+
+    fn detour(&self, symbol: &str, milliseconds: u32, result: i32) -> Result<u32> {
+        #[repr(C)]
+        struct Detour {
+            symbol: [u8; 52],
+            milliseconds: u32,
+            result: i32,
+            hits: u32,
+        }
+        let mut argument = Detour {
+            symbol: [0; 52],
+            milliseconds,
+            result,
+            hits: 0,
+        };
+        argument.symbol[..symbol.len()].copy_from_slice(symbol.as_bytes());
+        self.request(DETOUR, &mut argument)
+            .context(symbol.to_owned())?;
+        Ok(argument.hits)
+    }
+
+    /// Makes a mistake, which a kernel that looks for such reports.
+    pub fn make(&self, mistake: Mistake) -> Result<()> {
+        // SAFETY: The argument is a number.
+        match unsafe { libc::ioctl(self.0.as_raw_fd(), MISTAKE, mistake as usize) } {
+            0 => Ok(()),
+            _ => Err(last_errno().into()),
         }
     }
 

@@ -7,6 +7,7 @@
 //! did not return to its pool, a process. It reports KTAP.
 
 mod cases;
+mod coverage;
 mod guest;
 mod harness;
 mod kmod;
@@ -44,6 +45,11 @@ fn main() -> ExitCode {
                     "override_",
                     "cmb_",
                     "pmr_",
+                    "hotplug_",
+                    "native_",
+                    "torture_",
+                    "nth_",
+                    "debug_",
                 ]
                 .iter()
                 .any(|group| case.name.starts_with(group))
@@ -64,7 +70,11 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
 
-    if harness::run(&selected, no_skip) {
+    let good = harness::run(&selected, no_skip);
+    if let Some(counts) = coverage::Counts::read().expect("the counters can be read") {
+        counts.add().expect("the counters can be kept");
+    }
+    if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -14,7 +14,7 @@ use p2pmem::{
 };
 use rustix::{
     io::Errno,
-    mm::{mprotect, MprotectFlags},
+    mm::{mprotect, MapFlags, MprotectFlags, ProtFlags},
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 
 cases!(
     "ioctl": info, region, unknown_requests, bad_pointers, longer_structures, shorter_structures,
-    unprivileged,
+    unprivileged, at_random,
 );
 
 /// A request with any number and argument.
@@ -209,4 +209,66 @@ fn unprivileged() -> Result<()> {
     child.expect_success()?;
     ensure!(fs::metadata(&provider.path)?.permissions().mode() & 0o77 == 0);
     Ok(())
+}
+
+/// Any request with any argument, and any mapping, by a process without rights that was given the
+/// file. The seed is part of what a failure says.
+fn at_random() -> Result<()> {
+    let provider = Provider::first()?;
+    let file = provider.open()?;
+    let seed = fastrand::u64(..);
+    let child = Child::spawn(|| {
+        // SAFETY: Has no requirements.
+        ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let memory = Map::ordinary(16 * PAGE)?;
+        for _ in 0..50_000 {
+            let size = *rng
+                .choice(&[0, 8, 16, 23, 24, 25, 64, 4096, 16383])
+                .unwrap();
+            let argument = match rng.u32(0..6) {
+                0 => std::ptr::null_mut(),
+                1 => rng.usize(..) as *mut u8,
+                2 => 0xffff_8880_0000_0000_usize as *mut u8,
+                // Ends beyond what is mapped.
+                3 => memory.at(16 * PAGE - 1 - rng.usize(0..64)),
+                _ => {
+                    let at = 8 * rng.usize(0..64);
+                    memory.set(at, rng.u64(..) >> rng.u32(0..64));
+                    memory.at(at)
+                }
+            };
+            let number = match rng.u32(0..4) {
+                0 => u64::from(rng.u32(..)),
+                1 => resized(abi::INFO, size),
+                2 => resized(abi::REGION, size),
+                _ => u64::from(abi::INFO) & !0xff | rng.u64(0..256),
+            };
+            let result = request(&file, number, argument);
+            if let Err(error) = result {
+                let known = [
+                    Errno::NOTTY,
+                    Errno::FAULT,
+                    Errno::INVAL,
+                    Errno::TOOBIG,
+                    Errno::BADF,
+                    Errno::NOMEM,
+                ];
+                ensure!(known.contains(&error), "seed {seed}: {number:#x}: {error}");
+            }
+        }
+        for _ in 0..2_000 {
+            let length = rng.usize(..) >> rng.u32(0..63);
+            let offset = match rng.bool() {
+                true => 0,
+                false => rng.u64(..) & !(PAGE as u64 - 1),
+            };
+            let flags = MapFlags::from_bits_retain(rng.u32(..) & !libc::MAP_FIXED as u32);
+            let prot = ProtFlags::from_bits_retain(rng.u32(0..8));
+            drop(Map::with(&file, length, prot, flags, offset));
+        }
+        Ok(())
+    })?;
+    child.expect_success()?;
+    provider.expect_full()
 }

@@ -13,6 +13,7 @@ use rustix::{
 use crate::{
     cases,
     guest::{expect_errno, last_errno, Child, Map, Provider, PAGE, READ, READ_WRITE, WINDOW},
+    kmod::TestFile,
 };
 
 cases!(
@@ -419,32 +420,14 @@ fn flags() -> Result<()> {
 }
 
 fn uncached() -> Result<()> {
-    // The stock kernel does not show page tables, but a probe sees what they are made with. Of
-    // the bits that say how memory is cached PCD (0x10) is set, PWT (0x8) and PAT (0x80) are not.
-    const EVENTS: &str = "/sys/kernel/tracing/kprobe_events";
-    const TRACING: &str = "/sys/kernel/tracing";
-    let provider = Provider::first()?;
-    let map = Map::new(provider.open()?, PAGE)?;
-
-    let probe = "p:p2pmem/insert vm_insert_pages prot=vma->vm_page_prot.pgprot:x64";
-    fs::write(EVENTS, probe).context("kprobe_events")?;
-    let seen = (|| -> Result<String> {
-        fs::write(format!("{TRACING}/events/p2pmem/insert/enable"), "1")?;
-        map.set(0, 1);
-        fs::write(format!("{TRACING}/events/p2pmem/insert/enable"), "0")?;
-        Ok(fs::read_to_string(format!("{TRACING}/trace"))?)
-    })();
-    // Opening the file for writing removes all probes.
-    fs::write(EVENTS, "")?;
-
-    let seen = seen?;
-    let prot = seen
-        .lines()
-        .find_map(|line| line.split_once("prot=0x"))
-        .with_context(|| format!("the probe saw nothing: {seen}"))?
-        .1;
-    let prot = u64::from_str_radix(prot.trim(), 16)?;
-    ensure!(prot & 0x98 == 0x10, "the page protection is {prot:#x}");
+    // Of the bits that say how memory is cached PCD (0x10) is set, PWT (0x8) and PAT (0x80) are not.
+    let map = Map::new(Provider::first()?.open()?, PAGE)?;
+    map.set(0, 1);
+    let entry = TestFile::open()?.pte(map.at(0))?;
+    ensure!(
+        entry & 1 == 1 && entry & 0x98 == 0x10,
+        "the entry is {entry:#x}"
+    );
     Ok(())
 }
 

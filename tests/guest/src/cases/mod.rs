@@ -4,7 +4,10 @@
 
 use crate::harness::Case;
 
+mod debug;
 mod direct_io;
+mod fault;
+mod hotplug;
 mod ioctl;
 mod mainline;
 mod mmap;
@@ -13,6 +16,7 @@ mod nvme;
 mod override_;
 mod providers;
 mod share;
+mod torture;
 mod unbind;
 mod unreachable;
 
@@ -25,10 +29,16 @@ pub const CASES: &[&[Case]] = &[
     mainline::CASES,
     direct_io::CASES,
     unbind::CASES,
+    fault::CASES,
+    fault::nth::CASES,
     providers::CASES,
     unreachable::CASES,
     override_::CASES,
     nvme::adopt::CASES,
     nvme::cmb::CASES,
     nvme::pmr::CASES,
+    hotplug::CASES,
+    torture::CASES,
+    hotplug::native::CASES,
+    debug::CASES,
 ];

@@ -20,16 +20,19 @@ use rustix::{
 use crate::{
     cases,
     guest::{
-        bind, drive, expect_errno, expect_io_errno, read_at, restore, unbind, write_at, Child, Map,
-        Provider, PAGE, READ_WRITE, WINDOW,
+        bind, choose, drive, drive_named, expect_errno, expect_io_errno, qemu, read_at, restore,
+        rounds, unbind, wait_until, write_at, Child, Map, Mark, Provider, PAGE, READ_WRITE, WINDOW,
     },
+    kmod::TestFile,
 };
 
 cases!(
     "unbind":
     live_mapping, not_touched_yet, calls_fail_afterwards, poll_wakes, while_written,
     forked_child, file_closed, second_node, many_mappings, direct_io_in_flight, twenty_rounds,
-    mapping_of_before_stays_dead, racing_mmap, caller_that_blocks,
+    mapping_of_before_stays_dead, racing_mmap, caller_that_blocks, before_the_area_is_linked,
+    before_the_area_is_linked_in_mainline, other_mount_namespace, function_reset, process_that_ends,
+    looked_at_by_others, says_for_whom_it_waits, ten_thousand_mappings,
 );
 
 /// Unbinding must never wait for a process.
@@ -318,7 +321,7 @@ fn racing_mmap() -> Result<()> {
         })
         .collect::<Result<Vec<_>>>()?;
 
-    for _ in 0..30 {
+    for _ in 0..rounds(30) {
         unbind_promptly(&provider)?;
         bind(&provider.pci)?;
         std::thread::sleep(Duration::from_millis(10));
@@ -380,4 +383,288 @@ fn caller_that_blocks() -> Result<()> {
         }
         result
     })
+}
+
+/// What a process runs between the file's part of mmap() and the linking of the area.
+const BEFORE_LINKING: &str = "mas_store_prealloc";
+
+/// Maps a file in a child process, which the kernel delays at that place, and has it touch the
+/// memory `after` it was mapped. Returns when the child is there.
+fn map_slowly(file: &File, after: Duration) -> Result<Child> {
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let child = Child::spawn(|| {
+        let test = TestFile::open()?;
+        test.delay(BEFORE_LINKING, 1000)?;
+        rustix::io::write(&writer, b"1")?;
+        let started = Instant::now();
+        let map = Map::new(file, PAGE)?;
+        ensure!(started.elapsed() > Duration::from_millis(900), "no delay");
+        ensure!(test.hits(BEFORE_LINKING)? >= 1);
+        std::thread::sleep(after);
+        loop {
+            // Whoever comes round still has the memory of a device that is gone.
+            map.set(0, 1);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    })?;
+    drop(writer);
+    rustix::io::read(&reader, &mut [0; 1])?;
+    // Let it come to the delay.
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(child)
+}
+
+fn before_the_area_is_linked() -> Result<()> {
+    for _ in 0..3 {
+        let provider = Provider::first()?;
+        let child = map_slowly(&provider.open()?, Duration::ZERO)?;
+        unbind_promptly(&provider)?;
+        child.expect_signal(libc::SIGBUS)?;
+        restore()?;
+    }
+    Ok(())
+}
+
+/// The same window with the kernel's own file: it is open there. If this fails one day, mainline
+/// was repaired.
+fn before_the_area_is_linked_in_mainline() -> Result<()> {
+    let provider = Provider::first()?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(provider.device.join("p2pmem/allocate"))?;
+    let mut child = map_slowly(&file, Duration::from_millis(500))?;
+    drop(file);
+    let pci = provider.pci.clone();
+    let started = Instant::now();
+    let unbinding = std::thread::spawn(move || unbind(&pci));
+    std::thread::sleep(Duration::from_secs(3));
+    // The child lives on with the memory, and the kernel waits for it.
+    if unbinding.is_finished() {
+        child.expect_signal(libc::SIGBUS)?;
+        anyhow::bail!("mainline is repaired");
+    }
+    child.kill()?;
+    ensure!(child.wait()?.terminating_signal() == Some(libc::SIGKILL));
+    unbinding.join().expect("no panic")?;
+    ensure!(started.elapsed() >= Duration::from_secs(3));
+    Ok(())
+}
+
+fn other_mount_namespace() -> Result<()> {
+    let provider = Provider::first()?;
+    let number = fs::metadata(&provider.path)?.rdev();
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let child = Child::spawn(|| {
+        // A container, with a /dev of its own.
+        // SAFETY: Affects this process only.
+        unsafe {
+            ensure!(libc::unshare(libc::CLONE_NEWNS) == 0);
+            let (none, dev, kind) = (c"none".as_ptr(), c"/dev".as_ptr(), c"tmpfs".as_ptr());
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            let root = c"/".as_ptr();
+            ensure!(libc::mount(none, root, none, private, std::ptr::null()) == 0);
+            ensure!(libc::mount(none, dev, kind, 0, std::ptr::null()) == 0);
+            ensure!(libc::mknod(c"/dev/mine".as_ptr(), libc::S_IFCHR | 0o600, number) == 0);
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/mine")?;
+        let map = Map::new(&file, WINDOW)?;
+        rustix::io::write(&writer, b"1")?;
+        loop {
+            map.fill(0..WINDOW, 1);
+        }
+    })?;
+    rustix::io::read(&reader, &mut [0; 1])?;
+    unbind_promptly(&provider)?;
+    child.expect_signal(libc::SIGBUS)
+}
+
+/// Mappings survive a reset of the function: nobody is told of it.
+fn function_reset() -> Result<()> {
+    let provider = Provider::first()?;
+    let map = Map::new(provider.open()?, WINDOW)?;
+    map.fill(0..WINDOW, 1);
+    fs::write(provider.device.join("reset"), "1")?;
+    map.check(0..WINDOW, 1)?;
+    read_at(&drive(0)?, &map, 0..WINDOW, 0)?;
+    unbind_promptly(&provider)?;
+    expect_gone(&map)
+}
+
+/// Processes that fork, end, and are killed, while the device goes away.
+fn process_that_ends() -> Result<()> {
+    for round in 0..rounds(20) as u64 {
+        let provider = Provider::first()?;
+        let children = (0..4)
+            .map(|number| {
+                Child::spawn(|| {
+                    let map = Map::new(provider.open()?, 4 * WINDOW)?;
+                    loop {
+                        for offset in (0..map.len()).step_by(WINDOW) {
+                            // Without touching: the kernel reads for us.
+                            map.is_readable(offset)?;
+                        }
+                        let child = Child::spawn(|| {
+                            map.unmap(PAGE..WINDOW)?;
+                            map.is_readable(0)?;
+                            Ok(())
+                        })?;
+                        match number % 2 {
+                            0 => child.expect_success()?,
+                            _ => drop(child),
+                        }
+                    }
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        std::thread::sleep(Duration::from_millis(5 * (round % 7)));
+        if round % 2 == 0 {
+            children[0].kill()?;
+            children[1].kill()?;
+        }
+        unbind_promptly(&provider)?;
+        drop(children);
+        restore()?;
+    }
+    Ok(())
+}
+
+/// Other processes that read the memory of one that has it mapped.
+fn looked_at_by_others() -> Result<()> {
+    let provider = Provider::first()?;
+    let map = Map::new(provider.open()?, WINDOW)?;
+    map.fill(0..WINDOW, 1);
+    let look = || -> (bool, bool) {
+        let mut word = [0_u8; 8];
+        let local = libc::iovec {
+            iov_base: word.as_mut_ptr().cast(),
+            iov_len: 8,
+        };
+        let remote = libc::iovec {
+            iov_base: map.at(0).cast(),
+            iov_len: 8,
+        };
+        // SAFETY: The kernel checks the addresses of the other process.
+        let read = unsafe {
+            let parent = libc::getppid();
+            libc::process_vm_readv(parent, &local, 1, &remote, 1, 0) == 8
+        };
+        let file = File::open(format!("/proc/{}/mem", std::os::unix::process::parent_id()));
+        let seen = file.is_ok_and(|file| {
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut word, map.at(0) as u64).is_ok()
+        });
+        (read, seen)
+    };
+    for gone in [false, true] {
+        if gone {
+            unbind_promptly(&provider)?;
+        }
+        // Whether the kernel allows it is its own business; that it survives is ours.
+        Child::spawn(|| {
+            let seen = look();
+            ensure!(!gone || seen == (false, false), "{seen:?} after the end");
+            Ok(())
+        })?
+        .expect_success()?;
+    }
+    Ok(())
+}
+
+/// DMA that takes long: the drive is made slow.
+fn says_for_whom_it_waits() -> Result<()> {
+    const LIMITS: &str = r#""bps": 0, "bps_rd": 0, "bps_wr": 0, "iops_rd": 0, "iops_wr": 0"#;
+    let limit = |requests: u32| {
+        qemu(
+            "block_set_io_throttle",
+            &format!(r#""id": "disk0", "iops": {requests}, {LIMITS}"#),
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    const LENGTH: usize = 16 << 20;
+    let provider = Provider::first()?;
+    let source = drive_named("disk0")?;
+    limit(1);
+    let child = Child::spawn(|| {
+        let map = Map::new(provider.open()?, LENGTH)?;
+        match read_at(&source, &map, 0..LENGTH, 0) {
+            // What was in flight was waited for.
+            Ok(()) | Err(Errno::FAULT | Errno::IO) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    })?;
+    wait_until(Duration::from_secs(5), "the child has memory", || {
+        Ok(provider.available()? != provider.size)
+    })?;
+    std::thread::sleep(Duration::from_millis(500));
+
+    let mark = Mark::new()?;
+    let pci = provider.pci.clone();
+    let unbinding = std::thread::spawn(move || unbind(&pci));
+    let words = ["waiting for DMA into ", " bytes that guest-tests["];
+    let said = wait_until(Duration::from_secs(15), "the log says who", || {
+        Ok(mark.expect(&words).is_ok())
+    });
+    let waits = !unbinding.is_finished();
+    limit(0);
+    unbinding.join().expect("no panic")?;
+    child.expect_success()?;
+    said?;
+    ensure!(waits, "it did not wait");
+    Ok(())
+}
+
+/// 10,000 mappings that come and go against 200 unbinds.
+fn ten_thousand_mappings() -> Result<()> {
+    let (mappings, unbinds) = (rounds(10_000), rounds(200));
+    // Little memory, since binding takes long for much of it.
+    let pci = Provider::first()?.pci;
+    choose(&format!("{pci} bar2+8M"))?;
+    unbind(&pci)?;
+    restore()?;
+    let provider = Provider::first()?;
+    let path = provider.path.clone();
+    let counter = Map::shared(PAGE)?;
+    let children = (0..2)
+        .map(|_| {
+            Child::spawn(|| {
+                let mut file = None;
+                while counter.count(0) < mappings as u64 || counter.get(8) == 0 {
+                    let Some(open) = &file else {
+                        file = OpenOptions::new().read(true).write(true).open(&path).ok();
+                        continue;
+                    };
+                    match Map::with(open, 16 * PAGE, READ_WRITE, MapFlags::SHARED, 0) {
+                        Ok(map) => {
+                            map.is_readable(3 * PAGE)?;
+                            counter.add(0);
+                        }
+                        Err(Errno::NODEV) => file = None,
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(())
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for round in 0..unbinds {
+        unbind_promptly(&provider)?;
+        bind(&provider.pci)?;
+        // Some mappings for each.
+        let share = (round * mappings / unbinds) as u64;
+        wait_until(Duration::from_secs(60), "enough mappings", || {
+            Ok(counter.count(0) >= share)
+        })?;
+    }
+    counter.set(8, 1);
+    for child in children {
+        child.expect_success()?;
+    }
+    restore()?;
+    Provider::first()?.expect_full()?;
+    choose(&format!("{pci} default"))?;
+    unbind(&pci)?;
+    restore()
 }

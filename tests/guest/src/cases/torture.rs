@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything at once, at random. Needs the topology hotplug.
+//!
+//! Processes use the memory in all ways while the device is unbound, reset, pulled, and the module is
+//! unloaded. What each of them does follows from the seed, which is printed: the same
+//! `TORTURE_SEED` does the same again, as far as processes can be told when. `TORTURE_SECONDS` says for how
+//! long.
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, Context, Result};
+use fastrand::Rng;
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    io::Errno,
+    mm::{madvise, mprotect, Advice, MapFlags, MprotectFlags},
+};
+
+use super::hotplug;
+use crate::{
+    cases,
+    guest::{
+        bind, describe, devices, drive_named, insmod, is_loaded, read_at, restore, rmmod, unbind,
+        write_at, Child, Map, PAGE, READ_WRITE, WINDOW,
+    },
+};
+
+cases!("torture": seeded);
+
+const NODE: &str = "/dev/p2pmem0";
+const WORKERS: u64 = 4;
+
+fn number(name: &str) -> Result<Option<u64>> {
+    match env::var(name) {
+        Ok(text) => Ok(Some(
+            text.parse().with_context(|| format!("{name}={text}"))?,
+        )),
+        Err(_) => Ok(None),
+    }
+}
+
+fn seeded() -> Result<()> {
+    let seed = number("TORTURE_SEED")?.unwrap_or_else(|| fastrand::u64(0..1 << 32));
+    let seconds = number("TORTURE_SECONDS")?.unwrap_or(10);
+    println!("# TORTURE_SEED={seed} TORTURE_SECONDS={seconds}");
+
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut generation = 0;
+    let mut start = |number: u64| {
+        generation += 1;
+        let rng = Rng::with_seed(seed.wrapping_mul(WORKERS) + number + (generation << 40));
+        Child::spawn(move || worker(rng, number))
+    };
+    let mut children = (0..WORKERS).map(&mut start).collect::<Result<Vec<_>>>()?;
+
+    let mut rng = Rng::with_seed(seed);
+    let mut done = [0; 6];
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(rng.u64(0..60)));
+        let action = rng.usize(0..done.len());
+        if disturb(action)? {
+            done[action] += 1;
+        }
+        for (number, child) in (0..).zip(&mut children) {
+            let Some(status) = child.try_wait()? else {
+                continue;
+            };
+            if status.terminating_signal() != Some(libc::SIGBUS) {
+                bail!(
+                    "worker {number} of seed {seed} ended, {}: {}",
+                    describe(status),
+                    child.complaint()?
+                );
+            }
+            *child = start(number)?;
+        }
+    }
+    for child in children {
+        child.kill()?;
+    }
+    println!("# unbound, bound, reset, unloaded, loaded, pulled: {done:?} times");
+    if !Path::new(NODE).exists() && devices()?.is_empty() {
+        hotplug::plug()?;
+    }
+    restore()
+}
+
+/// Does something to the device. Returns whether it could be done.
+fn disturb(action: usize) -> Result<bool> {
+    // Files of a device that is just being pulled may be gone in the middle.
+    let device = devices().unwrap_or_default().into_iter().next();
+    let Some(pci) = device else {
+        hotplug::plug()?;
+        return Ok(false);
+    };
+    Ok(match action {
+        // The device may have been bound by the module, or unbound before.
+        0 => unbind(&pci).is_ok(),
+        1 => bind(&pci).is_ok(),
+        2 => fs::write(format!("/sys/bus/pci/devices/{pci}/reset"), "1").is_ok(),
+        3 => rmmod().is_ok(),
+        4 => match insmod() {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => bail!("insmod: {error}"),
+        },
+        _ => {
+            if fastrand::bool() || !is_loaded() {
+                return Ok(false);
+            }
+            hotplug::pull()?;
+            true
+        }
+    })
+}
+
+/// Uses the memory until the process is killed, or touches what is gone.
+fn worker(mut rng: Rng, number: u64) -> Result<()> {
+    let disk = drive_named(if number % 2 == 0 { "disk0" } else { "disk1" })?;
+    // Each worker writes to a part of its own.
+    let place = number << 23;
+    let mut files: Vec<File> = Vec::new();
+    let mut maps: Vec<Map> = Vec::new();
+
+    loop {
+        let pick = |rng: &mut Rng, length: usize| (length > 0).then(|| rng.usize(0..length));
+        match rng.u32(0..16) {
+            0 | 1 => files.extend(OpenOptions::new().read(true).write(true).open(NODE)),
+            2 => {
+                if let Some(index) = pick(&mut rng, files.len()) {
+                    files.swap_remove(index);
+                }
+            }
+            3..=5 => {
+                let length = match rng.u32(0..4) {
+                    0 => PAGE,
+                    1 => PAGE * rng.usize(1..64),
+                    2 => WINDOW,
+                    _ => WINDOW + PAGE * rng.usize(1..600),
+                };
+                if let (Some(file), true) = (files.last(), maps.len() < 8) {
+                    match Map::with(file, length, READ_WRITE, MapFlags::SHARED, 0) {
+                        Ok(map) => maps.push(map),
+                        Err(Errno::NODEV | Errno::NOMEM) => (),
+                        Err(error) => bail!("mmap: {error}"),
+                    }
+                }
+            }
+            6 => {
+                if let Some(index) = pick(&mut rng, maps.len()) {
+                    maps.swap_remove(index);
+                }
+            }
+            13 => {
+                // What is left of it are mappings of their own.
+                if let Some(index) = pick(&mut rng, maps.len()) {
+                    let map = maps.swap_remove(index);
+                    let start = PAGE * rng.usize(0..map.len() / PAGE);
+                    let end = (start + PAGE * rng.usize(1..64)).min(map.len());
+                    map.unmap(start..end)?;
+                    let (length, first) = (map.len(), map.into_raw());
+                    for piece in [0..start, end..length] {
+                        if !piece.is_empty() {
+                            let at = first.wrapping_add(piece.start);
+                            maps.push(Map::from_raw(at, piece.len()));
+                        }
+                    }
+                }
+            }
+            choice => {
+                let Some(index) = pick(&mut rng, maps.len()) else {
+                    continue;
+                };
+                let map = &maps[index];
+                let page = PAGE * rng.usize(0..map.len() / PAGE);
+                use_map(choice, map, page, &disk, place, &mut rng)?;
+                if let (10, Some(file)) = (choice, files.first()) {
+                    ask(file)?;
+                }
+            }
+        }
+    }
+}
+
+fn use_map(
+    choice: u32,
+    map: &Map,
+    page: usize,
+    disk: &File,
+    place: u64,
+    rng: &mut Rng,
+) -> Result<()> {
+    let length = (PAGE * rng.usize(1..256)).min(map.len() - page);
+    let range = page..page + length;
+    match choice {
+        7 => {
+            // The kernel looks, and does not mind.
+            map.is_readable(page)?;
+        }
+        // May be the end of this process.
+        8 => map.set(page, 1),
+        9 | 11 => {
+            let result = match choice {
+                9 => read_at(disk, map, range, place),
+                _ => write_at(disk, map, range, place),
+            };
+            match result {
+                Ok(()) | Err(Errno::FAULT | Errno::IO | Errno::NOMEM) => (),
+                Err(error) => bail!("direct I/O: {error}"),
+            }
+        }
+        12 => {
+            let child = Child::spawn(|| {
+                map.is_readable(page)?;
+                map.unmap(range)?;
+                Ok(())
+            })?;
+            if rng.bool() {
+                child.expect_success()?;
+            }
+        }
+        14 => {
+            // SAFETY: Ranges of the mapping; parts may be unmapped, which is an error.
+            let _ = unsafe { madvise(map.at(page).cast(), length, Advice::LinuxDontNeed) };
+        }
+        _ => {
+            for rights in [
+                MprotectFlags::READ,
+                MprotectFlags::READ | MprotectFlags::WRITE,
+            ] {
+                // SAFETY: As above.
+                let _ = unsafe { mprotect(map.at(page).cast(), length, rights) };
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ask(file: &File) -> Result<()> {
+    let mut files = [PollFd::new(file, PollFlags::IN)];
+    poll(
+        &mut files,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    )?;
+    let mut argument = [0_u64; 4];
+    // SAFETY: The argument is as long as the request says.
+    let result = unsafe {
+        libc::ioctl(
+            crate::guest::raw(file.as_fd()),
+            u64::from(p2pmem::abi::INFO),
+            &mut argument,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ if crate::guest::last_errno() == Errno::NODEV => Ok(()),
+        _ => bail!("INFO: {}", crate::guest::last_errno()),
+    }
+}
