@@ -164,6 +164,11 @@ impl Provider {
             .collect()
     }
 
+    /// Returns the provider that a device is, if it is one.
+    pub fn of(pci: &str) -> Result<Option<Self>> {
+        Ok(Self::all()?.into_iter().find(|one| one.pci == pci))
+    }
+
     /// Opens the node for reading and writing.
     pub fn open(&self) -> Result<File> {
         Ok(OpenOptions::new().read(true).write(true).open(&self.path)?)
@@ -193,7 +198,7 @@ impl Provider {
 }
 
 /// Returns the kernel's log.
-pub fn kernel_log() -> Result<String> {
+fn kernel_log() -> Result<String> {
     const READ_ALL: i32 = 3;
     let mut text = vec![0_u8; 1 << 20];
     // SAFETY: The buffer is as long as is said.
@@ -231,8 +236,7 @@ impl Mark {
 
 /// Asks for certain memory of a device.
 pub fn choose(line: &str) -> Result<(), Errno> {
-    fs::write("/sys/module/p2pmem_rs/regions", line)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    errno(fs::write("/sys/module/p2pmem_rs/regions", line))
 }
 
 /// Returns what was asked for.
@@ -241,7 +245,7 @@ pub fn choices() -> Result<String> {
 }
 
 /// Has the host do something to the machine, by a command of QMP with arguments in JSON. That it
-/// was done is to be seen by what happens. `{folder}` stands for the directory of the run.
+/// was done is to be seen by what happens.
 pub fn qemu(command: &str, arguments: &str) {
     println!("lab: qmp {{\"execute\": \"{command}\", \"arguments\": {{{arguments}}}}}");
 }
@@ -279,22 +283,18 @@ impl Map {
 
     /// Maps ordinary memory.
     pub fn ordinary(length: usize) -> Result<Self> {
-        // SAFETY: A new mapping, at an address that the kernel chooses.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(ptr::null_mut(), length, READ_WRITE, MapFlags::PRIVATE)?
-        };
-        Ok(Self {
-            start: start.cast(),
-            length,
-        })
+        Self::anonymous(length, MapFlags::PRIVATE)
     }
 
     /// Maps ordinary memory that child processes share.
     pub fn shared(length: usize) -> Result<Self> {
+        Self::anonymous(length, MapFlags::SHARED)
+    }
+
+    fn anonymous(length: usize, flags: MapFlags) -> Result<Self> {
         // SAFETY: A new mapping, at an address that the kernel chooses.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(ptr::null_mut(), length, READ_WRITE, MapFlags::SHARED)?
-        };
+        let start =
+            unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), length, READ_WRITE, flags)? };
         Ok(Self {
             start: start.cast(),
             length,
@@ -406,13 +406,19 @@ impl Map {
     /// process would get SIGBUS.
     pub fn is_readable(&self, offset: usize) -> Result<bool> {
         let (_reader, writer) = rustix::pipe::pipe()?;
+        match self.write_byte(writer, offset) {
+            Ok(()) => Ok(true),
+            Err(Errno::FAULT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Has the kernel write a byte of the mapping to a file.
+    pub fn write_byte(&self, file: impl AsFd, offset: usize) -> Result<(), Errno> {
         // SAFETY: The address is one of this process; the kernel checks it.
-        match unsafe { libc::write(raw(writer.as_fd()), self.at(offset).cast(), 1) } {
-            1 => Ok(true),
-            _ => match last_errno() {
-                Errno::FAULT => Ok(false),
-                error => Err(error.into()),
-            },
+        match unsafe { libc::write(raw(file.as_fd()), self.at(offset).cast(), 1) } {
+            1 => Ok(()),
+            _ => Err(last_errno()),
         }
     }
 }
@@ -464,6 +470,13 @@ pub fn controller(serial: &str) -> Result<Option<PathBuf>> {
         }
     }
     Ok(None)
+}
+
+/// Returns the PCI address of a controller.
+pub fn address_of(controller: &Path) -> Result<String> {
+    let device = fs::canonicalize(controller.join("device"))?;
+    let name = device.file_name().context("no address")?;
+    Ok(name.to_string_lossy().into_owned())
 }
 
 /// Opens the drive with a serial number for direct I/O.
@@ -589,10 +602,9 @@ impl Child {
 
     /// Returns what the process that has ended complained of.
     pub fn complaint(&self) -> Result<String> {
-        let mut text = vec![0; 4096];
-        let length = rustix::io::read(&self.report, &mut text)?;
-        text.truncate(length);
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        let mut text = String::new();
+        io::Read::read_to_string(&mut File::from(self.report.try_clone()?), &mut text)?;
+        Ok(text)
     }
 
     /// Waits for the end of the process, but not for ever.
@@ -612,9 +624,11 @@ impl Child {
         if status.exit_status() == Some(0) {
             return Ok(());
         }
-        let mut text = String::new();
-        io::Read::read_to_string(&mut File::from(self.report.try_clone()?), &mut text)?;
-        bail!("a child process failed ({}): {text}", describe(status))
+        bail!(
+            "a child process failed ({}): {}",
+            describe(status),
+            self.complaint()?
+        )
     }
 
     /// Waits, and checks that a signal killed the process.
@@ -663,6 +677,11 @@ pub fn rounds(number: usize) -> usize {
 
 // Expectations.
 
+/// Returns an error of the standard library as what the kernel said.
+pub fn errno<T>(result: io::Result<T>) -> Result<T, Errno> {
+    result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
 /// Checks that something fails in a certain way.
 pub fn expect_errno<T>(result: Result<T, Errno>, expected: Errno, what: &str) -> Result<()> {
     match result {
@@ -676,11 +695,7 @@ pub fn expect_errno<T>(result: Result<T, Errno>, expected: Errno, what: &str) ->
 
 /// As [`expect_errno`], of the standard library's errors.
 pub fn expect_io_errno<T>(result: io::Result<T>, expected: Errno, what: &str) -> Result<()> {
-    expect_errno(
-        result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
-        expected,
-        what,
-    )
+    expect_errno(errno(result), expected, what)
 }
 
 /// Waits for something to become true.

@@ -4,8 +4,8 @@
 //! turn where the kernel can do that: the group nth needs the debug kernel.
 
 use std::{
+    cell::RefCell,
     fs::{self, File},
-    io,
     path::Path,
 };
 
@@ -15,17 +15,13 @@ use rustix::{io::Errno, mm::MapFlags};
 use crate::{
     cases,
     guest::{
-        bind, choose, devices, insmod, is_loaded, restore, rmmod, unbind, Map, Provider, PAGE,
-        READ_WRITE, WINDOW,
+        bind, choices, choose, devices, errno, insmod, is_loaded, restore, rmmod, unbind, Map,
+        Provider, PAGE, READ_WRITE, WINDOW,
     },
     kmod::TestFile,
 };
 
 cases!("fault": functions_of_probe, functions_of_insmod, functions_of_a_page_fault);
-
-fn errno<T>(result: io::Result<T>) -> Result<T, Errno> {
-    result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-}
 
 /// Checks that nothing is left of an attempt to bind a device.
 fn expect_nothing(pci: &str) -> Result<()> {
@@ -144,11 +140,9 @@ pub mod nth {
             fs::write(folder.join("require-start"), format!("{:#x}", within.0))?;
             fs::write(folder.join("require-end"), format!("{:#x}", within.1))?;
         }
-        let file = "/proc/thread-self/fail-nth";
 
         for number in 1..1000 {
-            // SAFETY: The file is written and read by calls that allocate nothing in between.
-            fs::write(file, number.to_string())?;
+            fail_nth(number)?;
             let result = attempt();
             let left = stop_failing();
             if let Err(error) = result {
@@ -184,12 +178,18 @@ pub mod nth {
         Ok((start, end.context("the last function")?))
     }
 
+    const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
+
+    /// Has an allocation of this thread fail, counted from 1.
+    fn fail_nth(number: u32) -> Result<()> {
+        Ok(fs::write(FAIL_NTH, number.to_string())?)
+    }
+
     /// Returns how many allocations were left before one fails, and lets all succeed again.
     fn stop_failing() -> u32 {
-        let file = "/proc/thread-self/fail-nth";
         // These calls may be the ones that fail.
-        let left = (0..3).find_map(|_| fs::read_to_string(file).ok()?.trim().parse().ok());
-        (0..3).find_map(|_| fs::write(file, "0").ok());
+        let left = (0..3).find_map(|_| fs::read_to_string(FAIL_NTH).ok()?.trim().parse().ok());
+        (0..3).find_map(|_| fs::write(FAIL_NTH, "0").ok());
         left.expect("the third time at the latest")
     }
 
@@ -210,19 +210,19 @@ pub mod nth {
     fn mmap() -> Result<()> {
         let provider = Provider::first()?;
         let file = provider.open()?;
-        let mut map = None;
-        let kept = std::cell::RefCell::new(&mut map);
+        // Shared by what maps and what looks afterwards.
+        let kept = RefCell::new(None);
         each_allocation_fails(
             None,
             || {
                 let new = Map::with(&file, 4 * WINDOW, READ_WRITE, MapFlags::SHARED, 0)?;
-                **kept.borrow_mut() = Some(new);
+                *kept.borrow_mut() = Some(new);
                 Ok(())
             },
             NO_MEMORY,
             |good| {
                 provider.expect_taken(if good { 4 * WINDOW } else { 0 })?;
-                drop(kept.borrow_mut().take());
+                drop(kept.take());
                 provider.expect_taken(0)
             },
         )
@@ -236,21 +236,7 @@ pub mod nth {
         let pipe = rustix::pipe::pipe()?;
         each_allocation_fails(
             None,
-            || {
-                // SAFETY: The kernel checks the address.
-                let done = unsafe {
-                    libc::write(
-                        crate::guest::raw(std::os::fd::AsFd::as_fd(&pipe.1)),
-                        map.at(0).cast(),
-                        1,
-                    )
-                };
-                if done == 1 {
-                    Ok(())
-                } else {
-                    Err(crate::guest::last_errno())
-                }
-            },
+            || map.write_byte(&pipe.1, 0),
             NO_MEMORY,
             |_| provider.expect_taken(4 * WINDOW),
         )?;
@@ -261,21 +247,22 @@ pub mod nth {
     fn requests() -> Result<()> {
         let provider = Provider::first()?;
         let node = p2pmem::Provider::open(&provider.path)?;
-        let failed = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
         // They need no memory; what the system call itself needs may fail.
         for number in 1..20 {
-            fs::write("/proc/thread-self/fail-nth", number.to_string())?;
-            let (info, region) = (node.info(), node.region(0));
+            fail_nth(number)?;
+            let results = [
+                errno(node.info()).map(drop),
+                errno(node.region(0)).map(drop),
+            ];
             stop_failing();
-            for error in [info.err(), region.err()].into_iter().flatten() {
-                ensure!(NO_MEMORY.contains(&failed(error)));
+            for error in results.into_iter().filter_map(Result::err) {
+                ensure!(NO_MEMORY.contains(&error));
             }
         }
         provider.expect_taken(0)
     }
 
     fn regions() -> Result<()> {
-        let read = || crate::guest::choices();
         each_allocation_fails(
             None,
             || choose("dead:00:00.0 bar2@16M+64M"),
@@ -286,7 +273,7 @@ pub mod nth {
                 } else {
                     ""
                 };
-                ensure!(read()? == expected, "{}", read()?);
+                ensure!(choices()? == expected, "{}", choices()?);
                 Ok(choose("dead:00:00.0 default")?)
             },
         )
@@ -319,7 +306,7 @@ pub mod nth {
             bind(&pci)?;
             let map = Map::new(Provider::first()?.open()?, WINDOW)?;
             map.fill(0..PAGE, 1);
-            fs::write("/proc/thread-self/fail-nth", number.to_string())?;
+            fail_nth(number)?;
             let result = unbind(&pci);
             stop_failing();
             if result.is_err() {

@@ -18,7 +18,7 @@ use rustix::mm::MapFlags;
 use crate::{
     cases,
     guest::{
-        choose, controller, drive_named, insmod, insmod_with, kernel_log, on_debug_kernel, qemu,
+        address_of, choose, controller, drive_named, insmod, insmod_with, on_debug_kernel, qemu,
         read_at, restore, rmmod, rounds, unbind, wait_until, write_at, Child, Map, Mark, Provider,
         PAGE, READ, WINDOW,
     },
@@ -43,11 +43,7 @@ pub mod adopt {
     impl Adopted {
         fn find(serial: &str) -> Result<Self> {
             let controller = controller(serial)?.context("no such drive")?;
-            let device = fs::canonicalize(controller.join("device"))?;
-            let provider = Provider::all()?
-                .into_iter()
-                .find(|provider| provider.device == device)
-                .context("no node")?;
+            let provider = Provider::of(&address_of(&controller)?)?.context("no node")?;
             Ok(Self {
                 controller,
                 provider,
@@ -331,16 +327,10 @@ pub mod cmb {
     }
 
     fn none() -> Result<()> {
+        let mark = Mark::new()?;
         let drive = Taken::new("disk0")?;
         ensure!(drive.provider()?.is_none(), "there is a node");
-        let log = kernel_log()?;
-        let why = "no CMB and no PMR that can serve";
-        ensure!(
-            log.lines()
-                .any(|line| line.contains(&drive.pci) && line.contains(why)),
-            "the log does not say why"
-        );
-        Ok(())
+        mark.expect(&[&drive.pci, "no CMB and no PMR that can serve"])
     }
 
     fn put_back() -> Result<()> {
@@ -376,18 +366,13 @@ pub mod pmr {
     impl Beside {
         fn ask(serial: &str) -> Result<Self> {
             let controller = controller(serial)?.context("no such drive")?;
-            let device = fs::canonicalize(controller.join("device"))?;
-            let pci = device.file_name().context("no address")?;
-            let pci = pci.to_string_lossy().into_owned();
+            let pci = address_of(&controller)?;
             choose(&format!("{pci} pmr"))?;
             Ok(Self { controller, pci })
         }
 
         fn provider(&self) -> Result<Provider> {
-            Provider::all()?
-                .into_iter()
-                .find(|provider| provider.pci == self.pci)
-                .context("no node")
+            Provider::of(&self.pci)?.context("no node")
         }
 
         /// Nothing is left of the memory.
@@ -571,16 +556,12 @@ struct Taken {
 impl Taken {
     fn new(serial: &str) -> Result<Self> {
         let path = controller(serial)?.with_context(|| format!("no drive {serial}"))?;
-        let device = fs::canonicalize(path.join("device"))?;
         let taken = Self {
             serial: serial.to_owned(),
-            pci: device
-                .file_name()
-                .context("no address")?
-                .to_string_lossy()
-                .into_owned(),
+            pci: address_of(&path)?,
         };
         fs::write("/sys/bus/pci/drivers/nvme/unbind", &taken.pci)?;
+        let device = Path::new(DEVICES).join(&taken.pci);
         fs::write(device.join("driver_override"), "p2pmem_rs")?;
         // Fails when the driver refuses the device.
         let _ = fs::write("/sys/bus/pci/drivers_probe", &taken.pci);
@@ -588,9 +569,7 @@ impl Taken {
     }
 
     fn provider(&self) -> Result<Option<Provider>> {
-        Ok(Provider::all()?
-            .into_iter()
-            .find(|provider| provider.pci == self.pci))
+        Provider::of(&self.pci)
     }
 
     /// Reads a register of the controller, which nobody must drive. That memory was enabled before

@@ -12,8 +12,8 @@ use rustix::{io::Errno, mm::MapFlags};
 use crate::{
     cases,
     guest::{
-        bind, choices, choose, expect_errno, insmod_with, restore, rmmod, unbind, Map, Mark,
-        Provider, PAGE, READ, WINDOW,
+        bind, choices, choose, expect_errno, expect_io_errno, insmod_with, restore, rmmod, unbind,
+        Map, Mark, Provider, PAGE, READ, WINDOW,
     },
     kmod::TestFile,
 };
@@ -95,10 +95,7 @@ impl Taken {
     }
 
     fn provider(&self) -> Result<Provider> {
-        Provider::all()?
-            .into_iter()
-            .find(|provider| provider.pci == self.0)
-            .context("no node")
+        Provider::of(&self.0)?.context("no node")
     }
 }
 
@@ -186,8 +183,8 @@ fn new_id() -> Result<()> {
     let result = (|| {
         ensure!(is_bound(&large) && !is_bound(&small));
         mark.expect(&[&small, "BAR 0", "choose"])?;
-        let provider = Provider::all()?.into_iter().find(|one| one.pci == large);
-        ensure!(regions(&provider.context("no node")?)? == [(2, 0, LARGE)]);
+        let provider = Provider::of(&large)?.context("no node")?;
+        ensure!(regions(&provider)? == [(2, 0, LARGE)]);
         Ok(())
     })();
     fs::write(format!("{DRIVER}/remove_id"), "1b36 0005")?;
@@ -318,9 +315,8 @@ fn senseless_choice() -> Result<()> {
         mark.expect(&["regions: ", word])?;
     }
     // No text at all.
-    expect_errno(
-        fs::write("/sys/module/p2pmem_rs/regions", [0xff, 0xfe])
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    expect_io_errno(
+        fs::write("/sys/module/p2pmem_rs/regions", [0xff, 0xfe]),
         Errno::INVAL,
         "bytes that are no text",
     )?;

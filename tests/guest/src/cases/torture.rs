@@ -11,7 +11,6 @@ use std::{
     env,
     fs::{self, File, OpenOptions},
     os::fd::AsFd,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -65,7 +64,7 @@ fn seeded() -> Result<()> {
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(rng.u64(0..60)));
         let action = rng.usize(0..done.len());
-        if disturb(action)? {
+        if disturb(action, &mut rng)? {
             done[action] += 1;
         }
         for (number, child) in (0..).zip(&mut children) {
@@ -86,14 +85,14 @@ fn seeded() -> Result<()> {
         child.kill()?;
     }
     println!("# unbound, bound, reset, unloaded, loaded, pulled: {done:?} times");
-    if !Path::new(NODE).exists() && devices()?.is_empty() {
+    if devices()?.is_empty() {
         hotplug::plug()?;
     }
     restore()
 }
 
 /// Does something to the device. Returns whether it could be done.
-fn disturb(action: usize) -> Result<bool> {
+fn disturb(action: usize, rng: &mut Rng) -> Result<bool> {
     // Files of a device that is just being pulled may be gone in the middle.
     let device = devices().unwrap_or_default().into_iter().next();
     let Some(pci) = device else {
@@ -112,7 +111,7 @@ fn disturb(action: usize) -> Result<bool> {
             Err(error) => bail!("insmod: {error}"),
         },
         _ => {
-            if fastrand::bool() || !is_loaded() {
+            if rng.bool() || !is_loaded() {
                 return Ok(false);
             }
             hotplug::pull()?;
@@ -158,6 +157,11 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                     maps.swap_remove(index);
                 }
             }
+            10 => {
+                if let Some(file) = files.first() {
+                    ask(file)?;
+                }
+            }
             13 => {
                 // What is left of it are mappings of their own.
                 if let Some(index) = pick(&mut rng, maps.len()) {
@@ -181,9 +185,6 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                 let map = &maps[index];
                 let page = PAGE * rng.usize(0..map.len() / PAGE);
                 use_map(choice, map, page, &disk, place, &mut rng)?;
-                if let (10, Some(file)) = (choice, files.first()) {
-                    ask(file)?;
-                }
             }
         }
     }
