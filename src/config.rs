@@ -30,7 +30,6 @@ use crate::{
     adopt::Adopter,
     choice::{
         self,
-        Address,
         Choices, //
     }, //
 };
@@ -166,23 +165,5 @@ impl Attribute for File {
         }
 
         Ok(())
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        core::fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for Choices {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        core::fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for choice::Mistake<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        core::fmt::Display::fmt(self, f)
     }
 }

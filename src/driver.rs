@@ -7,7 +7,6 @@ use kernel::{
         Bound,
         Core, //
     },
-    fmt,
     pci,
     prelude::*,
     str::CString,
@@ -160,12 +159,6 @@ impl pci::Driver for P2pmem {
     fn unbind<'bound>(pdev: &'bound pci::Device<Core<'_>>, _binding: Pin<&Binding>) {
         // Nobody who looks for memory finds it any more. The rest is done by dropping the binding.
         p2pdma::publish(pdev, false);
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        core::fmt::Display::fmt(self, f)
     }
 }
 

@@ -10,6 +10,7 @@
 mod adopt;
 mod choice;
 mod config;
+mod display;
 mod driver;
 mod file;
 mod ioctl;
