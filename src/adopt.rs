@@ -100,8 +100,7 @@ impl Watcher for Adopter {
             .map(|adopted| adopted.registered.is_some());
 
         let adopted = match (known, wanted) {
-            (None, false) => self.adopt_published(pdev),
-            (None, true) => self.adopt_pmr(pdev),
+            (None, _) => self.adopt(pdev, wanted),
             // The administrator does not want it any more.
             (Some(true), false) => {
                 self.unbinding(pdev);
@@ -135,12 +134,25 @@ impl Watcher for Adopter {
         }
     }
 }
+
 impl Adopter {
-    /// Adopts the memory that the other driver published, if there is some.
-    fn adopt_published(&self, pdev: &pci::Device<Core<'_>>) -> Result {
-        let Some(pool) = Pool::of(pdev)? else {
-            return Ok(());
-        };
+    /// Adopts what there is: the memory that the other driver published, or else the Persistent
+    /// Memory Region if that is wanted.
+    fn adopt(&self, pdev: &pci::Device<Core<'_>>, wants_pmr: bool) -> Result {
+        match Pool::of(pdev)? {
+            Some(pool) => {
+                if wants_pmr {
+                    say_published(pdev);
+                }
+                self.adopt_published(pdev, pool)
+            }
+            None if wants_pmr => self.adopt_pmr(pdev),
+            None => Ok(()),
+        }
+    }
+
+    /// Adopts the memory in `pool`, which the other driver published.
+    fn adopt_published(&self, pdev: &pci::Device<Core<'_>>, pool: Pool) -> Result {
         let mut regions = Regions::new();
         regions.push(find_region(pdev, &pool)?, GFP_KERNEL)?;
 
@@ -159,11 +171,6 @@ impl Adopter {
 
     /// Registers the Persistent Memory Region beside the other driver.
     fn adopt_pmr(&self, pdev: &pci::Device<Core<'_>>) -> Result {
-        if Pool::of(pdev)?.is_some() {
-            say_published(pdev);
-            return self.adopt_published(pdev);
-        }
-
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let (group, binding) = Group::collect(pdev, || {
             let regions = nvme::discover_beside(pdev)?;

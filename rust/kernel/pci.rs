@@ -311,20 +311,22 @@ impl Resource {
 
     /// Reads a register; 0 if there is none.
     fn register(pdev: &pci::Device, bar: u32) -> u32 {
+        if bar >= STD_NUM_BARS {
+            return 0;
+        }
+        // CAST: A small number.
+        let offset = (bindings::PCI_BASE_ADDRESS_0 + 4 * bar) as i32;
         let mut value = 0;
 
-        if bar < STD_NUM_BARS {
-            // CAST: A small number.
-            let offset = (bindings::PCI_BASE_ADDRESS_0 + 4 * bar) as i32;
-            // SAFETY: The device is valid.
-            let failed =
-                unsafe { bindings::pci_read_config_dword(as_raw(pdev), offset, &mut value) != 0 };
-            if failed {
-                return 0;
-            }
-        }
+        // SAFETY: The device is valid.
+        let failed =
+            unsafe { bindings::pci_read_config_dword(as_raw(pdev), offset, &mut value) != 0 };
 
-        value
+        if failed {
+            0
+        } else {
+            value
+        }
     }
 
     fn has(&self, flag: u32) -> bool {

@@ -34,7 +34,8 @@ use crate::{
     driver::{
         bar,
         usable,
-        Regions, //
+        Regions,
+        NAME, //
     },
     region::Region, //
 };
@@ -141,8 +142,8 @@ pub(crate) fn discover(
             regions.push(region, GFP_KERNEL)?;
         }
     }
-    if wanted.pmr && cap.pmrs() {
-        if let Some(region) = pmr::enable(pdev, &registers)? {
+    if wanted.pmr {
+        if let Some(region) = pmr::enable(pdev, &registers, cap)? {
             regions.push(region, GFP_KERNEL)?;
         }
     }
@@ -169,27 +170,23 @@ pub(crate) fn discover(
 pub(crate) fn discover_beside(pdev: &pci::Device<Core<'_>>) -> Result<Regions> {
     let registers = Registers::map(pdev)?;
     let cap = Cap(registers.read64(regs::CAP)?);
-    let mut regions = Regions::new();
 
     if Cmbsz(registers.read32(regs::CMBSZ)?).0 != 0 {
         dev_err!(
             pdev,
             "its driver may place queues in a CMB, and would place them in the PMR: \
              bind the controller to {} to have both\n",
-            crate::driver::NAME
+            NAME
         );
         return Err(EBUSY);
     }
-    if cap.pmrs() {
-        if let Some(region) = pmr::enable(pdev, &registers)? {
-            regions.push(region, GFP_KERNEL)?;
-        }
-    }
-    if regions.is_empty() {
+    let Some(region) = pmr::enable(pdev, &registers, cap)? else {
         dev_err!(pdev, "the controller has no PMR that can serve\n");
         return Err(ENODEV);
-    }
+    };
 
+    let mut regions = Regions::new();
+    regions.push(region, GFP_KERNEL)?;
     Ok(regions)
 }
 

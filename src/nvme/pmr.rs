@@ -16,6 +16,7 @@ use kernel_ext::pci::bus_address;
 use super::{
     regs::{
         self,
+        Cap,
         Pmrcap,
         Pmrsts, //
     },
@@ -31,13 +32,18 @@ use crate::{
     region::Region, //
 };
 
-/// Enables the region and returns where it is, or [`None`] if it cannot serve; the log says why.
+/// Enables the region and returns where it is, or [`None`] if there is none, or if it cannot serve;
+/// then the log says why.
 ///
 /// Without being enabled it would take no data, and not complain.
 pub(super) fn enable(
     pdev: &pci::Device<Core<'_>>,
     registers: &Registers,
+    cap: Cap,
 ) -> Result<Option<Region>> {
+    if !cap.pmrs() {
+        return Ok(None);
+    }
     let cap = Pmrcap(registers.read32(regs::PMRCAP)?);
     if !cap.takes_data() {
         dev_warn!(
