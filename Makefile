@@ -89,7 +89,7 @@ $(INSIDE):
 
 else # inside the build root
 
-JOBS := -j$(shell nproc)
+QUIET_MAKE = $(MAKE) -j$(shell nproc) $(if $(V),,-s)
 export CARGO_TARGET_DIR := $(CURDIR)/$(BUILD)/cargo
 
 # The prepared stock kernel, found or made when it is first asked for.
@@ -99,20 +99,20 @@ kdir:
 	@echo $(KERNEL)/kdir
 
 modules:
-	@$(MAKE) $(JOBS) $(if $(V),,-s) KDIR=$(KERNEL)/kdir modules
+	@$(QUIET_MAKE) KDIR=$(KERNEL)/kdir modules
 	@cp $(KERNEL)/release $(MO)/release
 
 # What only tests load.
 kmod:
-	@$(MAKE) $(JOBS) $(if $(V),,-s) -C $(KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(CURDIR)/$(BUILD)/kmod modules
+	@$(QUIET_MAKE) -C $(KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(CURDIR)/$(BUILD)/kmod modules
 
 # The same two modules for the debug kernel, which LLVM builds.
 DEBUG_KERNEL = $(eval DEBUG_KERNEL := $(shell tools/build/kernel --debug))$(or $(DEBUG_KERNEL),$(error no debug kernel))
 DEBUG := $(CURDIR)/$(BUILD)/debug
 
 modules-debug:
-	@$(MAKE) $(JOBS) $(if $(V),,-s) LLVM=-19 KDIR=$(DEBUG_KERNEL)/kdir MO=$(DEBUG)/module modules
-	@$(MAKE) $(JOBS) $(if $(V),,-s) LLVM=-19 -C $(DEBUG_KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(DEBUG)/kmod modules
+	@$(QUIET_MAKE) LLVM=-19 KDIR=$(DEBUG_KERNEL)/kdir MO=$(DEBUG)/module modules
+	@$(QUIET_MAKE) LLVM=-19 -C $(DEBUG_KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(DEBUG)/kmod modules
 
 tools:
 	@cd tools && cargo build --locked --quiet --release
@@ -129,7 +129,7 @@ test: modules kmod tools
 # The stock kernel with a module that counts.
 COVERAGE := $(CURDIR)/$(BUILD)/coverage
 coverage: kmod tools
-	@$(MAKE) $(JOBS) $(if $(V),,-s) KDIR=$(KERNEL)/kdir MO=$(COVERAGE)/module \
+	@$(QUIET_MAKE) KDIR=$(KERNEL)/kdir MO=$(COVERAGE)/module \
 		KRUSTFLAGS='-Cinstrument-coverage -Zno-profiler-runtime -Zcoverage-options=branch' modules
 	@mkdir -p $(COVERAGE)/kmod && cp $(BUILD)/kmod/p2pmem_test.ko $(COVERAGE)/kmod/
 	@tests/coverage --kernel $(KERNEL) --module $(COVERAGE)/module/p2pmem_rs.ko

@@ -12,17 +12,22 @@ note() {
 	echo "$*" >&2
 }
 
+# shown PATH: prints the name of something in the cache outside of the build root, which knows the
+# cache by another one.
+shown() {
+	echo "${P2PMEM_CACHE:-$CACHE}${1#"$CACHE"}"
+}
+
 # Says why a step failed, from what it printed: one line, where the cause is known.
 cause() {
 	local log=$1 step=$2
 	if grep -qE 'No space left on device|not enough free space' "$log"; then
-		die "$step: the disk of ${P2PMEM_CACHE:-$CACHE} is full: free some 6 GB there, or set XDG_CACHE_HOME"
+		die "$step: the disk of $(shown "$CACHE") is full: free some 6 GB there, or set XDG_CACHE_HOME"
 	elif grep -qE 'Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|Connection (refused|timed out|failed)|Network is unreachable|Failed to fetch|no such host' "$log"; then
 		die "$step: the mirror $MIRROR cannot be reached: check the network, or set P2PMEM_MIRROR"
 	fi
 	tail -n 15 "$log" >&2
-	# The build root knows the cache by another name.
-	die "$step: failed, all of its output is in ${P2PMEM_CACHE:-$CACHE}${log#"$CACHE"}"
+	die "$step: failed, all of its output is in $(shown "$log")"
 }
 
 # step TEXT COMMAND...: runs something that takes long. Its output goes to a log; here it says
@@ -69,7 +74,7 @@ room() {
 	local free
 	free=$(df --output=avail -k "$CACHE" | tail -n 1)
 	((free > $1 * 1024 * 1024)) ||
-		die "${P2PMEM_CACHE:-$CACHE} needs $1 GB of free disk, there are $((free / 1024 / 1024)): free some, or set XDG_CACHE_HOME"
+		die "$(shown "$CACHE") needs $1 GB of free disk, there are $((free / 1024 / 1024)): free some, or set XDG_CACHE_HOME"
 }
 
 MIRROR=${P2PMEM_MIRROR:-http://deb.debian.org/debian}
