@@ -76,8 +76,6 @@ pub(crate) enum Refusal {
     TooSmall { bar: u32, size: u64, alignment: u64 },
     /// The range does not lie within the BAR.
     Beyond { bar: u32 },
-    /// The BAR ends beyond the address space.
-    Overflow { bar: u32 },
     /// The kernel cannot map that far.
     Unmappable { bar: u32, end: u64, limit: u64 },
     /// Two regions share bytes.
@@ -111,12 +109,6 @@ impl fmt::Display for Refusal {
             ),
             Self::Beyond { bar } => {
                 write!(f, "the range ends beyond BAR {bar}: choose a smaller one")
-            }
-            Self::Overflow { bar } => {
-                write!(
-                    f,
-                    "BAR {bar} ends beyond the address space: broken firmware"
-                )
             }
             Self::Unmappable { bar, end, limit } => write!(
                 f,
@@ -153,9 +145,7 @@ pub(crate) fn part(bar: &Bar, offset: u64, size: u64, limits: &Limits) -> Result
         return Err(beyond);
     }
     // The range is within the BAR, so that nothing below overflows.
-    bar.start
-        .checked_add(bar.size)
-        .ok_or(Refusal::Overflow { bar: number })?;
+    bar.start.checked_add(bar.size).ok_or(beyond)?;
     let start = bar.start + offset;
     let end = start + size;
     let too_small = Refusal::TooSmall {
