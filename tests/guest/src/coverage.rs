@@ -7,6 +7,9 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -15,7 +18,9 @@ use object::{
     ObjectSection,
 };
 
-use crate::guest::MODULE;
+use rustix::io::Errno;
+
+use crate::{guest::MODULE, kmod::TestFile};
 
 const SECTIONS: &str = "/sys/module/p2pmem_rs/sections";
 const COUNTERS: &str = "__llvm_prf_cnts";
@@ -57,6 +62,37 @@ impl Counts {
         fs::write(COUNTERS_FILE, self.counters)?;
         Ok(fs::write(DATA_FILE, self.data)?)
     }
+}
+
+/// Unloads the module, and keeps what it counted until its own code had ended. If a case has a detour
+/// of its own meanwhile, nothing is kept.
+pub fn unload(unload: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    if !Path::new(SECTIONS).join(COUNTERS).exists() {
+        return unload();
+    }
+    // Where the kernel gives back the memory of a module.
+    const END: &str = "free_module";
+    let test = TestFile::open().expect("the test module");
+    if test.delay(END, 500).is_err() {
+        return unload();
+    }
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| -> Result<()> {
+            while test.hits(END)? == 0 {
+                if over.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            Counts::read()?.context("no counters")?.add()
+        });
+        let result = unload();
+        over.store(true, Ordering::Relaxed);
+        let read = reader.join().expect("no panic");
+        read.expect("the counters can be kept");
+        result
+    })
 }
 
 /// Reads a section of the loaded module.
