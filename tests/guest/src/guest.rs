@@ -24,7 +24,7 @@ use rustix::{
     process::{kill_process, waitpid, Pid, Signal, WaitOptions, WaitStatus},
 };
 
-use crate::coverage::Counts;
+use crate::coverage;
 
 /// The module under test.
 pub const MODULE: &str = "/modules/p2pmem_rs.ko";
@@ -54,12 +54,7 @@ pub fn insmod_with(parameters: &std::ffi::CStr) -> Result<(), Errno> {
 
 /// Unloads the module. Does not wait for its users.
 pub fn rmmod() -> Result<(), Errno> {
-    let counts = Counts::read().expect("the counters can be read");
-    rustix::system::delete_module(c"p2pmem_rs", OFlags::NONBLOCK.bits() as i32)?;
-    if let Some(counts) = counts {
-        counts.add().expect("the counters can be kept");
-    }
-    Ok(())
+    coverage::unload(|| rustix::system::delete_module(c"p2pmem_rs", OFlags::NONBLOCK.bits() as i32))
 }
 
 /// Returns whether the module is loaded.
@@ -666,6 +661,15 @@ pub fn on_debug_kernel() -> bool {
     Path::new("/sys/kernel/debug/kmemleak").exists()
 }
 
+/// Returns how long to wait for what takes no longer than `limit` on the stock kernel.
+pub fn patience(limit: Duration) -> Duration {
+    if on_debug_kernel() {
+        4 * limit
+    } else {
+        limit
+    }
+}
+
 /// Returns how often to do something that proves more the more often it is done. Where only what is
 /// reached counts (make coverage) a tenth will do.
 pub fn rounds(number: usize) -> usize {
@@ -704,6 +708,7 @@ pub fn wait_until(
     what: &str,
     mut is_so: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
+    let limit = patience(limit);
     let deadline = Instant::now() + limit;
     while !is_so()? {
         ensure!(

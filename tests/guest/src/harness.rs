@@ -196,7 +196,7 @@ fn outcome(case: &Case) -> (i32, String) {
 fn watch(child: Pid) -> Result<Option<i32>> {
     // Some cases are told for how long to run.
     let longer = std::env::var("TORTURE_SECONDS").map_or(0, |text| text.parse().unwrap_or(0));
-    let limit = LIMIT + Duration::from_secs(longer);
+    let limit = guest::patience(LIMIT) + Duration::from_secs(longer);
     let deadline = Instant::now() + limit;
     loop {
         if let Some((_, status)) = waitpid(Some(child), WaitOptions::NOHANG)? {

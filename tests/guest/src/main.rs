@@ -43,6 +43,7 @@ fn main() -> ExitCode {
                     "providers_",
                     "unreachable_",
                     "override_",
+                    "unmappable_",
                     "cmb_",
                     "pmr_",
                     "hotplug_",

@@ -281,6 +281,8 @@ pub mod nth {
 
     fn bind_and_unbind() -> Result<()> {
         let pci = devices()?.into_iter().next().context("no device")?;
+        // Less memory is registered faster.
+        choose(&format!("{pci} bar2+8M"))?;
         unbind(&pci)?;
         each_allocation_fails(
             None,
@@ -316,11 +318,20 @@ pub mod nth {
             ensure!(!map.is_readable(0)?, "still there");
             expect_nothing(&pci)?;
         }
+        choose(&format!("{pci} default"))?;
         restore()
     }
 
     fn load() -> Result<()> {
         rmmod()?;
+        // That a device is bound has a case of its own.
+        let devices = devices()?;
+        let reserve = |name: &str| {
+            devices.iter().try_for_each(|pci| {
+                fs::write(format!("/sys/bus/pci/devices/{pci}/driver_override"), name)
+            })
+        };
+        reserve("nobody")?;
         each_allocation_fails(
             Some("do_init_module"),
             insmod,
@@ -332,7 +343,6 @@ pub mod nth {
                 Errno::NODEV,
             ],
             |good| {
-                // A device that could not be bound is no reason not to load.
                 if good {
                     rmmod()?;
                 }
@@ -340,6 +350,7 @@ pub mod nth {
                 Ok(())
             },
         )?;
+        reserve("\n")?;
         restore()
     }
 }

@@ -19,7 +19,7 @@ use rustix::{
 
 use crate::{
     cases,
-    guest::{expect_errno, last_errno, raw, Child, Map, Provider, PAGE},
+    guest::{expect_errno, last_errno, raw, rounds, Child, Map, Provider, PAGE},
 };
 
 cases!(
@@ -222,7 +222,7 @@ fn at_random() -> Result<()> {
         ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
         let mut rng = fastrand::Rng::with_seed(seed);
         let memory = Map::ordinary(16 * PAGE)?;
-        for _ in 0..50_000 {
+        for _ in 0..rounds(50_000) {
             let size = *rng
                 .choice(&[0, 8, 16, 23, 24, 25, 64, 4096, 16383])
                 .unwrap();
@@ -263,7 +263,9 @@ fn at_random() -> Result<()> {
                 true => 0,
                 false => rng.u64(..) & !(PAGE as u64 - 1),
             };
-            let flags = MapFlags::from_bits_retain(rng.u32(..) & !libc::MAP_FIXED as u32);
+            // Neither over what is there, nor ordinary memory in any amount.
+            let other = (libc::MAP_FIXED | libc::MAP_ANONYMOUS) as u32;
+            let flags = MapFlags::from_bits_retain(rng.u32(..) & !other);
             let prot = ProtFlags::from_bits_retain(rng.u32(0..8));
             drop(Map::with(&file, length, prot, flags, offset));
         }

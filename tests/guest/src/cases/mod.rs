@@ -34,6 +34,7 @@ pub const CASES: &[&[Case]] = &[
     providers::CASES,
     unreachable::CASES,
     override_::CASES,
+    override_::unmappable::CASES,
     nvme::adopt::CASES,
     nvme::cmb::CASES,
     nvme::pmr::CASES,

@@ -18,9 +18,9 @@ use rustix::mm::MapFlags;
 use crate::{
     cases,
     guest::{
-        address_of, choose, controller, drive_named, insmod, insmod_with, on_debug_kernel, qemu,
-        read_at, restore, rmmod, rounds, unbind, wait_until, write_at, Child, Map, Mark, Provider,
-        PAGE, READ, WINDOW,
+        address_of, choose, controller, drive_named, insmod, insmod_with, on_debug_kernel,
+        patience, qemu, read_at, restore, rmmod, rounds, unbind, wait_until, write_at, Child, Map,
+        Mark, Provider, PAGE, READ, WINDOW,
     },
 };
 
@@ -59,7 +59,10 @@ pub mod adopt {
             let started = std::time::Instant::now();
             fs::write("/sys/bus/pci/drivers/nvme/unbind", &self.provider.pci)?;
             let took = started.elapsed();
-            ensure!(took < Duration::from_secs(5), "unbind took {took:?}");
+            ensure!(
+                took < patience(Duration::from_secs(5)),
+                "unbind took {took:?}"
+            );
             ensure!(!self.provider.path.exists(), "the node is still there");
             Ok(())
         }
@@ -330,7 +333,22 @@ pub mod cmb {
         let mark = Mark::new()?;
         let drive = Taken::new("disk0")?;
         ensure!(drive.provider()?.is_none(), "there is a node");
-        mark.expect(&[&drive.pci, "no CMB and no PMR that can serve"])
+        mark.expect(&[&drive.pci, "no CMB and no PMR that can serve"])?;
+        let pci = drive.pci.clone();
+        drop(drive);
+        for (what, name) in [
+            ("cmb", "no CMB that can serve"),
+            ("pmr", "no PMR that can serve"),
+        ] {
+            let mark = Mark::new()?;
+            choose(&format!("{pci} {what}"))?;
+            let drive = Taken::new("disk0")?;
+            ensure!(drive.provider()?.is_none(), "there is a node");
+            mark.expect(&[&pci, name])?;
+            drop(drive);
+            choose(&format!("{pci} default"))?;
+        }
+        Ok(())
     }
 
     fn put_back() -> Result<()> {
@@ -352,7 +370,7 @@ pub mod pmr {
     use super::*;
 
     cases!(
-        "pmr": alone, beside_a_cmb, put_back, in_use_when_unbound, beside_a_drive,
+        "pmr": alone, too_small, beside_a_cmb, put_back, in_use_when_unbound, beside_a_drive,
         beside_a_drive_follows, beside_a_drive_resets, beside_a_drive_in_use,
         beside_a_drive_refused,
     );
@@ -489,6 +507,13 @@ pub mod pmr {
             "cannot be kept apart: bind the controller to p2pmem_rs",
         ])?;
         ensure!(beside.provider()?.size == 16 << 20);
+        // Nor when the driver comes after the choice.
+        beside.nvme("unbind")?;
+        let mark = Mark::new()?;
+        beside.nvme("bind")?;
+        restore()?;
+        mark.expect(&[&beside.pci, "cannot be kept apart"])?;
+        ensure!(beside.provider()?.size == 16 << 20);
         drop(beside);
         // There is none.
         let mark = Mark::new()?;
@@ -501,6 +526,15 @@ pub mod pmr {
 
     fn alone() -> Result<()> {
         copy_through("pmr", 64 << 20)
+    }
+
+    fn too_small() -> Result<()> {
+        let mark = Mark::new()?;
+        let drive = Taken::new("small")?;
+        ensure!(drive.provider()?.is_none(), "there is a node");
+        let why = "the PMR is not used: 1048576 bytes of BAR 4 hold no aligned 2097152 bytes";
+        mark.expect(&[&drive.pci, why])?;
+        mark.expect(&[&drive.pci, "no CMB and no PMR that can serve"])
     }
 
     fn beside_a_cmb() -> Result<()> {

@@ -20,7 +20,7 @@ use crate::{
 
 cases!(
     "override": largest_bar, new_id, table_of_bars, part_of_a_bar, several_regions, choice_is_kept,
-    choice_is_forgotten, senseless_choice, too_many_choices, bar_too_small, io_bar, absent_bar,
+    choice_is_forgotten, senseless_choice, too_many_choices, bar_too_small, io_bar, no_memory_bar, absent_bar,
     unassigned_bar, beyond_the_bar, not_aligned, overlap, no_controller, bar_in_use,
 );
 
@@ -299,6 +299,7 @@ fn senseless_choice() -> Result<()> {
         ("bar2", "bar2 is not a device"),
         ("05:00.0", "what of the device"),
         ("05:00.0 all", "all is not known"),
+        ("05:00.0 default cmb", "cmb is not known"),
         ("05:00.0 bar6", "bar6 has no valid number"),
         ("05:00.0 bar2+0", "bar2+0 has no valid number"),
         ("05:00.0 bar2@99999999999G", "no valid number"),
@@ -360,6 +361,12 @@ fn bar_too_small() -> Result<()> {
 fn io_bar() -> Result<()> {
     let why = "BAR 1 is I/O ports: choose a memory BAR";
     refused(&devices()?.small, "bar1", &[why])
+}
+
+fn no_memory_bar() -> Result<()> {
+    // The SMBus controller of the chipset.
+    let why = "no BAR of the device is memory: choose another device";
+    refused("0000:00:1f.3", "default", &[why])
 }
 
 fn absent_bar() -> Result<()> {
@@ -430,4 +437,36 @@ fn bar_in_use() -> Result<()> {
     let taken = Taken::with(&pci, "default")?;
     ensure!(taken.is_bound(), "not bound afterwards");
     Ok(())
+}
+
+/// Cases with a BAR that is out of reach. Needs the topology far-bar.
+pub mod unmappable {
+    use super::*;
+
+    cases!("unmappable": beyond_the_page_tables, beyond_for_any_choice);
+
+    const WHY: &str =
+        "the kernel maps up to 0x3fffffffffff: boot with nokaslr, or set a lower MMIO";
+
+    fn device() -> Result<String> {
+        for entry in fs::read_dir(DEVICES)? {
+            let entry = entry?;
+            if fs::metadata(entry.path().join("resource2")).is_ok_and(|file| file.len() == LARGE) {
+                return Ok(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        anyhow::bail!("no device with a large BAR")
+    }
+
+    fn beyond_the_page_tables() -> Result<()> {
+        refused(&device()?, "default", &["the range of BAR 2 ends at", WHY])
+    }
+
+    fn beyond_for_any_choice() -> Result<()> {
+        refused(
+            &device()?,
+            "bar2@16M+2M",
+            &["the range of BAR 2 ends at", WHY],
+        )
+    }
 }

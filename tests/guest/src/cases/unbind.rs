@@ -20,8 +20,9 @@ use rustix::{
 use crate::{
     cases,
     guest::{
-        bind, choose, drive, drive_named, expect_errno, expect_io_errno, qemu, read_at, restore,
-        rounds, unbind, wait_until, write_at, Child, Map, Mark, Provider, PAGE, READ_WRITE, WINDOW,
+        bind, choose, drive, drive_named, expect_errno, expect_io_errno, patience, qemu, read_at,
+        restore, rounds, unbind, wait_until, write_at, Child, Map, Mark, Provider, PAGE,
+        READ_WRITE, WINDOW,
     },
     kmod::TestFile,
 };
@@ -43,7 +44,7 @@ fn unbind_promptly(provider: &Provider) -> Result<()> {
     let started = Instant::now();
     unbind(&provider.pci)?;
     ensure!(
-        started.elapsed() < PROMPT,
+        started.elapsed() < patience(PROMPT),
         "unbind took {:?}",
         started.elapsed()
     );
