@@ -5,7 +5,10 @@
  * Sorted alphabetically.
  */
 
+#include <linux/dma-buf-mapping.h>
+#include <linux/io_uring/cmd.h>
 #include <linux/poll.h>
+#include <linux/vmalloc.h>
 
 /* Macros with casts, which bindgen does not evaluate. */
 const __poll_t RUST_CONST_HELPER_EPOLLERR = EPOLLERR;

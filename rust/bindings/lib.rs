@@ -41,6 +41,9 @@ mod helpers {
     ));
 }
 
+// A function on some architectures, a macro on others.
+pub use helpers::pgprot_writecombine;
+
 pub use generated::*;
 pub use helpers::*;
 pub use kernel::bindings::*;

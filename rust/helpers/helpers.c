@@ -11,6 +11,7 @@
 #define __rust_helper
 
 #include "device.c"
+#include "io_uring.c"
 #include "memremap.c"
 #include "page.c"
 #include "page_ref.c"

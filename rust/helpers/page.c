@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/io.h>
 #include <linux/mm.h>
+
+__rust_helper phys_addr_t rust_helper_page_to_phys(const struct page *page)
+{
+	return page_to_phys(page);
+}
 
 __rust_helper void rust_helper_put_page(struct page *page)
 {

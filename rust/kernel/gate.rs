@@ -33,9 +33,11 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
+            Acquire,
             Atomic,
             Full,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         srcu::{
             self,
@@ -49,6 +51,7 @@ use kernel::{
 use core::{
     cell::UnsafeCell,
     mem::ManuallyDrop,
+    ops::Deref,
     ptr, //
 };
 
@@ -127,12 +130,16 @@ pub struct Closed<'a> {
 
 /// A value that is used from inside a [`Gate`], and taken out when that is closed.
 ///
+/// Who needs it for longer than a call holds it: it cannot be taken out then.
+///
 /// # Invariants
 ///
-/// `value` is initialised as long as `taken` is 0. That becomes 1 only while no [`Guard`] of `gate`
-/// exists.
+/// - `value` is initialised as long as `taken` is 0. That becomes 1 only while no [`Guard`] of `gate`
+///   and no [`Hold`] of this value exists.
+/// - `holds` is the number of [`Hold`]s. It grows only while there is a [`Guard`] of `gate`.
 pub struct Gated<T> {
     gate: Arc<Gate>,
+    holds: Atomic<usize>,
     taken: Atomic<i32>,
     value: UnsafeCell<ManuallyDrop<T>>,
 }
@@ -149,6 +156,7 @@ impl<T> Gated<T> {
         // INVARIANT: `value` is initialised and `taken` is 0.
         Self {
             gate,
+            holds: Atomic::new(0),
             taken: Atomic::new(0),
             value: UnsafeCell::new(ManuallyDrop::new(value)),
         }
@@ -165,18 +173,34 @@ impl<T> Gated<T> {
         Some(unsafe { &*self.value.get() })
     }
 
-    /// Takes the value out. [`None`] if that was done before, or `closed` is not of this value's
+    /// Holds the value beyond the guard. [`None`] if it was taken out, or the guard is one of another
     /// gate.
+    pub fn hold(this: &Arc<Self>, guard: &Guard<'_>) -> Option<Hold<T>> {
+        this.get(guard)?;
+        // INVARIANT: The guard exists, so the value is there, and is not taken out before the
+        // guard is dropped. Then this is seen.
+        this.holds.fetch_add(1, Relaxed);
+
+        Some(Hold(this.clone()))
+    }
+
+    /// Returns whether somebody holds the value.
+    pub fn is_held(&self) -> bool {
+        self.holds.load(Acquire) != 0
+    }
+
+    /// Takes the value out. [`None`] if that was done before, if somebody holds it, or if `closed` is
+    /// not of this value's gate.
     pub fn take(&self, closed: &Closed<'_>) -> Option<T> {
-        if !ptr::eq(closed.gate, &*self.gate) {
+        if !ptr::eq(closed.gate, &*self.gate) || self.is_held() {
             return None;
         }
         if self.taken.xchg(1, Full) != 0 {
             return None;
         }
 
-        // SAFETY: `closed` shows that no guard of the gate exists: nobody else refers to the value.
-        // It is initialised, since `taken` was 0 until now, and nobody else takes it.
+        // SAFETY: `closed` shows that no guard of the gate exists, so that nobody holds the value any
+        // more either: nobody else refers to it. It is initialised, since `taken` was 0 until now, and nobody else takes it.
         Some(unsafe { ManuallyDrop::take(&mut *self.value.get()) })
     }
 }
@@ -187,5 +211,29 @@ impl<T> Drop for Gated<T> {
             // SAFETY: `self` is borrowed exclusively, and the value was not taken.
             unsafe { ManuallyDrop::drop(self.value.get_mut()) };
         }
+    }
+}
+
+/// A value behind a [`Gate`] that cannot be taken out while this exists.
+///
+/// # Invariants
+///
+/// It is counted in the value's `holds`.
+pub struct Hold<T>(Arc<Gated<T>>);
+
+impl<T> Deref for Hold<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariants, the value cannot be taken out: it is initialised, and only
+        // shared references to it exist.
+        unsafe { &*self.0.value.get() }
+    }
+}
+
+impl<T> Drop for Hold<T> {
+    fn drop(&mut self) {
+        // Whoever takes the value out sees what was done with it.
+        self.0.holds.fetch_sub(1, Release);
     }
 }

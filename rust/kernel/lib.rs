@@ -11,9 +11,11 @@ mod bindings;
 pub mod uapi;
 
 pub mod devres;
+pub mod dma_buf;
 pub mod fs;
 pub mod gate;
 pub mod global;
+pub mod io_uring;
 pub mod miscdevice;
 pub mod mm;
 pub mod module;

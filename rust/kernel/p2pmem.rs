@@ -16,7 +16,10 @@ use kernel::{
         KVVec, //
     },
     mm::virt::VmaMixedMap,
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     pci,
     prelude::*,
     sync::aref::ARef, //
@@ -25,7 +28,10 @@ use kernel::{
 use crate::{
     bindings,
     mm::virt,
-    pci::as_raw, //
+    pci::{
+        as_raw,
+        Resource, //
+    }, //
 };
 
 use core::{
@@ -171,6 +177,98 @@ impl Allocation {
             address: chunk.address,
             pages,
         })
+    }
+
+    /// Returns how long the memory is, in bytes.
+    pub fn size(&self) -> usize {
+        self.pages.len() << PAGE_SHIFT
+    }
+
+    /// Returns the CPU address of the first byte.
+    pub fn physical_address(&self) -> u64 {
+        // SAFETY: The memory of an allocation has pages.
+        unsafe { bindings::page_to_phys(bindings::virt_to_page(self.address.as_ptr())) }
+    }
+
+    /// Returns the device whose memory it is.
+    pub fn device(&self) -> &pci::Device {
+        &self.pdev
+    }
+
+    /// Returns what stands for the device's BAR in the DMA API, or null. It is valid for as long as the
+    /// allocation.
+    pub(crate) fn provider(&self) -> *mut bindings::p2pdma_provider {
+        let address = self.physical_address();
+        let pdev = as_raw(&self.pdev);
+
+        for bar in 0..bindings::PCI_STD_NUM_BARS {
+            let holds_it = Resource::of(&self.pdev, bar).is_ok_and(|resource| {
+                address >= resource.start && address - resource.start < resource.size
+            });
+            if holds_it {
+                // SAFETY: The device is valid, and has such a BAR. References to the pagemap are
+                // owned: as long as there are any, the device keeps what it registered.
+                return unsafe { bindings::pcim_p2pdma_provider(pdev, bar as c_int) };
+            }
+        }
+
+        ptr::null_mut()
+    }
+
+    /// Returns a part of the memory as what block devices take, in bytes from the start, or `ERANGE`.
+    ///
+    /// Nothing is counted for it: the caller keeps the allocation for as long as it is used.
+    pub(crate) fn segment(&self, range: Range<usize>) -> Result<bindings::bio_vec> {
+        let first = *self.pages.get(range.start >> PAGE_SHIFT).ok_or(ERANGE)?;
+        if range.start >= range.end || range.end > self.size() {
+            return Err(ERANGE);
+        }
+
+        Ok(bindings::bio_vec {
+            bv_page: first,
+            bv_len: range.len().try_into().map_err(|_| ERANGE)?,
+            // CAST: Less than a page.
+            bv_offset: (range.start % PAGE_SIZE) as u32,
+        })
+    }
+
+    /// Writes zeroes, through a mapping that combines writes. May sleep.
+    ///
+    /// `proceed` is asked from time to time, and its error ends it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` without memory for page tables; what `proceed` says.
+    pub fn clear(&self, mut proceed: impl FnMut() -> Result) -> Result {
+        /// How much is mapped at a time, in pages: one page table.
+        const WINDOW: usize = 512;
+
+        for pages in self.pages.chunks(WINDOW) {
+            proceed()?;
+            let length = pages.len() << PAGE_SHIFT;
+
+            // SAFETY: The C side only reads the array. The pages are valid, and device memory that
+            // the kernel may map with any type but cached.
+            let address = unsafe {
+                bindings::vmap(
+                    pages.as_ptr().cast_mut(),
+                    pages.len().try_into()?,
+                    bindings::VM_MAP as c_ulong,
+                    bindings::pgprot_writecombine(bindings::PAGE_KERNEL()),
+                )
+            };
+            let address = NonNull::new(address).ok_or(ENOMEM)?;
+
+            // SAFETY: The mapping is that long, and nobody uses the memory yet. It is removed after
+            // the writes have left the processor.
+            unsafe {
+                bindings::memset_io(address.as_ptr(), 0, length);
+                bindings::wmb();
+                bindings::vunmap(address.as_ptr());
+            }
+        }
+
+        Ok(())
     }
 
     /// Maps a range of pages, counted from the start of the allocation, at `address`.

@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Shared buffers of peer-to-peer memory.
+//!
+//! A dma-buf is memory with a file descriptor: it can be mapped, passed to other processes, and given
+//! to other devices, which import it. Here is the exporter's side, for memory of a PCI device that
+//! may go away: importers are told to let go of it ([`Exported::revoke`]).
+//!
+//! Importers must be able to access memory of other devices at all, and to let go of it when they
+//! are told to. Those that cannot let go are refused, unless the exporter allows them.
+//!
+//! C headers: [`include/linux/dma-buf.h`](srctree/include/linux/dma-buf.h),
+//! [`include/linux/dma-buf-mapping.h`](srctree/include/linux/dma-buf-mapping.h)
+
+use kernel::{
+    device::Device,
+    error::{
+        from_err_ptr,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    fs::File,
+    mm::virt::VmaNew,
+    module::this_module,
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    }, //
+};
+
+use crate::{
+    bindings,
+    gate::Hold,
+    p2pmem::Allocation,
+    pci::as_raw, //
+};
+
+use core::{
+    cell::UnsafeCell,
+    marker::PhantomData,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+/// What is behind a dma-buf: an [`Allocation`] that may be taken back.
+#[vtable]
+pub trait Memory: Send + Sync + 'static {
+    /// Name of the exporter, for those who look at all dma-bufs.
+    const NAME: &'static CStr;
+
+    /// Holds the memory, while other devices access it. [`None`] if it is gone. Must not sleep.
+    fn hold(&self) -> Option<Hold<Allocation>>;
+
+    /// Sets up a VMA that shows the memory. Its offset and length lie within the buffer. May sleep.
+    fn mmap(&self, _vma: &VmaNew) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// The last user is gone. May sleep.
+    fn released(&self) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+/// Who may have a dma-buf.
+#[derive(Clone, Copy)]
+pub struct Access {
+    /// The access mode of the file (`O_RDONLY`, `O_RDWR`).
+    pub mode: u32,
+    /// Whether devices may import it that cannot be told to let go. The memory cannot be taken back
+    /// before they do.
+    pub irrevocable: bool,
+}
+
+/// What the lock of the reservation object guards.
+struct State {
+    /// Null before there is one, and when it is being released.
+    dmabuf: *mut bindings::dma_buf,
+    /// How often importers have it mapped.
+    mappings: usize,
+    /// There while it is mapped.
+    hold: Option<Hold<Allocation>>,
+}
+
+/// Memory that is exported, as its exporter has it. That may outlive the dma-buf, and the dma-buf
+/// may outlive the memory.
+///
+/// # Invariants
+///
+/// - `resv` is initialised. `state` is accessed with its lock held only.
+/// - `state.dmabuf` is null or valid.
+/// - There is a `state.hold` whenever `state.mappings` is not 0.
+#[pin_data(PinnedDrop)]
+pub struct Exported<T: Memory> {
+    #[pin]
+    resv: Opaque<bindings::dma_resv>,
+    state: UnsafeCell<State>,
+    irrevocable: bool,
+    data: T,
+}
+
+// SAFETY: Everything is shared, and guarded by the lock of `resv` where it changes.
+unsafe impl<T: Memory> Send for Exported<T> {}
+// SAFETY: As above.
+unsafe impl<T: Memory> Sync for Exported<T> {}
+
+impl<T: Memory> Exported<T> {
+    /// Makes a dma-buf of `size` bytes. May sleep.
+    pub fn new(size: usize, access: Access, data: T) -> Result<(Arc<Self>, DmaBuf)> {
+        // INVARIANT: There is no dma-buf yet, and no mapping.
+        let this = Arc::pin_init(
+            pin_init!(Self {
+                // SAFETY: Initialises the object, which is pinned.
+                resv <- unsafe {
+                    pin_init::pin_init_from_closure(|slot: *mut Opaque<bindings::dma_resv>| {
+                        bindings::dma_resv_init(slot.cast());
+                        Ok::<_, core::convert::Infallible>(())
+                    })
+                },
+                state: UnsafeCell::new(State {
+                    dmabuf: ptr::null_mut(),
+                    mappings: 0,
+                    hold: None,
+                }),
+                irrevocable: access.irrevocable,
+                data,
+            }),
+            GFP_KERNEL,
+        )?;
+
+        let owned = this.clone().into_foreign();
+        let info = bindings::dma_buf_export_info {
+            exp_name: T::NAME.as_char_ptr(),
+            owner: this_module::<T::OwnerModule>().as_ptr(),
+            ops: Table::<T>::get(),
+            size,
+            // CAST: The flags of files are small numbers.
+            flags: access.mode as c_int,
+            resv: this.resv.get(),
+            priv_: owned,
+        };
+
+        // SAFETY: The structure is filled in. The reservation object lives as long as `this`, which
+        // the dma-buf owns a reference to.
+        match from_err_ptr(unsafe { bindings::dma_buf_export(&info) }) {
+            Ok(dmabuf) => {
+                this.lock().state().dmabuf = dmabuf;
+                // SAFETY: Not an error, so a dma-buf, and the reference is owned.
+                let dmabuf = DmaBuf(unsafe { NonNull::new_unchecked(dmabuf) });
+                Ok((this, dmabuf))
+            }
+            Err(error) => {
+                // SAFETY: Comes from `into_foreign()` above, and nobody else has it.
+                drop(unsafe { Arc::<Self>::from_foreign(owned) });
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns what is behind the dma-buf.
+    pub fn data(&self) -> &T {
+        &self.data
+    }
+
+    /// Tells all importers that the memory goes away. They may have it for a while still: as long as
+    /// the memory is held, or [`Exported::is_in_use`]. [`Memory::hold`] must return none from before
+    /// this call on. May sleep.
+    pub fn revoke(&self) {
+        let mut locked = self.lock();
+        let dmabuf = locked.state().dmabuf;
+
+        if !dmabuf.is_null() {
+            // SAFETY: By the type invariants, the dma-buf is valid, and its lock is held.
+            unsafe { bindings::dma_buf_invalidate_mappings(dmabuf) };
+        }
+    }
+
+    /// Returns whether importers may still access memory that they let go of: what they said that
+    /// they wait for has not happened.
+    pub fn is_in_use(&self) -> bool {
+        // SAFETY: By the type invariants, the object is initialised.
+        unsafe {
+            !bindings::dma_resv_test_signaled(
+                self.resv.get(),
+                bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
+            )
+        }
+    }
+
+    /// Returns how often importers have the memory mapped. May sleep.
+    pub fn mappings(&self) -> usize {
+        self.lock().state().mappings
+    }
+
+    /// Calls a function for each device that is attached.
+    pub fn for_each_importer(&self, mut call: impl FnMut(&Device)) {
+        let mut locked = self.lock();
+        let dmabuf = locked.state().dmabuf;
+        if dmabuf.is_null() {
+            return;
+        }
+
+        // SAFETY: By the type invariants, the dma-buf is valid. Its list of attachments is guarded
+        // by the lock, which is held, and each has a device.
+        unsafe {
+            let head = &raw mut (*dmabuf).attachments;
+            let mut node = (*head).next;
+
+            while node != head {
+                let attachment = kernel::container_of!(node, bindings::dma_buf_attachment, node);
+                call(Device::from_raw((*attachment).dev));
+                node = (*node).next;
+            }
+        }
+    }
+
+    fn lock(&self) -> Locked<'_, T> {
+        // SAFETY: By the type invariants, the object is initialised. Without a context it cannot
+        // fail.
+        unsafe { bindings::dma_resv_lock(self.resv.get(), ptr::null_mut()) };
+
+        Locked(self)
+    }
+}
+
+#[pinned_drop]
+impl<T: Memory> PinnedDrop for Exported<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants, the object is initialised, and nobody uses it any more.
+        unsafe { bindings::dma_resv_fini(self.resv.get()) };
+    }
+}
+
+/// The lock of the reservation object, held.
+struct Locked<'a, T: Memory>(&'a Exported<T>);
+
+impl<T: Memory> Locked<'_, T> {
+    fn state(&mut self) -> &mut State {
+        // SAFETY: The lock is held, and `self` is borrowed exclusively.
+        unsafe { &mut *self.0.state.get() }
+    }
+}
+
+impl<T: Memory> Drop for Locked<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: The lock is held.
+        unsafe { bindings::dma_resv_unlock(self.0.resv.get()) };
+    }
+}
+
+/// A reference to a dma-buf.
+///
+/// # Invariants
+///
+/// The dma-buf is valid and a reference to its file is owned.
+pub struct DmaBuf(NonNull<bindings::dma_buf>);
+
+impl DmaBuf {
+    /// Returns the dma-buf behind a file descriptor of the calling process (`dma_buf_get()`).
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` if there is no such descriptor, `EINVAL` if it is not one of a dma-buf.
+    pub fn get(fd: i32) -> Result<Self> {
+        // SAFETY: Has no requirements.
+        let dmabuf = from_err_ptr(unsafe { bindings::dma_buf_get(fd) })?;
+
+        // INVARIANT: Not an error, so a dma-buf with a reference for us.
+        // SAFETY: As above.
+        Ok(Self(unsafe { NonNull::new_unchecked(dmabuf) }))
+    }
+
+    /// Returns the file.
+    pub fn file(&self) -> &File {
+        // SAFETY: By the type invariants, the dma-buf and its file are valid. Nobody has an active
+        // `fdget_pos()` of it: a dma-buf has no position.
+        unsafe { File::from_raw_file((*self.0.as_ptr()).file) }
+    }
+
+    /// Returns what is behind a dma-buf of this kind, or [`None`] if it is another exporter's.
+    pub fn exported<T: Memory>(&self) -> Option<Arc<Exported<T>>> {
+        // SAFETY: By the type invariants, the dma-buf is valid.
+        unsafe {
+            if !ptr::eq((*self.0.as_ptr()).ops, Table::<T>::get()) {
+                return None;
+            }
+
+            // SAFETY: With this table it was made by `Exported::new_unchecked()`, and has not been
+            // released.
+            let exported = Arc::<Exported<T>>::borrow((*self.0.as_ptr()).priv_);
+            Some(exported.into())
+        }
+    }
+}
+
+impl Drop for DmaBuf {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, a reference is owned.
+        unsafe { bindings::dma_buf_put(self.0.as_ptr()) };
+    }
+}
+
+struct Table<T>(PhantomData<T>);
+
+impl<T: Memory> Table<T> {
+    const OPERATIONS: bindings::dma_buf_ops = bindings::dma_buf_ops {
+        attach: Some(Self::attach),
+        map_dma_buf: Some(Self::map),
+        unmap_dma_buf: Some(Self::unmap),
+        release: Some(Self::release),
+        mmap: Some(Self::mmap),
+        ..pin_init::zeroed()
+    };
+
+    const fn get() -> &'static bindings::dma_buf_ops {
+        &Self::OPERATIONS
+    }
+
+    /// # Safety
+    ///
+    /// `dmabuf` must be one with this table, that is not released during `'a`.
+    unsafe fn borrow<'a>(dmabuf: *mut bindings::dma_buf) -> ArcBorrow<'a, Exported<T>> {
+        // SAFETY: By the safety requirements, the dma-buf owns a reference, which comes from
+        // `into_foreign()`.
+        unsafe { Arc::<Exported<T>>::borrow((*dmabuf).priv_) }
+    }
+
+    /// # Safety
+    ///
+    /// Called for a dma-buf with this table and an attachment that is being made.
+    unsafe extern "C" fn attach(
+        dmabuf: *mut bindings::dma_buf,
+        attachment: *mut bindings::dma_buf_attachment,
+    ) -> c_int {
+        // SAFETY: By the safety requirements.
+        let this = unsafe { Self::borrow(dmabuf) };
+        // SAFETY: The attachment is valid, it has a device.
+        let (peer, revocable, mut client) = unsafe {
+            (
+                (*attachment).peer2peer,
+                bindings::dma_buf_attach_revocable(attachment),
+                (*attachment).dev,
+            )
+        };
+
+        let Some(memory) = this.data.hold() else {
+            return ENODEV.to_errno();
+        };
+        if !peer || !(revocable || this.irrevocable) {
+            return EOPNOTSUPP.to_errno();
+        }
+
+        // SAFETY: The device is valid, and so is the client.
+        let distance = unsafe {
+            bindings::pci_p2pdma_distance_many(as_raw(memory.device()), &mut client, 1, true)
+        };
+        // The log says why.
+        if distance < 0 {
+            return EREMOTEIO.to_errno();
+        }
+
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called for an attachment to a dma-buf with this table, whose lock is held.
+    unsafe extern "C" fn map(
+        attachment: *mut bindings::dma_buf_attachment,
+        direction: bindings::dma_data_direction,
+    ) -> *mut bindings::sg_table {
+        // SAFETY: By the safety requirements.
+        let this = unsafe { Self::borrow((*attachment).dmabuf) };
+        // Under the lock: if this succeeds, a revocation that follows finds the attachment.
+        let Some(memory) = this.data.hold() else {
+            return ENODEV.to_ptr();
+        };
+        let mut range = bindings::phys_vec {
+            paddr: memory.physical_address(),
+            len: memory.size(),
+        };
+
+        // SAFETY: The memory keeps what the device has registered, so that there is a provider. The
+        // attachment is valid.
+        let table = unsafe {
+            let provider = memory.provider();
+            if provider.is_null() {
+                return ENODEV.to_ptr();
+            }
+            bindings::dma_buf_phys_vec_to_sgt(
+                attachment,
+                provider,
+                &mut range,
+                1,
+                memory.size(),
+                direction,
+            )
+        };
+        if from_err_ptr(table).is_ok() {
+            // SAFETY: The lock is held by the caller.
+            let state = unsafe { &mut *this.state.get() };
+            state.mappings += 1;
+            state.hold = Some(memory);
+        }
+
+        table
+    }
+
+    /// # Safety
+    ///
+    /// Called for what [`Self::map`] returned, with the lock held.
+    unsafe extern "C" fn unmap(
+        attachment: *mut bindings::dma_buf_attachment,
+        table: *mut bindings::sg_table,
+        direction: bindings::dma_data_direction,
+    ) {
+        // SAFETY: By the safety requirements.
+        let this = unsafe { Self::borrow((*attachment).dmabuf) };
+
+        // SAFETY: The table was made for this attachment, and is not used any more.
+        unsafe { bindings::dma_buf_free_sgt(attachment, table, direction) };
+
+        // SAFETY: The lock is held by the caller.
+        let state = unsafe { &mut *this.state.get() };
+        state.mappings -= 1;
+        // Only now may the memory go.
+        if state.mappings == 0 {
+            state.hold = None;
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `dmabuf` must be one with this table, whose last user is gone.
+    unsafe extern "C" fn release(dmabuf: *mut bindings::dma_buf) {
+        // SAFETY: Comes from `into_foreign()`, and there are no other calls.
+        let this = unsafe { Arc::<Exported<T>>::from_foreign((*dmabuf).priv_) };
+
+        // Not to be told of a revocation any more.
+        this.lock().state().dmabuf = ptr::null_mut();
+        this.data.released();
+    }
+
+    /// # Safety
+    ///
+    /// Called for a dma-buf with this table and a VMA that is being set up.
+    unsafe extern "C" fn mmap(
+        dmabuf: *mut bindings::dma_buf,
+        vma: *mut bindings::vm_area_struct,
+    ) -> c_int {
+        // SAFETY: By the safety requirements.
+        let (this, vma) = unsafe { (Self::borrow(dmabuf), VmaNew::from_raw(vma)) };
+
+        match this.data.mmap(vma) {
+            Ok(()) => 0,
+            Err(error) => error.to_errno(),
+        }
+    }
+}
