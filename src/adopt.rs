@@ -53,7 +53,10 @@ use crate::{
         NAME, //
     },
     nvme,
-    region::Region, //
+    region::{
+        Content,
+        Region, //
+    }, //
 };
 
 use core::ptr;
@@ -158,7 +161,7 @@ impl Adopter {
 
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let adopted = Adopted {
-            binding: KBox::pin_init(Binding::new(pdev, pool, regions)?, GFP_KERNEL)?,
+            binding: KBox::pin_init(Binding::new(pdev, pool, regions, true)?, GFP_KERNEL)?,
             registered: None,
         };
         // There is none with that key.
@@ -177,7 +180,7 @@ impl Adopter {
             let pool = register(pdev, &regions)?;
             p2pdma::publish(pdev, true);
 
-            KBox::pin_init(Binding::new(pdev, pool, regions)?, GFP_KERNEL)
+            KBox::pin_init(Binding::new(pdev, pool, regions, true)?, GFP_KERNEL)
         })?;
         let adopted = Adopted {
             binding,
@@ -218,6 +221,12 @@ fn find_region(pdev: &pci::Device, pool: &Pool) -> Result<Region> {
                 bar: number,
                 offset: range.start - bar.start,
                 size: range.end - range.start,
+                // The nvme driver is the only one that publishes memory.
+                content: if nvme::is_controller(pdev) {
+                    Content::Cmb
+                } else {
+                    Content::Bar
+                },
             });
         }
     }

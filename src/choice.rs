@@ -235,7 +235,8 @@ fn size(text: &str) -> Option<u64> {
     size_or_zero(text).filter(|&size| size != 0)
 }
 
-fn size_or_zero(text: &str) -> Option<u64> {
+/// As [`size`], or 0.
+pub(crate) fn size_or_zero(text: &str) -> Option<u64> {
     let (number, shift) = match text.as_bytes().last()? {
         b'k' | b'K' => (text.get(..text.len() - 1)?, 10),
         b'm' | b'M' => (text.get(..text.len() - 1)?, 20),

@@ -23,5 +23,6 @@ as_core_does!(
     choice::Address,
     choice::Choices,
     choice::Mistake<'_>,
+    region::Content,
     region::Refusal,
 );

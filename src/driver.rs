@@ -3,6 +3,7 @@
 //! The PCI driver: from a device to a provider.
 
 use kernel::{
+    debugfs,
     device::{
         Bound,
         Core, //
@@ -37,7 +38,10 @@ use crate::{
     file::File,
     number::Number,
     nvme,
-    provider::Provider,
+    provider::{
+        List,
+        Provider, //
+    },
     region::{
         self,
         Bar,
@@ -78,7 +82,9 @@ kernel_ext::pci_device_table!(
 /// A device that is bound. Its fields are dropped in this order, before the device's memory.
 #[pin_data]
 pub(crate) struct Binding {
-    /// First, no more files are opened.
+    /// First, nobody finds out more, and no more files are opened.
+    #[pin]
+    _list: debugfs::File<List>,
     #[pin]
     _node: Registration<File>,
     /// Then the memory is taken back from those that are open.
@@ -88,11 +94,13 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
-    /// Gives the memory in `pool`, which is that of `regions`, to user space.
+    /// Gives the memory in `pool`, which is that of `regions`, to user space. `adopted` says whether
+    /// another driver has the device.
     pub(crate) fn new<'a>(
         pdev: &'a pci::Device<Bound>,
         pool: p2pdma::Pool,
         regions: Regions,
+        adopted: bool,
     ) -> Result<impl PinInit<Self, Error> + 'a> {
         let number = Number::take_lowest()?;
         let name = CString::try_from_fmt(fmt!("p2pmem{}", number.get()))?;
@@ -107,9 +115,11 @@ impl Binding {
                 region.offset
             );
         }
-        let provider = Provider::new(pdev.as_ref(), pool, regions)?;
+        let provider = Provider::new(pdev, pool, regions, adopted)?;
+        let folder = debugfs::Dir::new(&name);
 
         Ok(try_pin_init!(Self {
+            _list <- folder.read_only_file(c"allocations", List(provider.clone())),
             _node <- Registration::new(
                 Options {
                     name,
@@ -152,7 +162,7 @@ impl pci::Driver for P2pmem {
             let pool = register(pdev, &regions)?;
             p2pdma::publish(pdev, true);
 
-            Binding::new(pdev, pool, regions)
+            Binding::new(pdev, pool, regions, false)
         })
     }
 

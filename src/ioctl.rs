@@ -5,6 +5,13 @@
 //! C header: [`include/uapi/linux/p2pmem.h`](srctree/include/uapi/linux/p2pmem.h)
 
 use kernel::{
+    fs::{
+        self,
+        file::{
+            flags,
+            FileDescriptorReservation, //
+        }, //
+    },
     ioctl::{
         _IOC_DIR,
         _IOC_NR,
@@ -13,6 +20,7 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*,
+    sync::atomic::Relaxed,
     transmute::{
         AsBytes,
         FromBytes, //
@@ -27,9 +35,24 @@ use kernel::{
     }, //
 };
 
-use kernel_ext::uapi;
+use kernel_ext::{
+    dma_buf::DmaBuf,
+    mm::virt::Caching,
+    pci::{
+        bus_address,
+        Place, //
+    },
+    task,
+    uapi, //
+};
 
-use crate::provider::Provider;
+use crate::{
+    buffer::Buffer,
+    dmabuf,
+    file::File,
+    provider::Provider,
+    region::Content, //
+};
 
 const READ_WRITE: u32 = _IOC_READ | _IOC_WRITE;
 
@@ -37,7 +60,8 @@ const READ_WRITE: u32 = _IOC_READ | _IOC_WRITE;
 ///
 /// The caller's memory is accessed outside of the gate: a page of it may take for ever to come, if
 /// the caller so wishes, and nobody who unbinds the device may have to wait for that.
-pub(crate) fn handle(provider: &Provider, cmd: u32, arg: usize) -> Result<isize> {
+pub(crate) fn handle(file: &File, node: &fs::File, cmd: u32, arg: usize) -> Result<isize> {
+    let provider = &file.provider;
     if provider.is_gone() {
         return Err(ENODEV);
     }
@@ -55,20 +79,55 @@ pub(crate) fn handle(provider: &Provider, cmd: u32, arg: usize) -> Result<isize>
             let request = argument.read::<uapi::p2pmem_region>()?;
             argument.write(&region(provider, request.index)?)?;
         }
+        (uapi::P2PMEM_NR_ALLOC, READ_WRITE) => {
+            let mut request = argument.read::<uapi::p2pmem_alloc>()?;
+            let dmabuf = alloc(file, node, &request)?;
+            let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
+
+            request.fd = fd.reserved_fd().try_into()?;
+            argument.write(&request)?;
+            fd.fd_install(dmabuf.file().into());
+        }
         _ => return Err(ENOTTY),
     }
 
     Ok(0)
 }
 
+/// Bit n is set if there is a request or command of number n.
+const CAPABILITIES: u32 = 1 << uapi::P2PMEM_NR_INFO
+    | 1 << uapi::P2PMEM_NR_REGION
+    | 1 << uapi::P2PMEM_NR_ALLOC
+    | 1 << uapi::P2PMEM_NR_URING_REGISTER
+    | 1 << uapi::P2PMEM_NR_URING_UNREGISTER;
+
 fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
     let _inside = provider.enter()?;
 
+    let size = provider.size();
+    let allocated = provider.allocated();
+    let place = Place::of(provider.device());
+    let mut flags = 0;
+    if provider.is_adopted() {
+        flags |= uapi::P2PMEM_INFO_ADOPTED;
+    }
+    if provider.settings.clear.load(Relaxed) {
+        flags |= uapi::P2PMEM_INFO_CLEARED;
+    }
+
     Ok(uapi::p2pmem_info {
-        size: provider.size(),
-        allocated: provider.allocated(),
+        size,
+        allocated,
+        available: size - allocated,
+        largest: provider.largest_run()?,
         granule: PAGE_SIZE as u32,
         regions: provider.regions().len() as u32,
+        flags,
+        capabilities: CAPABILITIES,
+        numa_node: place.numa_node,
+        pci_domain: place.domain,
+        pci_bus: place.bus.into(),
+        pci_devfn: place.devfn.into(),
     })
 }
 
@@ -82,7 +141,41 @@ fn region(provider: &Provider, index: u32) -> Result<uapi::p2pmem_region> {
         bar: region.bar,
         offset: region.offset,
         size: region.size,
+        bus_address: if task::is_administrator() {
+            bus_address(provider.device(), region.bar)? + region.offset
+        } else {
+            0
+        },
+        kind: match region.content {
+            Content::Bar => uapi::P2PMEM_KIND_BAR,
+            Content::Cmb => uapi::P2PMEM_KIND_CMB,
+            Content::Pmr => uapi::P2PMEM_KIND_PMR,
+        },
+        reserved: 0,
     })
+}
+
+fn alloc(file: &File, node: &fs::File, request: &uapi::p2pmem_alloc) -> Result<DmaBuf> {
+    const KNOWN: u32 = uapi::P2PMEM_ALLOC_WRITE_COMBINING | uapi::P2PMEM_ALLOC_IRREVOCABLE;
+
+    let inside = file.provider.enter()?;
+    let asks_for = |flag| request.flags & flag != 0;
+
+    if asks_for(uapi::P2PMEM_ALLOC_FIXED) {
+        return Err(EOPNOTSUPP);
+    }
+    if asks_for(!KNOWN) || request.offset != 0 {
+        return Err(EINVAL);
+    }
+    let size = usize::try_from(request.size).map_err(|_| ENOSPC)?;
+    let caching = if asks_for(uapi::P2PMEM_ALLOC_WRITE_COMBINING) {
+        Caching::WriteCombining
+    } else {
+        Caching::Uncached
+    };
+    let buffer = Buffer::new(&file.provider, file.key, size, caching, &inside)?;
+
+    dmabuf::export(buffer, size, node, asks_for(uapi::P2PMEM_ALLOC_IRREVOCABLE))
 }
 
 /// The argument of a request: a structure that may be longer than the one known here, if the

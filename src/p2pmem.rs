@@ -8,9 +8,12 @@
 #![deny(unsafe_code)]
 
 mod adopt;
+mod attributes;
+mod buffer;
 mod choice;
 mod config;
 mod display;
+mod dmabuf;
 mod driver;
 mod file;
 mod ioctl;
@@ -20,6 +23,7 @@ mod nvme;
 mod provider;
 mod region;
 mod registry;
+mod uring;
 
 use kernel::{
     driver::Registration,
@@ -76,6 +80,7 @@ module! {
     authors: ["The p2pmem_rs developers"],
     description: "PCI peer-to-peer memory provider",
     license: "GPL v2",
+    imports_ns: ["DMA_BUF"],
     params: {
         adopt: u8 {
             default: 1,

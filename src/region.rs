@@ -59,6 +59,29 @@ pub(crate) struct Region {
     pub(crate) offset: u64,
     /// Length in bytes.
     pub(crate) size: u64,
+    /// What it is.
+    pub(crate) content: Content,
+}
+
+/// What memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Memory of a BAR.
+    Bar,
+    /// An NVMe Controller Memory Buffer.
+    Cmb,
+    /// An NVMe Persistent Memory Region.
+    Pmr,
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bar => "bar",
+            Self::Cmb => "cmb",
+            Self::Pmr => "pmr",
+        })
+    }
 }
 
 /// Why a BAR cannot be registered.
@@ -172,6 +195,7 @@ pub(crate) fn part(bar: &Bar, offset: u64, size: u64, limits: &Limits) -> Result
         bar: number,
         offset: first - bar.start,
         size: last - first,
+        content: Content::Bar,
     })
 }
 

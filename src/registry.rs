@@ -40,17 +40,35 @@ impl<T: Unpin> Registry<T> {
         })
     }
 
-    /// Adds an entry and returns its key, or returns `ENOMEM`.
-    pub(crate) fn insert(&self, entry: T) -> Result<u64> {
-        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+    /// Returns the key of an entry that is to be added.
+    pub(crate) fn key(&self) -> u64 {
         let mut entries = self.entries.lock();
         let key = entries.next;
 
         entries.next += 1;
+        key
+    }
+
+    /// Adds an entry, or returns `ENOMEM`. The key comes from [`Registry::key`].
+    pub(crate) fn insert(&self, key: u64, entry: T) -> Result {
+        self.insert_if(key, entry, |_| Ok(()))
+    }
+
+    /// Adds an entry if `check` agrees, which looks at those that are there.
+    pub(crate) fn insert_if(
+        &self,
+        key: u64,
+        entry: T,
+        check: impl FnOnce(&mut dyn Iterator<Item = &T>) -> Result,
+    ) -> Result {
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let mut entries = self.entries.lock();
+
+        check(&mut entries.tree.values())?;
         // No entry has that key.
         entries.tree.insert(node.into_node(key, entry));
 
-        Ok(key)
+        Ok(())
     }
 
     /// Takes an entry out, if it is still there.
@@ -66,8 +84,20 @@ impl<T: Unpin> Registry<T> {
         Some(node.to_key_value().1)
     }
 
-    /// Adds up a number that each entry has.
-    pub(crate) fn sum(&self, number: impl Fn(&T) -> u64) -> u64 {
-        self.entries.lock().tree.values().map(number).sum()
+    /// Looks at all entries, with the lock held.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut dyn Iterator<Item = &T>) -> R) -> R {
+        look(&mut self.entries.lock().tree.values())
+    }
+
+    /// Returns the entry with the lowest key from `key` on, and that key.
+    pub(crate) fn next(&self, key: u64) -> Option<(u64, T)>
+    where
+        T: Clone,
+    {
+        let entries = self.entries.lock();
+        let cursor = entries.tree.cursor_lower_bound(&key)?;
+        let (&key, entry) = cursor.current();
+
+        Some((key, entry.clone()))
     }
 }

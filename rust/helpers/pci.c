@@ -2,6 +2,11 @@
 
 #include <linux/pci.h>
 
+__rust_helper int rust_helper_pci_domain_nr(struct pci_bus *bus)
+{
+	return pci_domain_nr(bus);
+}
+
 __rust_helper pci_bus_addr_t
 rust_helper_pci_bus_address(struct pci_dev *pdev, int bar)
 {

@@ -4,22 +4,28 @@
 //!
 //! The misc device of the [`kernel`] crate has a name that is known when the module is built, and
 //! no data of its own. This one is for drivers with a node for each of their devices: name, mode
-//! and parent are given at run time, each registration carries data for its files, and files can
-//! be polled.
+//! and parent are given at run time, each registration carries data for its files and attributes in
+//! sysfs, and files can be polled and take commands by io_uring.
 //!
 //! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h)
 
 use kernel::{
     device,
     error::{
+        from_result,
         to_result,
         VTABLE_DEFAULT_ERROR, //
     },
     fs::File,
     mm::virt::VmaNew,
     module::this_module,
+    page::PAGE_SIZE,
     prelude::*,
-    str::CString,
+    seq_file::SeqFile,
+    str::{
+        CStr,
+        CString, //
+    },
     sync::{
         aref::ARef,
         poll::PollTable,
@@ -32,11 +38,16 @@ use kernel::{
     }, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    io_uring::cmd::Command, //
+};
 
 use core::{
     marker::PhantomData,
-    ptr, //
+    ptr,
+    slice,
+    str, //
 };
 
 /// What `poll()` tells of a device that is gone: `EPOLLERR | EPOLLHUP`.
@@ -52,6 +63,18 @@ pub struct Options<'a> {
     pub mode: u16,
 }
 
+/// A file in the directory of a misc device in sysfs, which is about the data `D`.
+///
+/// Both functions may sleep, and are called by several processes at once.
+pub struct Attribute<D: 'static> {
+    /// Name of the file.
+    pub name: &'static CStr,
+    /// Returns what a process reads, less than a page.
+    pub show: fn(&D) -> Result<CString>,
+    /// Takes what a process wrote, less than a page. Without it the file cannot be written.
+    pub store: Option<fn(&D, &str) -> Result>,
+}
+
 /// An open file of a misc device.
 ///
 /// The file can outlive the registration: each method but [`MiscDevice::open`] may be called
@@ -60,6 +83,9 @@ pub struct Options<'a> {
 pub trait MiscDevice: Sized + Send + Sync + 'static {
     /// What all files of a device share.
     type Data: Send + Sync + 'static;
+
+    /// The files of a device in sysfs.
+    const ATTRIBUTES: &'static [Attribute<Self::Data>] = &[];
 
     /// Opens a file. Called with the lock of all misc devices held: must not wait for somebody
     /// who registers or deregisters one.
@@ -76,6 +102,17 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Handles a command of io_uring, and returns its result. Must not wait for anything that may take
+    /// long.
+    fn uring_cmd(_this: ArcBorrow<'_, Self>, _file: &File, _command: &Command<'_>) -> Result<i32> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Says in `/proc/PID/fdinfo/FD` what the file has. May sleep.
+    fn show_fdinfo(_this: ArcBorrow<'_, Self>, _seq: &SeqFile) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Registers for wake-ups, and returns the events that are there now (`EPOLL*`).
     fn poll(_this: ArcBorrow<'_, Self>, _file: &File, _table: &PollTable<'_>) -> u32 {
         build_error!(VTABLE_DEFAULT_ERROR)
@@ -86,17 +123,25 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// `misc` is registered, `misc.name` points to the text of `name`, and `misc.fops` is the table of
-/// `T`.
+/// `misc` is registered, `misc.name` points to the text of `name`, `misc.fops` is the table of `T`, and
+/// `misc.groups` points into `files`, which has an entry for each attribute of `T`.
 #[pin_data(PinnedDrop)]
 pub struct Registration<T: MiscDevice> {
     name: CString,
+    files: Pin<KBox<Files<T::Data>>>,
     data: Arc<T::Data>,
     // The C side keeps no reference of its own.
     parent: ARef<device::Device>,
     #[pin]
-    misc: Opaque<bindings::miscdevice>,
+    misc: Opaque<WithData<T::Data>>,
     _file: PhantomData<fn() -> T>,
+}
+
+/// A misc device, and what its attributes are about.
+#[repr(C)]
+struct WithData<D> {
+    misc: bindings::miscdevice,
+    data: *const D,
 }
 
 // SAFETY: A misc device can be deregistered by any thread.
@@ -114,32 +159,40 @@ impl<T: MiscDevice> Registration<T> {
     ) -> impl PinInit<Self, Error> + use<'a, T> {
         // Taken before: inside `try_pin_init!` the names of the fields are those of the fields.
         let text = options.name.as_char_ptr();
+        let shared = ptr::from_ref(&*data);
+        let made = Files::new(T::ATTRIBUTES);
+        let groups = made
+            .as_ref()
+            .map_or(ptr::null(), |files| files.groups.as_ptr());
         // CAST: `device::Device` is a transparent wrapper of `Opaque<struct device>`.
         let device = ptr::from_ref(options.parent).cast_mut().cast();
 
         try_pin_init!(Self {
             name: options.name,
+            files: made?,
             data,
             parent: options.parent.into(),
             // Last: a file may be opened from here on, and finds `data`.
-            misc <- Opaque::try_ffi_init(move |slot: *mut bindings::miscdevice| {
+            misc <- Opaque::try_ffi_init(move |slot: *mut WithData<T::Data>| {
                 let misc = bindings::miscdevice {
                     // CAST: The number of dynamic minors is a small one.
                     minor: bindings::MISC_DYNAMIC_MINOR as c_int,
                     name: text,
                     fops: Table::<T>::get(),
                     parent: device,
+                    // CAST: The C side only reads them.
+                    groups: groups.cast_mut(),
                     mode: options.mode,
                     ..pin_init::zeroed()
                 };
 
                 // SAFETY: `slot` is valid for writing.
-                unsafe { slot.write(misc) };
+                unsafe { slot.write(WithData { misc, data: shared }) };
 
                 // SAFETY: The misc device is initialised, and is pinned until it is deregistered
-                // when `Self` is dropped. So are the name, whose text does not move, and the
-                // parent.
-                to_result(unsafe { bindings::misc_register(slot) })
+                // when `Self` is dropped. So are the name, whose text does not move, the attributes,
+                // and the parent.
+                to_result(unsafe { bindings::misc_register(slot.cast()) })
             }),
             _file: PhantomData,
         })
@@ -150,7 +203,134 @@ impl<T: MiscDevice> Registration<T> {
 impl<T: MiscDevice> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariants, the device is registered.
-        unsafe { bindings::misc_deregister(self.misc.get()) };
+        unsafe { bindings::misc_deregister(self.misc.get().cast()) };
+    }
+}
+
+/// An attribute as the C side has it.
+#[repr(C)]
+struct Entry<D: 'static> {
+    raw: bindings::device_attribute,
+    attribute: &'static Attribute<D>,
+}
+
+/// The attributes of a device. All vectors have their final length, so that nothing moves.
+struct Files<D: 'static> {
+    _entries: KVec<Entry<D>>,
+    _list: KVec<*mut bindings::attribute>,
+    _group: KBox<bindings::attribute_group>,
+    groups: [*const bindings::attribute_group; 2],
+}
+
+impl<D: Send + Sync + 'static> Files<D> {
+    fn new(attributes: &'static [Attribute<D>]) -> Result<Pin<KBox<Self>>> {
+        let mut entries = KVec::with_capacity(attributes.len(), GFP_KERNEL)?;
+        let mut list = KVec::with_capacity(attributes.len() + 1, GFP_KERNEL)?;
+
+        for attribute in attributes {
+            let mut raw: bindings::device_attribute = pin_init::zeroed();
+            raw.attr.name = attribute.name.as_char_ptr();
+            raw.attr.mode = if attribute.store.is_some() {
+                0o644
+            } else {
+                0o444
+            };
+            raw.__bindgen_anon_1.show = Some(Entry::<D>::show);
+            raw.__bindgen_anon_2.store = attribute.store.is_some().then_some(Entry::<D>::store);
+            entries.push(Entry { raw, attribute }, GFP_KERNEL)?;
+        }
+        for entry in entries.iter_mut() {
+            // SAFETY: The attribute is one that is not in use yet.
+            unsafe { bindings::sysfs_attr_init(&raw mut entry.raw.attr) };
+            list.push(&raw mut entry.raw.attr, GFP_KERNEL)?;
+        }
+        list.push(ptr::null_mut(), GFP_KERNEL)?;
+
+        let mut group: bindings::attribute_group = pin_init::zeroed();
+        group.__bindgen_anon_2.attrs = list.as_mut_ptr();
+        let group = KBox::new(group, GFP_KERNEL)?;
+        let groups = [ptr::from_ref(&*group), ptr::null()];
+
+        Ok(KBox::pin(
+            Self {
+                _entries: entries,
+                _list: list,
+                _group: group,
+                groups,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+}
+
+// SAFETY: The pointers are to what the value owns, and nobody changes that.
+unsafe impl<D> Send for Files<D> {}
+// SAFETY: As above.
+unsafe impl<D> Sync for Files<D> {}
+
+impl<D: Send + Sync + 'static> Entry<D> {
+    /// # Safety
+    ///
+    /// `device` must be that of a registered misc device whose data is `D`, and `attribute` part of
+    /// one of its entries.
+    unsafe fn borrow<'a>(
+        device: *mut bindings::device,
+        attribute: *mut bindings::device_attribute,
+    ) -> (&'a D, &'static Attribute<D>) {
+        // SAFETY: By the safety requirements; the core stored a pointer to the misc device. Files
+        // are removed before the registration goes, and that waits for calls.
+        unsafe {
+            let misc = bindings::dev_get_drvdata(device).cast::<bindings::miscdevice>();
+            let data = (*misc.cast::<WithData<D>>()).data;
+            let entry = kernel::container_of!(attribute, Self, raw);
+
+            (&*data, (*entry).attribute)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Self::borrow`]; `page` must be valid for writing a page.
+    unsafe extern "C" fn show(
+        device: *mut bindings::device,
+        attribute: *mut bindings::device_attribute,
+        page: *mut c_char,
+    ) -> isize {
+        // SAFETY: By the safety requirements.
+        let (data, attribute) = unsafe { Self::borrow(device, attribute) };
+
+        from_result(|| {
+            let text = (attribute.show)(data)?;
+            let bytes = text.to_bytes();
+            if bytes.len() >= PAGE_SIZE {
+                return Err(EOVERFLOW);
+            }
+
+            // SAFETY: By the safety requirements, the page is that long.
+            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), page.cast(), bytes.len()) };
+            Ok(isize::try_from(bytes.len())?)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// As [`Self::borrow`]; `text` must be valid for reading `size` bytes.
+    unsafe extern "C" fn store(
+        device: *mut bindings::device,
+        attribute: *mut bindings::device_attribute,
+        text: *const c_char,
+        size: usize,
+    ) -> isize {
+        // SAFETY: By the safety requirements.
+        let (data, attribute) = unsafe { Self::borrow(device, attribute) };
+        // SAFETY: By the safety requirements.
+        let bytes = unsafe { slice::from_raw_parts(text.cast(), size) };
+
+        from_result(|| {
+            let store = attribute.store.ok_or(EACCES)?;
+            store(data, str::from_utf8(bytes).map_err(|_| EINVAL)?)?;
+            Ok(isize::try_from(size)?)
+        })
     }
 }
 
@@ -173,6 +353,16 @@ impl<T: MiscDevice> Table<T> {
             None
         },
         poll: if T::HAS_POLL { Some(Self::poll) } else { None },
+        uring_cmd: if T::HAS_URING_CMD {
+            Some(Self::uring_cmd)
+        } else {
+            None
+        },
+        show_fdinfo: if T::HAS_SHOW_FDINFO {
+            Some(Self::show_fdinfo)
+        } else {
+            None
+        },
         ..pin_init::zeroed()
     };
 
@@ -210,6 +400,7 @@ impl<T: MiscDevice> Table<T> {
         // SAFETY: Misc devices with this table are part of a `Registration<T>`. The core holds its
         // lock, so that the device stays registered, and `data` was initialised before.
         let data = unsafe {
+            let misc = misc.cast::<WithData<T::Data>>();
             let registration =
                 kernel::container_of!(Opaque::cast_from(misc), Registration<T>, misc);
             &(*registration).data
@@ -265,6 +456,30 @@ impl<T: MiscDevice> Table<T> {
             Ok(value) => value as c_long,
             Err(error) => error.to_errno() as c_long,
         }
+    }
+
+    /// # Safety
+    ///
+    /// `command` must be one to an open file with this table, that is being issued with these flags.
+    unsafe extern "C" fn uring_cmd(command: *mut bindings::io_uring_cmd, flags: c_uint) -> c_int {
+        // SAFETY: The command is valid, and its file is open.
+        let (this, file) = unsafe { Self::borrow(bindings::io_uring_cmd_file(command)) };
+        // SAFETY: By the safety requirements.
+        let command = unsafe { Command::from_raw(command, flags) };
+
+        from_result(|| T::uring_cmd(this, file, &command))
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be an open file with this table, `seq` be valid.
+    unsafe extern "C" fn show_fdinfo(seq: *mut bindings::seq_file, file: *mut bindings::file) {
+        // SAFETY: The file is open.
+        let (this, _) = unsafe { Self::borrow(file) };
+        // SAFETY: By the safety requirements, and nobody else uses it meanwhile.
+        let seq = unsafe { SeqFile::from_raw(seq) };
+
+        T::show_fdinfo(this, seq);
     }
 
     /// # Safety

@@ -170,6 +170,37 @@ pub fn request_region(pdev: &pci::Device<Core<'_>>, bar: u32, name: &'static CSt
     })
 }
 
+/// Where a device is.
+pub struct Place {
+    /// PCI domain.
+    pub domain: u32,
+    /// PCI bus.
+    pub bus: u8,
+    /// Device and function.
+    pub devfn: u8,
+    /// The NUMA node that is near to it, -1 if that is not known.
+    pub numa_node: i32,
+}
+
+impl Place {
+    /// Returns where a device is.
+    pub fn of(pdev: &pci::Device) -> Self {
+        let raw = as_raw(pdev);
+
+        // SAFETY: The device is valid, and has a bus for as long as that.
+        unsafe {
+            Self {
+                // CAST: Domains are counted from 0.
+                domain: bindings::pci_domain_nr((*raw).bus) as u32,
+                bus: (*(*raw).bus).number,
+                // CAST: Eight bits.
+                devfn: (*raw).devfn as u8,
+                numa_node: bindings::dev_to_node(&raw mut (*raw).dev),
+            }
+        }
+    }
+}
+
 /// Returns the address of a BAR as the bus sees it, which may differ from the one that the CPU uses.
 pub fn bus_address(pdev: &pci::Device, bar: u32) -> Result<u64> {
     if bar >= STD_NUM_BARS {

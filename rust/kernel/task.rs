@@ -2,7 +2,8 @@
 
 //! Processes, as they are told of to administrators.
 //!
-//! C header: [`include/linux/sched.h`](srctree/include/linux/sched.h)
+//! C headers: [`include/linux/sched.h`](srctree/include/linux/sched.h),
+//! [`include/linux/capability.h`](srctree/include/linux/capability.h)
 
 use kernel::{
     fmt,
@@ -12,6 +13,18 @@ use kernel::{
 };
 
 use crate::bindings;
+
+/// Returns whether the calling thread was killed: it should return soon (`fatal_signal_pending()`).
+pub fn is_killed() -> bool {
+    // SAFETY: The current task is valid.
+    unsafe { bindings::fatal_signal_pending(kernel::current!().as_ptr()) != 0 }
+}
+
+/// Returns whether the calling thread may administer the system (`CAP_SYS_ADMIN`).
+pub fn is_administrator() -> bool {
+    // SAFETY: Has no requirements.
+    unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) }
+}
 
 /// Which process did something: the process ID and the name that it had then.
 #[derive(Clone, Copy)]

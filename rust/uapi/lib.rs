@@ -13,6 +13,7 @@ use kernel::transmute::{
     FromBytes, //
 };
 
+type __s32 = i32;
 type __u32 = u32;
 type __u64 = u64;
 
@@ -21,16 +22,24 @@ include!(concat!(
     "/rust/uapi/uapi_generated.rs"
 ));
 
-// SAFETY: Integers only, and no padding between or after them (asserted below).
-unsafe impl AsBytes for p2pmem_info {}
-// SAFETY: Integers only: any bytes will do.
-unsafe impl FromBytes for p2pmem_info {}
-// SAFETY: Integers only, and no padding between or after them (asserted below).
-unsafe impl AsBytes for p2pmem_region {}
-// SAFETY: Integers only: any bytes will do.
-unsafe impl FromBytes for p2pmem_region {}
+/// Says that structures are plain integers, `$size` bytes in all: equal only where there is no padding,
+/// for 32-bit and 64-bit callers alike.
+macro_rules! plain {
+    ($($name:ident: $size:literal),* $(,)?) => {
+        $(
+            const _: () = assert!(size_of::<$name>() == $size);
+            // SAFETY: Integers only, and no padding between or after them (asserted above).
+            unsafe impl AsBytes for $name {}
+            // SAFETY: Integers only: any bytes will do.
+            unsafe impl FromBytes for $name {}
+        )*
+    };
+}
 
-// The sum of the fields' sizes: equal only where there is no padding, for 32-bit and 64-bit
-// callers alike.
-const _: () = assert!(size_of::<p2pmem_info>() == 2 * size_of::<u64>() + 2 * size_of::<u32>());
-const _: () = assert!(size_of::<p2pmem_region>() == 2 * size_of::<u32>() + 2 * size_of::<u64>());
+plain!(
+    p2pmem_info: 64,
+    p2pmem_region: 40,
+    p2pmem_alloc: 24,
+    p2pmem_uring_register: 16,
+    p2pmem_uring_unregister: 16,
+);

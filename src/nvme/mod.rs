@@ -37,7 +37,10 @@ use crate::{
         Regions,
         NAME, //
     },
-    region::Region, //
+    region::{
+        Content,
+        Region, //
+    }, //
 };
 
 use regs::{
@@ -236,7 +239,10 @@ fn controller_memory_buffer(
         return Ok(None);
     };
     let region = match usable(pdev, &bar, span.offset, span.size) {
-        Ok(region) => region,
+        Ok(region) => Region {
+            content: Content::Cmb,
+            ..region
+        },
         Err(refusal) => {
             dev_warn!(pdev, "the CMB is not used: {}\n", refusal);
             return Ok(None);

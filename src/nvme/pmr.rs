@@ -29,7 +29,10 @@ use crate::{
         bar,
         usable, //
     },
-    region::Region, //
+    region::{
+        Content,
+        Region, //
+    }, //
 };
 
 /// Enables the region and returns where it is, or [`None`] if there is none, or if it cannot serve;
@@ -110,5 +113,8 @@ pub(super) fn enable(
         registers.write64(address | regs::CMSE, regs::PMRMSC)?;
     }
 
-    Ok(Some(region))
+    Ok(Some(Region {
+        content: Content::Pmr,
+        ..region
+    }))
 }

@@ -162,14 +162,26 @@ pub fn is_shared(vma: &VmaRef) -> bool {
     vma.flags() & flags::MAYSHARE != 0
 }
 
-/// Makes the CPU access a VMA that is being set up without caching (`pgprot_noncached()`).
-pub fn set_noncached(vma: &VmaNew) {
+/// How the CPU accesses device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// Each access for itself, in order (`pgprot_noncached()`).
+    Uncached,
+    /// Writes may be combined and be late, until something orders them (`pgprot_writecombine()`).
+    WriteCombining,
+}
+
+/// Says how the CPU accesses a VMA that is being set up.
+pub fn set_caching(vma: &VmaNew, caching: Caching) {
     let vma = vma.as_ptr();
 
     // SAFETY: The VMA is being set up, nobody else uses it yet.
     unsafe {
         let prot = (*vma).vm_page_prot;
-        (*vma).vm_page_prot = bindings::pgprot_noncached(prot);
+        (*vma).vm_page_prot = match caching {
+            Caching::Uncached => bindings::pgprot_noncached(prot),
+            Caching::WriteCombining => bindings::pgprot_writecombine(prot),
+        };
     }
 }
 

@@ -138,7 +138,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `size` is 0 or not a multiple of the page size, `ENOMEM` if there is no free
+    /// `EINVAL` if `size` is 0 or not a multiple of the page size, `ENOSPC` if there is no free
     /// run of that length, `ENODEV` once the device was unbound.
     pub fn alloc(&self, size: usize) -> Result<Chunk> {
         if size == 0 || size % PAGE_SIZE != 0 {
@@ -150,7 +150,7 @@ impl Pool {
 
         // SAFETY: The device is valid, and has a pool.
         let address = unsafe { bindings::pci_alloc_p2pmem(as_raw(&self.pdev), size) };
-        let address = NonNull::new(address).ok_or(ENOMEM)?;
+        let address = NonNull::new(address).ok_or(ENOSPC)?;
 
         // SAFETY: The memory was just allocated with this size, and is owned.
         Ok(unsafe { Chunk::from_raw(self.pdev.clone(), address, size) })

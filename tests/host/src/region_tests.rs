@@ -2,7 +2,7 @@
 
 //! Which bytes of which BAR are registered.
 
-use crate::region::{choose, disjoint, part, Bar, Kind, Limits, Refusal, Region};
+use crate::region::{choose, disjoint, part, Bar, Content, Kind, Limits, Refusal, Region};
 
 const MIB: u64 = 1 << 20;
 const ALIGNMENT: u64 = 2 * MIB;
@@ -37,6 +37,7 @@ fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
         bar: 2,
         offset,
         size,
+        content: Content::Bar,
     })
 }
 
@@ -253,6 +254,7 @@ fn regions_of_one_bar_must_not_overlap() {
         bar,
         offset: offset * MIB,
         size: size * MIB,
+        content: Content::Bar,
     };
     let overlap = Err(Refusal::Overlap { bar: 2 });
 
@@ -268,4 +270,10 @@ fn regions_of_one_bar_must_not_overlap() {
     assert_eq!(disjoint(&[of(2, 2, 2), of(2, 0, 8)]), overlap);
     assert_eq!(disjoint(&[of(2, 0, 4), of(2, 2, 4)]), overlap);
     assert_eq!(disjoint(&[of(2, 2, 4), of(4, 0, 4), of(2, 0, 4)]), overlap);
+}
+
+#[test]
+fn what_memory_is_has_a_name() {
+    let names = [Content::Bar, Content::Cmb, Content::Pmr].map(|content| content.to_string());
+    assert_eq!(names, ["bar", "cmb", "pmr"]);
 }

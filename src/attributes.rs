@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files of a node in sysfs: `/sys/class/misc/p2pmemN/`.
+//!
+//! Sizes are in bytes. Settings are those of the provider: they are forgotten when the device is
+//! unbound.
+
+use kernel::{
+    fmt,
+    prelude::*,
+    str::CString,
+    sync::atomic::Relaxed, //
+};
+
+use kernel_ext::miscdevice::Attribute;
+
+use crate::{
+    choice,
+    provider::Provider, //
+};
+
+/// A file that shows something of the provider.
+macro_rules! shown {
+    ($name:literal, $value:expr) => {
+        Attribute {
+            name: $name,
+            show: |provider| {
+                let value: fn(&Provider) -> Result<_> = $value;
+                CString::try_from_fmt(fmt!("{}\n", value(provider)?))
+            },
+            store: None,
+        }
+    };
+}
+
+/// A file that shows a setting, and takes what a function reads.
+macro_rules! setting {
+    ($name:literal, $field:ident, $read:path) => {
+        Attribute {
+            name: $name,
+            show: |provider| {
+                let value = provider.settings.$field.load(Relaxed);
+                CString::try_from_fmt(fmt!("{}\n", u64::from(value)))
+            },
+            store: Some(|provider, text| {
+                let value = $read(text.trim()).ok_or(EINVAL)?;
+                provider.settings.$field.store(value, Relaxed);
+                Ok(())
+            }),
+        }
+    };
+}
+
+/// All of them.
+pub(crate) const ALL: &[Attribute<Provider>] = &[
+    shown!(c"size", |provider| Ok(provider.size())),
+    shown!(c"allocated", |provider| Ok(provider.allocated())),
+    shown!(c"available", |provider| {
+        Ok(provider.size() - provider.allocated())
+    }),
+    shown!(c"largest", Provider::largest_run),
+    Attribute {
+        name: c"regions",
+        show: |provider| CString::try_from_fmt(fmt!("{}\n", Regions(provider))),
+        store: None,
+    },
+    shown!(c"adopted", |provider| Ok(u8::from(provider.is_adopted()))),
+    setting!(c"clear", clear, yes_or_no),
+    setting!(c"limit_per_file", limit_per_file, choice::size_or_zero),
+    setting!(c"limit_per_user", limit_per_user, choice::size_or_zero),
+];
+
+fn yes_or_no(text: &str) -> Option<bool> {
+    match text {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
+}
+
+/// Where the memory lies and what it is, as in `bar2@0x0+0x4000000:cmb`.
+struct Regions<'a>(&'a Provider);
+
+impl fmt::Display for Regions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, region) in self.0.regions().iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            f.write_fmt(fmt!(
+                "{}bar{}@{:#x}+{:#x}:{}",
+                space,
+                region.bar,
+                region.offset,
+                region.size,
+                region.content
+            ))?;
+        }
+
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory in the buffer table of an io_uring: neither mapped nor pinned by each request.
+//!
+//! A ring cannot be told to let go of a buffer. Unbinding the device wakes up who polls the node, and
+//! waits.
+
+use kernel::{
+    fs::{
+        self,
+        file::flags, //
+    },
+    ioctl::{
+        _IOC_DIR,
+        _IOC_NR,
+        _IOC_SIZE,
+        _IOC_TYPE, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+    uapi::_IOC_WRITE, //
+};
+
+use kernel_ext::{
+    dma_buf::DmaBuf,
+    io_uring::cmd::{
+        Command,
+        Direction, //
+    },
+    uapi, //
+};
+
+use crate::{
+    dmabuf::Handle,
+    provider::Provider, //
+};
+
+/// All commands fill the field that an entry of the usual size has for them.
+const SIZE: usize = 16;
+const _: () = assert!(size_of::<uapi::p2pmem_uring_register>() == SIZE);
+const _: () = assert!(size_of::<uapi::p2pmem_uring_unregister>() == SIZE);
+
+/// Handles a command to an open file of the node.
+pub(crate) fn handle(
+    provider: &Arc<Provider>,
+    node: &fs::File,
+    command: &Command<'_>,
+) -> Result<i32> {
+    let number = command.number();
+    if _IOC_TYPE(number) != uapi::P2PMEM_IOC_MAGIC
+        || _IOC_DIR(number) != _IOC_WRITE
+        || _IOC_SIZE(number) != SIZE
+    {
+        return Err(EOPNOTSUPP);
+    }
+
+    match _IOC_NR(number) {
+        uapi::P2PMEM_NR_URING_REGISTER => register(provider, node, command)?,
+        uapi::P2PMEM_NR_URING_UNREGISTER => {
+            let request = command.payload::<uapi::p2pmem_uring_unregister>();
+            if request.reserved != [0; 3] {
+                return Err(EINVAL);
+            }
+            command.unregister(request.slot)?;
+        }
+        _ => return Err(EOPNOTSUPP),
+    }
+
+    Ok(0)
+}
+
+fn register(provider: &Arc<Provider>, node: &fs::File, command: &Command<'_>) -> Result {
+    if provider.is_gone() {
+        return Err(ENODEV);
+    }
+    let request = command.payload::<uapi::p2pmem_uring_register>();
+    let dmabuf = DmaBuf::get(request.fd)?;
+    let exported = dmabuf.exported::<Handle>().ok_or(EINVAL)?;
+    let buffer = &exported.data().buffer;
+    if !Arc::ptr_eq(buffer.provider(), provider) {
+        return Err(EXDEV);
+    }
+
+    let memory = buffer.hold()?;
+    let start = (request.first as usize)
+        .checked_mul(PAGE_SIZE)
+        .ok_or(ERANGE)?;
+    let end = match request.count {
+        0 => memory.size(),
+        count => (count as usize)
+            .checked_mul(PAGE_SIZE)
+            .and_then(|length| start.checked_add(length))
+            .ok_or(ERANGE)?,
+    };
+    let direction = match dmabuf.file().flags() & flags::O_ACCMODE {
+        flags::O_RDONLY => Direction::Source,
+        _ => Direction::Both,
+    };
+
+    // The buffer, so that it stays on the list of what is given out. Then the file, so that the
+    // module stays loaded: the ring refers to both.
+    let owner: (_, ARef<fs::File>) = (buffer.clone(), node.into());
+    command.register(request.slot, memory, start..end, direction, owner)
+}
