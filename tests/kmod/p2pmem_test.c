@@ -5,6 +5,8 @@
  */
 
 #include <linux/delay.h>
+#include <linux/dma-buf.h>
+#include <linux/dma-resv.h>
 #include <linux/fs.h>
 #include <linux/kprobes.h>
 #include <linux/miscdevice.h>
@@ -15,6 +17,7 @@
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 
 #include "p2pmem_test.h"
 
@@ -28,6 +31,12 @@ struct test_file {
 	struct p2pmem_test_detour detour;
 	struct task_struct *task;
 	atomic_t hits;
+	/* What was imported. The mapping is guarded by the lock of the dma-buf. */
+	struct pci_dev *importer;
+	struct dma_buf_attachment *attachment;
+	struct sg_table *table;
+	unsigned int patience;
+	struct delayed_work letting_go;
 };
 
 static int test_pte(struct p2pmem_test_pte __user *argument)
@@ -177,6 +186,132 @@ static int test_set_detour(struct test_file *file,
 	return copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;
 }
 
+static void test_let_go(struct test_file *file)
+{
+	dma_resv_assert_held(file->attachment->dmabuf->resv);
+	if (file->table)
+		dma_buf_unmap_attachment(file->attachment, file->table,
+					 DMA_BIDIRECTIONAL);
+	file->table = NULL;
+}
+
+static void test_let_go_later(struct work_struct *work)
+{
+	struct test_file *file = container_of(to_delayed_work(work),
+					      struct test_file, letting_go);
+	struct dma_resv *resv = file->attachment->dmabuf->resv;
+
+	dma_resv_lock(resv, NULL);
+	test_let_go(file);
+	dma_resv_unlock(resv);
+}
+
+static void test_invalidate(struct dma_buf_attachment *attachment)
+{
+	struct test_file *file = attachment->importer_priv;
+
+	if (file->patience)
+		schedule_delayed_work(&file->letting_go,
+				      msecs_to_jiffies(file->patience));
+	else
+		test_let_go(file);
+}
+
+static const struct dma_buf_attach_ops test_peer_ops = {
+	.allow_peer2peer = true,
+	.invalidate_mappings = test_invalidate,
+};
+
+static const struct dma_buf_attach_ops test_irrevocable_peer_ops = {
+	.allow_peer2peer = true,
+};
+
+static const struct dma_buf_attach_ops test_host_ops = {
+	.invalidate_mappings = test_invalidate,
+};
+
+static const struct dma_buf_attach_ops *test_ops(u32 flags)
+{
+	if (flags & P2PMEM_TEST_IMPORT_STATIC)
+		return NULL;
+	if (!(flags & P2PMEM_TEST_IMPORT_PEER))
+		return &test_host_ops;
+	if (!(flags & P2PMEM_TEST_IMPORT_REVOCABLE))
+		return &test_irrevocable_peer_ops;
+	return &test_peer_ops;
+}
+
+static void test_forget(struct test_file *file)
+{
+	struct dma_buf *dmabuf;
+
+	if (!file->attachment)
+		return;
+	dmabuf = file->attachment->dmabuf;
+	cancel_delayed_work_sync(&file->letting_go);
+	dma_resv_lock(dmabuf->resv, NULL);
+	test_let_go(file);
+	dma_resv_unlock(dmabuf->resv);
+	dma_buf_detach(dmabuf, file->attachment);
+	dma_buf_put(dmabuf);
+	pci_dev_put(file->importer);
+	file->attachment = NULL;
+}
+
+static int test_import(struct test_file *file,
+		       struct p2pmem_test_import __user *argument)
+{
+	struct p2pmem_test_import request;
+	struct dma_buf *dmabuf;
+	struct sg_table *table;
+	int ret;
+
+	if (copy_from_user(&request, argument, sizeof(request)))
+		return -EFAULT;
+	if (file->attachment)
+		return -EBUSY;
+	dmabuf = dma_buf_get(request.fd);
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf);
+	file->importer = pci_get_domain_bus_and_slot(request.domain,
+						     request.bus,
+						     request.devfn);
+	if (!file->importer) {
+		ret = -ENODEV;
+		goto err_put;
+	}
+	file->patience = request.milliseconds;
+	file->attachment = dma_buf_dynamic_attach(dmabuf, &file->importer->dev,
+						  test_ops(request.flags),
+						  file);
+	if (IS_ERR(file->attachment)) {
+		ret = PTR_ERR(file->attachment);
+		file->attachment = NULL;
+		goto err_put_device;
+	}
+
+	dma_resv_lock(dmabuf->resv, NULL);
+	table = dma_buf_map_attachment(file->attachment, DMA_BIDIRECTIONAL);
+	if (!IS_ERR(table)) {
+		file->table = table;
+		request.address = sg_dma_address(table->sgl);
+		request.length = sg_dma_len(table->sgl);
+	}
+	dma_resv_unlock(dmabuf->resv);
+	if (IS_ERR(table)) {
+		test_forget(file);
+		return PTR_ERR(table);
+	}
+
+	return copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;
+
+err_put_device:
+	pci_dev_put(file->importer);
+err_put:
+	dma_buf_put(dmabuf);
+	return ret;
+}
+
 static DEFINE_MUTEX(first_lock);
 static DEFINE_MUTEX(second_lock);
 
@@ -232,6 +367,8 @@ static long test_ioctl(struct file *filp, unsigned int request,
 		return test_set_detour(file, pointer);
 	case P2PMEM_TEST_MISTAKE:
 		return test_mistake(argument);
+	case P2PMEM_TEST_IMPORT:
+		return test_import(file, pointer);
 	default:
 		return -ENOTTY;
 	}
@@ -244,6 +381,7 @@ static int test_open(struct inode *inode, struct file *filp)
 	if (!file)
 		return -ENOMEM;
 	mutex_init(&file->lock);
+	INIT_DELAYED_WORK(&file->letting_go, test_let_go_later);
 	filp->private_data = file;
 
 	return 0;
@@ -260,6 +398,7 @@ static int test_release(struct inode *inode, struct file *filp)
 			msleep(20);
 		WRITE_ONCE(detouring, NULL);
 	}
+	test_forget(file);
 	if (file->pdev) {
 		pci_release_region(file->pdev, file->bar);
 		pci_dev_put(file->pdev);
@@ -288,3 +427,4 @@ module_misc_device(test_device);
 MODULE_DESCRIPTION("Helper of the tests of p2pmem_rs");
 MODULE_AUTHOR("The p2pmem_rs developers");
 MODULE_LICENSE("GPL");
+MODULE_IMPORT_NS("DMA_BUF");

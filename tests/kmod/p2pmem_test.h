@@ -57,11 +57,42 @@ enum p2pmem_test_mistake {
 	P2PMEM_TEST_LEAK,
 };
 
+/**
+ * struct p2pmem_test_import - a dma-buf that a PCI device imports
+ * @fd: the dma-buf
+ * @flags: P2PMEM_TEST_IMPORT_*
+ * @domain: PCI domain of the device
+ * @bus: PCI bus
+ * @devfn: device and function
+ * @milliseconds: how long after it was told to the device lets go
+ * @address: out: where the memory is for the device
+ * @length: out: how long the first run is
+ */
+struct p2pmem_test_import {
+	__s32 fd;
+	__u32 flags;
+	__u32 domain;
+	__u8 bus;
+	__u8 devfn;
+	__u16 milliseconds;
+	__u64 address;
+	__u64 length;
+};
+
+/* The importer obeys when the memory goes away. */
+#define P2PMEM_TEST_IMPORT_REVOCABLE	0x1
+/* It knows what memory of other devices is. */
+#define P2PMEM_TEST_IMPORT_PEER	0x2
+/* It is one of the old kind. */
+#define P2PMEM_TEST_IMPORT_STATIC	0x4
+
 #define P2PMEM_TEST_PTE _IOWR(0xbe, 0, struct p2pmem_test_pte)
 /* Takes the BAR as a driver does. EBUSY if somebody has it. */
 #define P2PMEM_TEST_CLAIM _IOW(0xbe, 1, struct p2pmem_test_bar)
 /* Again with the same symbol: reads the hits. */
 #define P2PMEM_TEST_DETOUR _IOWR(0xbe, 2, struct p2pmem_test_detour)
 #define P2PMEM_TEST_MISTAKE _IO(0xbe, 3)
+/* One at a time for each file. */
+#define P2PMEM_TEST_IMPORT _IOWR(0xbe, 4, struct p2pmem_test_import)
 
 #endif /* _P2PMEM_TEST_H */

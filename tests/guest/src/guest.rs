@@ -253,6 +253,9 @@ pub struct Map {
     length: usize,
 }
 
+// SAFETY: What is mapped is accessed by volatile reads and writes only, and is the whole process's.
+unsafe impl Sync for Map {}
+
 impl Map {
     /// Maps shared memory at offset 0.
     pub fn new(file: impl AsFd, length: usize) -> Result<Self> {

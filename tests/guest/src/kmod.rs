@@ -4,7 +4,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
 };
 
 use anyhow::{ensure, Context, Result};
@@ -19,6 +19,14 @@ const PTE: u64 = 0xc010_be00;
 const CLAIM: u64 = 0x4008_be01;
 const DETOUR: u64 = 0xc040_be02;
 const MISTAKE: u64 = 0xbe03;
+const IMPORT: u64 = 0xc020_be04;
+
+/// The importer obeys when the memory goes away.
+pub const REVOCABLE: u32 = 1 << 0;
+/// It knows what memory of other devices is.
+pub const PEER: u32 = 1 << 1;
+/// It is one of the old kind.
+pub const STATIC: u32 = 1 << 2;
 
 /// A deliberate mistake.
 #[derive(Clone, Copy)]
@@ -102,6 +110,41 @@ impl TestFile {
         }
     }
 
+    /// Has a device import a dma-buf. It lets go of it so many milliseconds after it was told to.
+    /// Returns where the memory is for the device, and its length.
+    pub fn import(
+        &self,
+        fd: impl AsFd,
+        pci: &str,
+        flags: u32,
+        milliseconds: u16,
+    ) -> Result<(u64, u64), Errno> {
+        #[repr(C)]
+        struct Import {
+            fd: i32,
+            flags: u32,
+            domain: u32,
+            bus: u8,
+            devfn: u8,
+            milliseconds: u16,
+            address: u64,
+            length: u64,
+        }
+        let (domain, bus, devfn) = numbers(pci).expect("an address");
+        let mut argument = Import {
+            fd: fd.as_fd().as_raw_fd(),
+            flags,
+            domain,
+            bus,
+            devfn,
+            milliseconds,
+            address: 0,
+            length: 0,
+        };
+        self.request(IMPORT, &mut argument)?;
+        Ok((argument.address, argument.length))
+    }
+
     /// Takes a BAR, as a driver does.
     pub fn claim(&self, pci: &str, bar: u16) -> Result<()> {
         #[repr(C)]
@@ -111,20 +154,26 @@ impl TestFile {
             devfn: u8,
             bar: u16,
         }
-        let parts: Vec<_> = pci
-            .split([':', '.'])
-            .map(|part| u32::from_str_radix(part, 16))
-            .collect::<Result<_, _>>()?;
-        let [domain, bus, device, function] = parts[..] else {
-            anyhow::bail!("{pci} is not an address");
-        };
-        ensure!(bus < 256 && device < 32 && function < 8);
+        let (domain, bus, devfn) = numbers(pci)?;
         let mut argument = Bar {
             domain,
-            bus: bus as u8,
-            devfn: ((device << 3) | function) as u8,
+            bus,
+            devfn,
             bar,
         };
         Ok(self.request(CLAIM, &mut argument)?)
     }
+}
+
+/// Returns the numbers in the address of a device: domain, bus, device and function.
+fn numbers(pci: &str) -> Result<(u32, u8, u8)> {
+    let parts: Vec<_> = pci
+        .split([':', '.'])
+        .map(|part| u32::from_str_radix(part, 16))
+        .collect::<Result<_, _>>()?;
+    let [domain, bus, device, function] = parts[..] else {
+        anyhow::bail!("{pci} is not an address");
+    };
+    ensure!(bus < 256 && device < 32 && function < 8);
+    Ok((domain, bus as u8, ((device << 3) | function) as u8))
 }

@@ -24,8 +24,14 @@ impl Buffer {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` if the provider has no free run of that length, `ENODEV` if the device is gone.
+    /// `ENOSPC` if the provider has no free run of that length, `EDQUOT` if the administrator does
+    /// not allow so much, `ENOMEM`, `ENODEV` if the device is gone.
     pub fn map(provider: impl AsFd, length: usize) -> io::Result<Self> {
+        Self::map_at(provider, 0, length)
+    }
+
+    /// Maps a part of what is behind a descriptor.
+    pub(crate) fn map_at(file: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
         // SAFETY: A new mapping, at an address that the kernel chooses.
         let start = unsafe {
             mmap(
@@ -33,8 +39,8 @@ impl Buffer {
                 length,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
-                provider,
-                0,
+                file,
+                offset,
             )?
         };
 

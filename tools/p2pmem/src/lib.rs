@@ -2,15 +2,19 @@
 
 //! PCI peer-to-peer memory from user space.
 //!
-//! A [`Provider`] is an open `/dev/p2pmemN`, a [`Buffer`] is device memory that is mapped. Direct
-//! I/O (`O_DIRECT`) into a buffer goes from device to device; [`copy`] does just that.
+//! A [`Provider`] is an open `/dev/p2pmemN`, a [`Buffer`] is device memory that is mapped, a [`Handle`]
+//! is memory with a descriptor. Direct I/O (`O_DIRECT`) into a buffer goes from device to device;
+//! [`copy`] does just that. With [`uring`] it needs no mapping.
 
 pub mod abi;
 mod buffer;
 pub mod copy;
+mod handle;
 mod provider;
 pub mod size;
 pub mod sysfs;
+pub mod uring;
 
 pub use buffer::Buffer;
+pub use handle::Handle;
 pub use provider::Provider;

@@ -5,13 +5,13 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
     path::Path,
 };
 
 use rustix::ioctl::{ioctl, Getter, Updater};
 
-use crate::abi;
+use crate::{abi, Handle};
 
 /// An open `/dev/p2pmemN`.
 #[derive(Debug)]
@@ -48,6 +48,38 @@ impl Provider {
         }
 
         Ok(region)
+    }
+
+    /// Allocates memory, and returns it as a descriptor. `flags` are `P2PMEM_ALLOC_*`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `size` is not a multiple of the granule, `ENOSPC` if no free run is that long,
+    /// `EDQUOT` if the administrator does not allow so much, `ENOMEM`, `ENODEV` if the device is
+    /// gone.
+    pub fn alloc(&self, size: u64, flags: u32) -> io::Result<Handle> {
+        let mut request = abi::p2pmem_alloc {
+            size,
+            flags,
+            ..Default::default()
+        };
+        // SAFETY: The request reads and writes such a structure.
+        unsafe {
+            ioctl(
+                &self.file,
+                Updater::<{ abi::ALLOC }, abi::p2pmem_alloc>::new(&mut request),
+            )?;
+        }
+
+        // SAFETY: The kernel just made this descriptor for us.
+        Ok(Handle::from(unsafe { OwnedFd::from_raw_fd(request.fd) }))
+    }
+}
+
+/// A node that was opened in another way.
+impl From<File> for Provider {
+    fn from(file: File) -> Self {
+        Self { file }
     }
 }
 

@@ -77,7 +77,7 @@ fn more_than_there_is() -> Result<()> {
 
     for length in [provider.size + 1, provider.size + PAGE, 1 << 40] {
         let result = Map::with(&file, length, READ_WRITE, SHARED, 0);
-        expect_errno(result, Errno::NOMEM, &format!("{length:#x} bytes"))?;
+        expect_errno(result, Errno::NOSPC, &format!("{length:#x} bytes"))?;
         provider.expect_taken(0)?;
     }
     // Half of it twice fits, one page more does not.
@@ -85,7 +85,7 @@ fn more_than_there_is() -> Result<()> {
     let _two = Map::new(&file, provider.size / 2)?;
     expect_errno(
         Map::with(&file, PAGE, READ_WRITE, SHARED, 0),
-        Errno::NOMEM,
+        Errno::NOSPC,
         "one page more",
     )
 }
@@ -103,7 +103,7 @@ fn full_and_free_in_the_middle() -> Result<()> {
     ensure!(maps.len() == provider.size / PIECE);
     expect_errno(
         Map::with(&file, PAGE, READ_WRITE, SHARED, 0),
-        Errno::NOMEM,
+        Errno::NOSPC,
         "a full pool",
     )?;
 
@@ -112,7 +112,7 @@ fn full_and_free_in_the_middle() -> Result<()> {
     // Two holes of a piece each are no run of two.
     drop(maps.remove(1));
     let result = Map::with(&file, 2 * PIECE, READ_WRITE, SHARED, 0);
-    expect_errno(result, Errno::NOMEM, "no run is that long")?;
+    expect_errno(result, Errno::NOSPC, "no run is that long")?;
     maps.push(Map::new(&file, PIECE)?);
     maps.push(Map::new(&file, PIECE)?);
     provider.expect_taken(provider.size)?;

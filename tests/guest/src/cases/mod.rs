@@ -4,9 +4,11 @@
 
 use crate::harness::Case;
 
+mod buffers;
 mod debug;
 mod direct_io;
 mod fault;
+mod handle;
 mod hotplug;
 mod ioctl;
 mod mainline;
@@ -19,6 +21,7 @@ mod share;
 mod torture;
 mod unbind;
 mod unreachable;
+mod uring;
 
 /// All of them, in the order in which they are run.
 pub const CASES: &[&[Case]] = &[
@@ -26,6 +29,9 @@ pub const CASES: &[&[Case]] = &[
     ioctl::CASES,
     mmap::CASES,
     share::CASES,
+    buffers::CASES,
+    handle::CASES,
+    uring::CASES,
     mainline::CASES,
     direct_io::CASES,
     unbind::CASES,

@@ -552,7 +552,7 @@ pub mod pmr {
 
         // Both can be had, each as a whole; no mapping lies in both.
         let all = Map::with(&node, CMB + PMR, READ, MapFlags::SHARED, 0);
-        crate::guest::expect_errno(all, rustix::io::Errno::NOMEM, "more than a region")?;
+        crate::guest::expect_errno(all, rustix::io::Errno::NOSPC, "more than a region")?;
         let (pmr, cmb) = (Map::new(&node, PMR)?, Map::new(&node, CMB)?);
         provider.expect_taken(CMB + PMR)?;
         // The CMB of QEMU is slow: a part will do.

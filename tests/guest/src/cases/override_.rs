@@ -250,7 +250,7 @@ fn several_regions() -> Result<()> {
     // No mapping lies in two of them.
     let file = provider.open()?;
     let result = Map::with(&file, (18 * MIB) as usize, READ, MapFlags::SHARED, 0);
-    expect_errno(result, Errno::NOMEM, "more than a region")?;
+    expect_errno(result, Errno::NOSPC, "more than a region")?;
     // Direct I/O into each.
     let drive = crate::guest::drive(0)?;
     let map = Map::new(&file, (16 * MIB) as usize)?;

@@ -5,6 +5,7 @@
 use std::{
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Barrier,
 };
 
@@ -110,7 +111,7 @@ fn unrelated_processes() -> Result<()> {
     provider.expect_full()
 }
 
-fn pair() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
+fn pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -119,39 +120,50 @@ fn pair() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
     )?)
 }
 
+/// Receives a file from another process.
+pub fn receive(socket: impl AsFd) -> Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::empty(),
+    )?;
+    let Some(RecvAncillaryMessage::ScmRights(mut files)) = control.drain().next() else {
+        bail!("no file came");
+    };
+    files.next().context("no file came")
+}
+
+/// Sends a file to another process.
+pub fn send(socket: impl AsFd, file: BorrowedFd<'_>) -> Result<()> {
+    let files = [file];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    ensure!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    sendmsg(
+        socket,
+        &[IoSlice::new(b"!")],
+        &mut control,
+        SendFlags::empty(),
+    )?;
+    Ok(())
+}
+
 fn file_by_socket() -> Result<()> {
     let provider = Provider::first()?;
     let (one, two) = pair()?;
     let child = Child::spawn(|| {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        recvmsg(
-            &two,
-            &mut [IoSliceMut::new(&mut byte)],
-            &mut control,
-            RecvFlags::empty(),
-        )?;
-        let Some(RecvAncillaryMessage::ScmRights(mut files)) = control.drain().next() else {
-            bail!("no file came");
-        };
-        let map = Map::new(files.next().context("no file came")?, WINDOW)?;
+        let map = Map::new(receive(&two)?, WINDOW)?;
         map.fill(0..WINDOW, 1);
         map.check(0..WINDOW, 1)?;
         provider.expect_taken(WINDOW)
     })?;
 
     let file = provider.open()?;
-    let files = [std::os::fd::AsFd::as_fd(&file)];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    ensure!(control.push(SendAncillaryMessage::ScmRights(&files)));
-    sendmsg(
-        &one,
-        &[IoSlice::new(b"!")],
-        &mut control,
-        SendFlags::empty(),
-    )?;
+    send(&one, file.as_fd())?;
     drop(file);
     child.expect_success()?;
     provider.expect_full()

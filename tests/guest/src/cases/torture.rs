@@ -147,7 +147,7 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                 if let (Some(file), true) = (files.last(), maps.len() < 8) {
                     match Map::with(file, length, READ_WRITE, MapFlags::SHARED, 0) {
                         Ok(map) => maps.push(map),
-                        Err(Errno::NODEV | Errno::NOMEM) => (),
+                        Err(Errno::NODEV | Errno::NOMEM | Errno::NOSPC) => (),
                         Err(error) => bail!("mmap: {error}"),
                     }
                 }

@@ -5,15 +5,19 @@
 
 use std::process::Command;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
+use p2pmem::Provider as Node;
 use rustix::io::Errno;
 
 use crate::{
     cases,
-    guest::{drive, read_at, write_at, Map, Provider, WINDOW},
+    guest::{
+        address_of, controller, drive, expect_errno, read_at, write_at, Map, Mark, Provider, WINDOW,
+    },
+    kmod::{TestFile, PEER, REVOCABLE},
 };
 
-cases!("unreachable": direct_io_is_refused, copy_says_why);
+cases!("unreachable": direct_io_is_refused, copy_says_why, not_imported, registered_buffer);
 
 fn direct_io_is_refused() -> Result<()> {
     let provider = Provider::first()?;
@@ -46,6 +50,33 @@ fn copy_says_why() -> Result<()> {
         text.contains("cannot read /dev/nvme0n1 at 0")
             && text.contains("another root port, ACS or IOMMU"),
         "{text}"
+    );
+    Ok(())
+}
+
+fn not_imported() -> Result<()> {
+    let provider = Provider::first()?;
+    let handle = Node::open(&provider.path)?.alloc(WINDOW as u64, 0)?;
+    let pci = address_of(&controller("disk0")?.context("no such drive")?)?;
+    let mark = Mark::new()?;
+    let result = TestFile::open()?.import(&handle, &pci, PEER | REVOCABLE, 0);
+    expect_errno(result, Errno::REMOTEIO, "out of reach")?;
+    mark.expect(&[&pci, "cannot be used for peer-to-peer DMA"])
+}
+
+/// Registering asks nobody who will use it; the drive refuses then.
+fn registered_buffer() -> Result<()> {
+    let provider = Provider::first()?;
+    let node = Node::open(&provider.path)?;
+    let handle = node.alloc(WINDOW as u64, 0)?;
+    let mut ring = super::uring::ring()?;
+    super::uring::register(&mut ring, &node, &handle, 0)?;
+    let drive = drive(0)?;
+    let request = super::uring::read_request(&drive, 0, 0, WINDOW);
+    let result = super::uring::submit(&mut ring, &request);
+    ensure!(
+        matches!(result, Err(Errno::INVAL | Errno::REMOTEIO)),
+        "{result:?}"
     );
     Ok(())
 }

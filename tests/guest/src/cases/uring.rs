@@ -1,0 +1,547 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory in the buffer table of an io_uring.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
+};
+
+use anyhow::{ensure, Context, Result};
+use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
+use p2pmem::{uring, Handle, Provider as Node};
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    io::Errno,
+    mm::MapFlags,
+};
+
+use crate::{
+    cases,
+    guest::{
+        choose, drive, expect_errno, read_at, restore, rmmod, rounds, unbind, wait_until, write_at,
+        Child, Map, Mark, Provider, PAGE, READ_WRITE, WINDOW,
+    },
+};
+
+cases!(
+    "uring": read_and_write, part_of_a_buffer, no_slot, full_slot, nonsense, of_another_node,
+    read_only, not_mapped_and_not_pinned, slot_is_emptied, ring_is_closed, process_is_killed,
+    handle_is_closed, module_stays, time_does_not_depend_on_size, unbind_waits_and_says_for_whom,
+    polled_when_the_device_goes, requests_in_flight, emptied_in_flight,
+);
+
+const SLOTS: u32 = 4;
+
+pub fn ring() -> Result<IoUring> {
+    let ring = IoUring::new(8)?;
+    ring.submitter().register_buffers_sparse(SLOTS)?;
+    Ok(ring)
+}
+
+/// Submits a request and waits for its result.
+pub fn submit(ring: &mut IoUring, entry: &Entry) -> Result<usize, Errno> {
+    // SAFETY: What the request refers to lives until it has completed, which is waited for.
+    unsafe { ring.submission().push(entry).expect("there is room") };
+    loop {
+        match ring.submit_and_wait(1) {
+            Ok(_) => break,
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => (),
+            Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        }
+    }
+    let result = ring.completion().next().expect("it completed").result();
+    usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
+}
+
+pub fn register(ring: &mut IoUring, node: &Node, handle: &Handle, slot: u32) -> Result<(), Errno> {
+    submit(ring, &uring::register(node, handle, slot, 0, 0)).map(drop)
+}
+
+fn unregister(ring: &mut IoUring, node: &Node, slot: u32) -> Result<(), Errno> {
+    submit(ring, &uring::unregister(node, slot)).map(drop)
+}
+
+/// Of a drive into a slot, from an offset of the slot on.
+pub fn read_request(file: &File, slot: u16, offset: usize, length: usize) -> Entry {
+    opcode::ReadFixed::new(
+        Fd(file.as_raw_fd()),
+        std::ptr::without_provenance_mut(offset),
+        length as u32,
+        slot,
+    )
+    .build()
+}
+
+fn write_request(file: &File, slot: u16, offset: usize, length: usize) -> Entry {
+    opcode::WriteFixed::new(
+        Fd(file.as_raw_fd()),
+        std::ptr::without_provenance(offset),
+        length as u32,
+        slot,
+    )
+    .build()
+}
+
+fn alloc(provider: &Provider, size: usize) -> Result<(Node, Handle)> {
+    let node = Node::open(&provider.path)?;
+    let handle = node.alloc(size as u64, 0)?;
+    Ok((node, handle))
+}
+
+/// Puts a pattern on a drive.
+fn put(drive: &File, length: usize, seed: u64) -> Result<()> {
+    let map = Map::ordinary(length)?;
+    map.fill(0..length, seed);
+    Ok(write_at(drive, &map, 0..length, 0)?)
+}
+
+/// Checks what is on a drive.
+fn check(drive: &File, length: usize, seed: u64) -> Result<()> {
+    let map = Map::ordinary(length)?;
+    read_at(drive, &map, 0..length, 0)?;
+    map.check(0..length, seed)
+}
+
+fn read_and_write() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, WINDOW)?;
+    let (source, target) = (drive(0)?, drive(1)?);
+    put(&source, WINDOW, 1)?;
+    put(&target, WINDOW, 2)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 2)?;
+    ensure!(submit(&mut ring, &read_request(&source, 2, 0, WINDOW))? == WINDOW);
+    ensure!(submit(&mut ring, &write_request(&target, 2, 0, WINDOW))? == WINDOW);
+    check(&target, WINDOW, 1)?;
+    // The processor sees the same.
+    let map = Map::new(&handle, WINDOW)?;
+    map.check(0..WINDOW, 1)?;
+    unregister(&mut ring, &node, 2)?;
+    let result = submit(&mut ring, &read_request(&source, 2, 0, PAGE));
+    expect_errno(result, Errno::FAULT, "an empty slot")
+}
+
+fn part_of_a_buffer() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, 16 * PAGE)?;
+    let source = drive(0)?;
+    put(&source, PAGE, 1)?;
+    let map = Map::new(&handle, 16 * PAGE)?;
+    map.fill(0..16 * PAGE, 5);
+    let mut ring = ring()?;
+    submit(&mut ring, &uring::register(&node, &handle, 0, 3, 2))?;
+    // Addresses count from the start of the part.
+    ensure!(submit(&mut ring, &read_request(&source, 0, PAGE, PAGE))? == PAGE);
+    map.check(0..4 * PAGE, 5)?;
+    map.check(5 * PAGE..16 * PAGE, 5)?;
+    let expected = Map::ordinary(PAGE)?;
+    expected.fill(0..PAGE, 1);
+    ensure!((0..PAGE)
+        .step_by(8)
+        .all(|at| map.get(4 * PAGE + at) == expected.get(at)));
+    // Nothing beyond it.
+    for (offset, length) in [
+        (PAGE, 2 * PAGE),
+        (2 * PAGE, PAGE),
+        (usize::MAX - PAGE + 1, PAGE),
+    ] {
+        let result = submit(&mut ring, &read_request(&source, 0, offset, length));
+        expect_errno(result, Errno::FAULT, &format!("{offset:#x}+{length:#x}"))?;
+    }
+    // What remains.
+    submit(&mut ring, &uring::register(&node, &handle, 1, 15, 0))?;
+    let result = submit(&mut ring, &read_request(&source, 1, 0, 2 * PAGE));
+    expect_errno(result, Errno::FAULT, "more than the last page")?;
+    for (first, count) in [
+        (16, 0),
+        (16, 1),
+        (15, 2),
+        (0, 17),
+        (u32::MAX, 0),
+        (0, u32::MAX),
+    ] {
+        let result = submit(&mut ring, &uring::register(&node, &handle, 2, first, count));
+        expect_errno(result, Errno::RANGE, &format!("{first}+{count}"))?;
+    }
+    Ok(())
+}
+
+fn no_slot() -> Result<()> {
+    let (node, handle) = alloc(&Provider::first()?, PAGE)?;
+    let mut with = ring()?;
+    for slot in [SLOTS, SLOTS + 1, u32::MAX] {
+        let result = register(&mut with, &node, &handle, slot);
+        expect_errno(result, Errno::INVAL, &format!("slot {slot}"))?;
+        let result = unregister(&mut with, &node, slot);
+        expect_errno(result, Errno::INVAL, &format!("emptying slot {slot}"))?;
+    }
+    expect_errno(
+        unregister(&mut with, &node, 0),
+        Errno::INVAL,
+        "an empty slot",
+    )?;
+    let mut without = IoUring::new(8)?;
+    let result = register(&mut without, &node, &handle, 0);
+    expect_errno(result, Errno::INVAL, "a ring without a table")
+}
+
+fn full_slot() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, PAGE)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    let result = register(&mut ring, &node, &handle, 0);
+    expect_errno(result, Errno::BUSY, "a slot that is in use")?;
+    // The same memory in another one is fine, and each is emptied for itself.
+    register(&mut ring, &node, &handle, 1)?;
+    unregister(&mut ring, &node, 0)?;
+    register(&mut ring, &node, &handle, 0)?;
+    drop(handle);
+    provider.expect_taken(PAGE)?;
+    unregister(&mut ring, &node, 0)?;
+    provider.expect_taken(PAGE)?;
+    unregister(&mut ring, &node, 1)?;
+    provider.expect_taken(0)
+}
+
+fn nonsense() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, PAGE)?;
+    let mut ring = ring()?;
+    // Descriptors of other things, and of nothing.
+    for (fd, error) in [
+        (-1, Errno::BADF),
+        (1000, Errno::BADF),
+        (node.as_fd().as_raw_fd(), Errno::INVAL),
+        (ring.as_raw_fd(), Errno::INVAL),
+        (0, Errno::INVAL),
+    ] {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&i32::to_ne_bytes(fd));
+        let entry = command(&node, p2pmem::abi::URING_REGISTER, bytes);
+        expect_errno(
+            submit(&mut ring, &entry),
+            error,
+            &format!("descriptor {fd}"),
+        )?;
+    }
+    // Commands that do not exist.
+    let known = p2pmem::abi::URING_REGISTER;
+    for number in [
+        0,
+        1,
+        known ^ 0xff,
+        known ^ (1 << 16),
+        known ^ (3 << 30),
+        p2pmem::abi::ALLOC,
+    ] {
+        let entry = command(&node, number, [0; 16]);
+        expect_errno(
+            submit(&mut ring, &entry),
+            Errno::OPNOTSUPP,
+            &format!("{number:#x}"),
+        )?;
+    }
+    // What must be zero.
+    register(&mut ring, &node, &handle, 0)?;
+    for byte in 4..16 {
+        let mut bytes = [0; 16];
+        bytes[byte] = 1;
+        let entry = command(&node, p2pmem::abi::URING_UNREGISTER, bytes);
+        expect_errno(
+            submit(&mut ring, &entry),
+            Errno::INVAL,
+            &format!("byte {byte}"),
+        )?;
+    }
+    unregister(&mut ring, &node, 0).map_err(Into::into)
+}
+
+fn command(node: &Node, number: u32, bytes: [u8; 16]) -> Entry {
+    opcode::UringCmd16::new(Fd(node.as_fd().as_raw_fd()), number)
+        .cmd(bytes)
+        .build()
+}
+
+/// A handle of before the device was bound again is one of another provider.
+fn of_another_node() -> Result<()> {
+    let provider = Provider::first()?;
+    let (old, handle) = alloc(&provider, PAGE)?;
+    unbind(&provider.pci)?;
+    let mut ring = ring()?;
+    let result = register(&mut ring, &old, &handle, 0);
+    expect_errno(result, Errno::NODEV, "on a node that is gone")?;
+    restore()?;
+    let new = Node::open(&Provider::first()?.path)?;
+    let result = register(&mut ring, &new, &handle, 0);
+    expect_errno(result, Errno::XDEV, "memory of another provider")
+}
+
+fn read_only() -> Result<()> {
+    let provider = Provider::first()?;
+    let node = Node::from(File::open(&provider.path)?);
+    let handle = node.alloc(PAGE as u64, 0)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    let result = submit(&mut ring, &read_request(&drive(0)?, 0, 0, PAGE));
+    expect_errno(result, Errno::FAULT, "reading into it")?;
+    ensure!(submit(&mut ring, &write_request(&drive(0)?, 0, 0, PAGE))? == PAGE);
+    Ok(())
+}
+
+fn not_mapped_and_not_pinned() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, WINDOW)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    ensure!(
+        !maps.contains("dmabuf") && !maps.contains("p2pmem"),
+        "{maps}"
+    );
+    ensure!(submit(&mut ring, &read_request(&drive(0)?, 0, 0, WINDOW))? == WINDOW);
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let pinned = status.lines().find(|line| line.starts_with("VmPin:"));
+    ensure!(pinned.context("VmPin")?.contains(" 0 kB"), "{pinned:?}");
+    Ok(())
+}
+
+fn slot_is_emptied() -> Result<()> {
+    let provider = Provider::first()?;
+    for _ in 0..rounds(200) {
+        let (node, handle) = alloc(&provider, 16 * PAGE)?;
+        let mut ring = ring()?;
+        register(&mut ring, &node, &handle, 1)?;
+        drop(handle);
+        provider.expect_taken(16 * PAGE)?;
+        // By the usual call as well.
+        unregister(&mut ring, &node, 1)?;
+        provider.expect_taken(0)?;
+    }
+    Ok(())
+}
+
+fn ring_is_closed() -> Result<()> {
+    let provider = Provider::first()?;
+    for _ in 0..rounds(50) {
+        let (node, handle) = alloc(&provider, WINDOW)?;
+        let mut ring = ring()?;
+        register(&mut ring, &node, &handle, 0)?;
+        register(&mut ring, &node, &handle, 3)?;
+        drop((node, handle));
+        provider.expect_taken(WINDOW)?;
+        drop(ring);
+        provider.expect_full()?;
+    }
+    Ok(())
+}
+
+fn process_is_killed() -> Result<()> {
+    let provider = Provider::first()?;
+    let source = drive(0)?;
+    for round in 0..rounds(20) as u64 {
+        let child = Child::spawn(|| {
+            let (node, handle) = alloc(&provider, WINDOW)?;
+            let mut ring = ring()?;
+            register(&mut ring, &node, &handle, 0)?;
+            drop((node, handle));
+            loop {
+                submit(&mut ring, &read_request(&source, 0, 0, WINDOW))?;
+            }
+        })?;
+        wait_until(Duration::from_secs(5), "it has memory", || {
+            Ok(provider.available()? != provider.size)
+        })?;
+        std::thread::sleep(Duration::from_millis(5 + round));
+        child.kill()?;
+        child.expect_signal(libc::SIGKILL)?;
+        provider.expect_full()?;
+    }
+    Ok(())
+}
+
+fn handle_is_closed() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, WINDOW)?;
+    let (source, target) = (drive(0)?, drive(1)?);
+    put(&source, WINDOW, 9)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    drop((node, handle));
+    submit(&mut ring, &read_request(&source, 0, 0, WINDOW))?;
+    // Nobody else was given that memory.
+    let all = Map::with(
+        &provider.open()?,
+        provider.size - WINDOW,
+        READ_WRITE,
+        MapFlags::SHARED,
+        0,
+    )?;
+    all.fill(0..PAGE, 1);
+    submit(&mut ring, &write_request(&target, 0, 0, WINDOW))?;
+    check(&target, WINDOW, 9)
+}
+
+fn module_stays() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, PAGE)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    drop((node, handle));
+    expect_errno(rmmod(), Errno::AGAIN, "rmmod with memory in a ring")?;
+    drop(ring);
+    wait_until(Duration::from_secs(5), "rmmod", || Ok(rmmod().is_ok()))?;
+    restore()
+}
+
+/// More than twice as long would be a sign that it does: sizes differ by a factor of 16384.
+fn time_does_not_depend_on_size() -> Result<()> {
+    let provider = Provider::first()?;
+    let mut ring = ring()?;
+    let node = Node::open(&provider.path)?;
+    let mut shortest = |size: usize| -> Result<Duration> {
+        let handle = node.alloc(size as u64, 0)?;
+        let mut best = Duration::MAX;
+        for _ in 0..200 {
+            let started = Instant::now();
+            register(&mut ring, &node, &handle, 0)?;
+            best = best.min(started.elapsed());
+            unregister(&mut ring, &node, 0)?;
+        }
+        Ok(best)
+    };
+    let (small, large) = (shortest(2 * PAGE)?, shortest(64 << 20)?);
+    ensure!(
+        large < 2 * small,
+        "{small:?} for 8 KiB, {large:?} for 64 MiB"
+    );
+    Ok(())
+}
+
+fn unbind_waits_and_says_for_whom() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, WINDOW)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    let source = drive(0)?;
+    put(&source, WINDOW, 4)?;
+    let mark = Mark::new()?;
+    let pci = provider.pci.clone();
+    let unbinding = std::thread::spawn(move || unbind(&pci));
+    let words = [
+        &provider.pci,
+        "waiting for an io_uring with 2097152 bytes that guest-tests[",
+    ];
+    let said = wait_until(Duration::from_secs(15), "the log says who", || {
+        Ok(mark.expect(&words).is_ok())
+    });
+    ensure!(!unbinding.is_finished(), "it did not wait");
+    said?;
+    // Requests still work, into memory that is still there.
+    ensure!(submit(&mut ring, &read_request(&source, 0, 0, WINDOW))? == WINDOW);
+    let result = register(&mut ring, &node, &handle, 1);
+    expect_errno(result, Errno::NODEV, "one more")?;
+    unregister(&mut ring, &node, 0)?;
+    unbinding.join().expect("no panic")?;
+    restore()
+}
+
+fn polled_when_the_device_goes() -> Result<()> {
+    for _ in 0..rounds(10) {
+        let provider = Provider::first()?;
+        let child = Child::spawn(|| {
+            let (node, handle) = alloc(&provider, WINDOW)?;
+            let mut ring = ring()?;
+            register(&mut ring, &node, &handle, 0)?;
+            // What every program should do.
+            let mut files = [PollFd::new(&node, PollFlags::empty())];
+            let limit = Timespec {
+                tv_sec: 20,
+                tv_nsec: 0,
+            };
+            ensure!(poll(&mut files, Some(&limit))? == 1, "nothing came");
+            ensure!(files[0].revents().contains(PollFlags::HUP));
+            unregister(&mut ring, &node, 0)?;
+            Ok(())
+        })?;
+        wait_until(Duration::from_secs(5), "it has memory", || {
+            Ok(provider.available()? != provider.size)
+        })?;
+        std::thread::sleep(Duration::from_millis(20));
+        let started = Instant::now();
+        unbind(&provider.pci)?;
+        ensure!(
+            started.elapsed() < crate::guest::patience(Duration::from_secs(5)),
+            "{:?}",
+            started.elapsed()
+        );
+        child.expect_success()?;
+        restore()?;
+    }
+    Ok(())
+}
+
+/// Unbinds while requests of a process are under way, which does not poll and is killed.
+fn requests_in_flight() -> Result<()> {
+    let pci = Provider::first()?.pci;
+    choose(&format!("{pci} bar2+8M"))?;
+    unbind(&pci)?;
+    restore()?;
+    let source = drive(0)?;
+    for round in 0..rounds(20) as u64 {
+        let provider = Provider::first()?;
+        let counter = Map::shared(PAGE)?;
+        let child = Child::spawn(|| {
+            let (node, handle) = alloc(&provider, WINDOW)?;
+            let mut ring = ring()?;
+            register(&mut ring, &node, &handle, 0)?;
+            loop {
+                submit(&mut ring, &read_request(&source, 0, 0, WINDOW))?;
+                counter.add(0);
+            }
+        })?;
+        wait_until(Duration::from_secs(5), "it reads", || {
+            Ok(counter.count(0) > 0)
+        })?;
+        let unbinding = std::thread::spawn(move || unbind(&provider.pci));
+        std::thread::sleep(Duration::from_millis(20 + round));
+        ensure!(!unbinding.is_finished(), "it did not wait");
+        child.kill()?;
+        unbinding.join().expect("no panic")?;
+        child.expect_signal(libc::SIGKILL)?;
+        restore()?;
+        Provider::first()?.expect_full()?;
+    }
+    choose(&format!("{pci} default"))?;
+    unbind(&pci)?;
+    restore()
+}
+
+/// The slot is emptied while requests use it: they keep the memory.
+fn emptied_in_flight() -> Result<()> {
+    let provider = Provider::first()?;
+    let source = drive(0)?;
+    let mut ring = ring()?;
+    for _ in 0..rounds(50) {
+        let (node, handle) = alloc(&provider, WINDOW)?;
+        register(&mut ring, &node, &handle, 0)?;
+        drop(handle);
+        let entries = [
+            read_request(&source, 0, 0, WINDOW),
+            read_request(&source, 0, 0, WINDOW),
+            uring::unregister(&node, 0),
+        ];
+        for entry in &entries {
+            // SAFETY: What the requests refer to lives until they have completed.
+            unsafe { ring.submission().push(entry)? };
+        }
+        ring.submit_and_wait(3)?;
+        for event in ring.completion() {
+            ensure!(event.result() >= 0, "{}", event.result());
+        }
+        provider.expect_full()?;
+    }
+    Ok(())
+}
