@@ -116,10 +116,15 @@ pub fn pools() -> Result<Vec<Pool>> {
     for entry in fs::read_dir("/sys/bus/pci/devices")? {
         let entry = entry?;
         let folder = entry.path().join("p2pmem");
-        if fs::read_to_string(folder.join("published")).is_ok_and(|text| text.trim() == "1") {
+        let published = fs::read_to_string(folder.join("published"));
+        // One that goes away meanwhile is none.
+        if let (Ok("1"), Ok(available)) = (
+            published.as_deref().map(str::trim),
+            sysfs::number(&folder.join("available")),
+        ) {
             found.push(Pool {
                 pci: entry.file_name().to_string_lossy().into_owned(),
-                available: sysfs::number(&folder.join("available"))?,
+                available,
             });
         }
     }

@@ -45,28 +45,38 @@ pub fn providers(sys: &Path) -> io::Result<Vec<Entry>> {
         else {
             continue;
         };
-        let device = fs::canonicalize(entry.path().join("device"))?;
-        let id = |file| -> io::Result<String> {
-            let text = fs::read_to_string(device.join(file))?;
-            Ok(text.trim().trim_start_matches("0x").to_owned())
-        };
-
-        entries.push(Entry {
-            number,
-            path: Path::new("/dev").join(&name),
-            pci: device
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            vendor: id("vendor")?,
-            product: id("device")?,
-            device,
-        });
+        match read(number, &entry.path()) {
+            Ok(entry) => entries.push(entry),
+            // It goes away at this very moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => return Err(error),
+        }
     }
     entries.sort_by_key(|entry| entry.number);
 
     Ok(entries)
+}
+
+/// Returns what the directory of a node tells.
+fn read(number: u32, node: &Path) -> io::Result<Entry> {
+    let device = fs::canonicalize(node.join("device"))?;
+    let id = |file| -> io::Result<String> {
+        let text = fs::read_to_string(device.join(file))?;
+        Ok(text.trim().trim_start_matches("0x").to_owned())
+    };
+
+    Ok(Entry {
+        number,
+        path: Path::new("/dev").join(node.file_name().unwrap_or_default()),
+        pci: device
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        vendor: id("vendor")?,
+        product: id("device")?,
+        device,
+    })
 }
 
 /// Reads a file with a decimal number.
@@ -135,5 +145,14 @@ mod tests {
         let sys = Sys::new("empty");
         assert_eq!(providers(&sys.0).unwrap(), []);
         assert!(providers(Path::new("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn a_provider_that_goes_away_meanwhile_is_left_out() {
+        let sys = Sys::new("gone");
+        sys.add("p2pmem0", "0000:04:00.0");
+        sys.add("p2pmem1", "0000:05:00.0");
+        fs::remove_file(sys.0.join("class/misc/p2pmem1/device")).unwrap();
+        assert_eq!(providers(&sys.0).unwrap().len(), 1);
     }
 }

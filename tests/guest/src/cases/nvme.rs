@@ -279,36 +279,39 @@ pub mod adopt {
     fn a_hundred_rounds() -> Result<()> {
         // On the debug kernel the nvme driver takes seconds to bind a drive.
         let count = if on_debug_kernel() { 20 } else { rounds(100) };
-        for round in 0..count as u64 {
-            let adopted = Adopted::find("new")?;
-            let map = Map::new(adopted.provider.open()?, WINDOW)?;
-            map.fill(0..PAGE, round);
-            match round % 4 {
-                0 => {
-                    let child = reader(&adopted.provider)?;
-                    adopted.unbind()?;
-                    child.expect_signal(libc::SIGBUS)?;
-                    adopted.bind()?;
-                }
-                1 => {
-                    adopted.reset()?;
-                    map.check(0..PAGE, round)?;
-                }
-                2 => {
-                    adopted.unbind()?;
-                    ensure!(!map.is_readable(0)?, "still readable");
-                    adopted.bind()?;
-                }
-                // Another driver has it for a while: ours.
-                _ => {
-                    drop(map);
-                    let taken = Taken::new("new")?;
-                    let provider = taken.provider()?.context("no node")?;
-                    Map::new(provider.open()?, WINDOW)?.fill(0..PAGE, round);
-                    provider.expect_full()?;
-                    drop(taken);
-                    restore()?;
-                }
+        (0..count as u64)
+            .try_for_each(|round| one_round(round).with_context(|| format!("round {round}")))
+    }
+
+    fn one_round(round: u64) -> Result<()> {
+        let adopted = Adopted::find("new")?;
+        let map = Map::new(adopted.provider.open()?, WINDOW)?;
+        map.fill(0..PAGE, round);
+        match round % 4 {
+            0 => {
+                let child = reader(&adopted.provider).context("reader")?;
+                adopted.unbind()?;
+                child.expect_signal(libc::SIGBUS)?;
+                adopted.bind()?;
+            }
+            1 => {
+                adopted.reset()?;
+                map.check(0..PAGE, round)?;
+            }
+            2 => {
+                adopted.unbind()?;
+                ensure!(!map.is_readable(0)?, "still readable");
+                adopted.bind()?;
+            }
+            // Another driver has it for a while: ours.
+            _ => {
+                drop(map);
+                let taken = Taken::new("new")?;
+                let provider = taken.provider()?.context("no node")?;
+                Map::new(provider.open()?, WINDOW)?.fill(0..PAGE, round);
+                provider.expect_full()?;
+                drop(taken);
+                restore()?;
             }
         }
         Ok(())
