@@ -19,6 +19,7 @@ help:
 	@echo '  make test             all tests; T=NAME runs the guest cases whose names begin so'
 	@echo '  make test-debug       the guest cases on a kernel that looks for mistakes (10 minutes to build, once)'
 	@echo '  make coverage         which lines of the module the guest cases reach, in $(BUILD)/coverage/'
+	@echo '  make bench            what reads cost, beside mainline and ordinary memory'
 	@echo '  make torture          all at once, at random; SECONDS=600 for how long, SEED=N to do it again'
 	@echo '  make lab              a shell in the guest; TOPOLOGY=NAME, one of qemu/topologies/'
 	@echo '  make modules          p2pmem_rs.ko for the newest stock kernel, in $(BUILD)/module/'
@@ -75,7 +76,7 @@ modules_install:
 	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
 
-INSIDE := run test test-debug coverage torture lab lint doc tools modules modules-debug kmod kdir
+INSIDE := run test bench test-debug coverage torture lab lint doc tools modules modules-debug kmod kdir
 
 .PHONY: $(INSIDE)
 
@@ -119,9 +120,19 @@ tools:
 	@mkdir -p $(BUILD)/bin
 	@cp -u $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/p2pmem \
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/guest-tests $(BUILD)/bin/
+	@gcc-14 -static -O2 -Wall -Wextra -Werror -Iinclude/uapi -o $(BUILD)/bin/example-copy \
+		tests/example/copy.c -luring
 
 run: modules tools
 	@qemu/demo --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem
+
+# What things cost, side by side in one boot: ratios hold, times are those of the machine.
+bench: modules tools
+	@mkdir -p $(BUILD)/bench
+	@qemu/boot --kernel $(KERNEL) --topology switch --name bench --module $(MO)/p2pmem_rs.ko \
+		--program $(BUILD)/bin/p2pmem -- 'insmod /modules/p2pmem_rs.ko && p2pmem bench /dev/nvme0n1' \
+		>$(BUILD)/bench/report.txt || { cat $(BUILD)/bench/report.txt; exit 1; }
+	@cat $(BUILD)/bench/report.txt
 
 test: modules kmod tools
 	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')

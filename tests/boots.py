@@ -110,6 +110,7 @@ class Guests:
             "--module", str(products / "module/p2pmem_rs.ko"),
             "--module", str(products / "kmod/p2pmem_test.ko"),
             "--program", str(PROGRAMS / "guest-tests"), "--program", str(PROGRAMS / "p2pmem"),
+            "--program", str(PROGRAMS / "example-copy"),
             "--", JOB % " ".join([*settings, "guest-tests", "--no-skip", *cases]),
         ]
         environment = dict(os.environ)

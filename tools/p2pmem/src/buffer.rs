@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Device memory in the address space of this process.
+//! Memory in the address space of this process.
 
 use std::{io, os::fd::AsFd, ptr};
 
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use rustix::mm::{mmap, mmap_anonymous, munmap, MapFlags, ProtFlags};
 
 /// Device memory that is mapped. It goes back to the device when this is dropped.
 ///
@@ -28,6 +28,25 @@ impl Buffer {
     /// not allow so much, `ENOMEM`, `ENODEV` if the device is gone.
     pub fn map(provider: impl AsFd, length: usize) -> io::Result<Self> {
         Self::map_at(provider, 0, length)
+    }
+
+    /// Maps ordinary memory, to compare with.
+    pub(crate) fn ordinary(length: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
+        // SAFETY: A new mapping, at an address that the kernel chooses.
+        let start = unsafe {
+            mmap_anonymous(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                flags,
+            )?
+        };
+
+        Ok(Self {
+            start: start.cast(),
+            length,
+        })
     }
 
     /// Maps a part of what is behind a descriptor.

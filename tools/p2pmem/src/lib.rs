@@ -7,6 +7,7 @@
 //! [`copy`] does just that. With [`uring`] it needs no mapping.
 
 pub mod abi;
+pub mod bench;
 mod buffer;
 pub mod copy;
 mod handle;

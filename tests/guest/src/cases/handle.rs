@@ -216,7 +216,7 @@ fn read_only_node() -> Result<()> {
 
 fn write_combining() -> Result<()> {
     /// Of an entry of an x86 page table: write-through, cache disable, and the attribute table's bit.
-    const CACHING: u64 = 1 << 3 | 1 << 4 | 1 << 7;
+    const CACHING: u64 = 0x98;
     let provider = Provider::first()?;
     let node = Node::open(&provider.path)?;
     let test = TestFile::open()?;

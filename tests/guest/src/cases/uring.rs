@@ -29,7 +29,7 @@ cases!(
     "uring": read_and_write, part_of_a_buffer, no_slot, full_slot, nonsense, of_another_node,
     read_only, not_mapped_and_not_pinned, slot_is_emptied, ring_is_closed, process_is_killed,
     handle_is_closed, module_stays, time_does_not_depend_on_size, unbind_waits_and_says_for_whom,
-    polled_when_the_device_goes, requests_in_flight, emptied_in_flight,
+    polled_when_the_device_goes, requests_in_flight, emptied_in_flight, example_in_c,
 );
 
 const SLOTS: u32 = 4;
@@ -544,4 +544,19 @@ fn emptied_in_flight() -> Result<()> {
         provider.expect_full()?;
     }
     Ok(())
+}
+
+/// The program in tests/example: its child copies by what it was given.
+fn example_in_c() -> Result<()> {
+    let provider = Provider::first()?;
+    let (source, target) = (drive(0)?, drive(1)?);
+    put(&source, 1 << 20, 6)?;
+    put(&target, 1 << 20, 7)?;
+    let status = std::process::Command::new("example-copy")
+        .arg(&provider.path)
+        .args(["/dev/nvme0n1", "/dev/nvme1n1"])
+        .status()?;
+    ensure!(status.success(), "{status}");
+    check(&target, 1 << 20, 6)?;
+    provider.expect_full()
 }
