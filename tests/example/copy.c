@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LENGTH (1 << 20)
+#define LENGTH 1048576
 
 static void run(struct io_uring *ring, const char *what, int expected)
 {

@@ -77,7 +77,7 @@ class Topologies(unittest.TestCase):
         self.assertIn("switch", names)
         for name in names:
             with self.subTest(name):
-                self.assertTrue(load(name).images())
+                self.assertTrue(load(name).devices())
 
     def test_one_that_is_not_there_names_those_that_are(self):
         with self.assertRaisesRegex(LabError, "no topology nowhere: there are .*switch"):

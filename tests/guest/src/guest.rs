@@ -591,6 +591,19 @@ impl Child {
         }
     }
 
+    /// Starts a process, and waits until it says that it is ready.
+    pub fn spawn_ready(run: impl FnOnce(&dyn Fn()) -> Result<()>) -> Result<Self> {
+        let said = Map::shared(PAGE)?;
+        let mut child = Self::spawn(|| run(&|| said.add(0)))?;
+        wait_until(Duration::from_secs(10), "a child process is ready", || {
+            if child.try_wait()?.is_some() {
+                bail!("a child process ended: {}", child.complaint()?);
+            }
+            Ok(said.count(0) > 0)
+        })?;
+        Ok(child)
+    }
+
     /// Kills the process.
     pub fn kill(&self) -> Result<()> {
         Ok(kill_process(self.pid, Signal::KILL)?)

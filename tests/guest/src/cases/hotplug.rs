@@ -37,8 +37,9 @@ fn load(provider: &Provider, drives: (&str, &str)) -> Result<Vec<Child>> {
     let length = 2 * WINDOW;
     let mut children = Vec::new();
     // Writes and reads, until the memory is gone.
-    children.push(Child::spawn(|| {
+    children.push(Child::spawn_ready(|ready| {
         let map = Map::new(provider.open()?, length)?;
+        ready();
         loop {
             map.fill(0..length, 1);
             map.check(0..PAGE, 1)?;
@@ -46,8 +47,9 @@ fn load(provider: &Provider, drives: (&str, &str)) -> Result<Vec<Child>> {
     })?);
     // Direct I/O into it and out of it.
     for _ in 0..2 {
-        children.push(Child::spawn(|| {
+        children.push(Child::spawn_ready(|ready| {
             let map = Map::new(provider.open()?, length)?;
+            ready();
             let (source, destination) = (drive_named(drives.0)?, drive_named(drives.1)?);
             loop {
                 for result in [
@@ -65,8 +67,9 @@ fn load(provider: &Provider, drives: (&str, &str)) -> Result<Vec<Child>> {
         })?);
     }
     // Has it, and never touches it again.
-    children.push(Child::spawn(|| {
+    children.push(Child::spawn_ready(|ready| {
         let map = Map::new(provider.open()?, length)?;
+        ready();
         map.fill(0..length, 2);
         while map.is_readable(PAGE)? {
             std::thread::sleep(Duration::from_millis(20));
@@ -74,9 +77,6 @@ fn load(provider: &Provider, drives: (&str, &str)) -> Result<Vec<Child>> {
         map.set(0, 1);
         Ok(())
     })?);
-    wait_until(LIMIT, "all have their memory", || {
-        Ok(provider.size - provider.available()? >= 4 * length)
-    })?;
     Ok(children)
 }
 

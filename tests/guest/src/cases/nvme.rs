@@ -685,10 +685,10 @@ fn reader(provider: &Provider) -> Result<Child> {
 }
 
 fn reader_of(source: &str, provider: &Provider) -> Result<Child> {
-    let before = provider.available()?;
     let source = drive_named(source)?;
-    let child = Child::spawn(|| {
+    let child = Child::spawn_ready(|ready| {
         let map = Map::new(provider.open()?, WINDOW)?;
+        ready();
         loop {
             if read_at(&source, &map, 0..WINDOW, 0).is_err() {
                 // So it is for the CPU.
@@ -696,9 +696,6 @@ fn reader_of(source: &str, provider: &Provider) -> Result<Child> {
             }
         }
     })?;
-    while provider.available()? == before {
-        std::thread::yield_now();
-    }
     std::thread::sleep(Duration::from_millis(20));
     Ok(child)
 }

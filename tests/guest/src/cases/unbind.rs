@@ -147,15 +147,13 @@ fn poll_wakes() -> Result<()> {
 
 /// Starts a process that writes to device memory until it is killed.
 fn writer(provider: &Provider) -> Result<Child> {
-    let child = Child::spawn(|| {
+    let child = Child::spawn_ready(|ready| {
         let map = Map::new(provider.open()?, 4 * WINDOW)?;
+        ready();
         loop {
             map.fill(0..map.len(), 1);
         }
     })?;
-    while provider.available()? == provider.size {
-        std::thread::yield_now();
-    }
     std::thread::sleep(Duration::from_millis(20));
     Ok(child)
 }
@@ -237,9 +235,10 @@ fn many_mappings() -> Result<()> {
 fn direct_io_in_flight() -> Result<()> {
     for _ in 0..10 {
         let provider = Provider::first()?;
-        let child = Child::spawn(|| {
+        let child = Child::spawn_ready(|ready| {
             let map = Map::new(provider.open()?, 4 * WINDOW)?;
             let (source, destination) = (drive(0)?, drive(1)?);
+            ready();
             loop {
                 for result in [
                     read_at(&source, &map, 0..4 * WINDOW, 0),
@@ -254,9 +253,6 @@ fn direct_io_in_flight() -> Result<()> {
                 }
             }
         })?;
-        while provider.available()? == provider.size {
-            std::thread::yield_now();
-        }
         std::thread::sleep(Duration::from_millis(30));
         unbind_promptly(&provider)?;
         child.expect_success()?;

@@ -451,10 +451,11 @@ fn unbind_waits_and_says_for_whom() -> Result<()> {
 fn polled_when_the_device_goes() -> Result<()> {
     for _ in 0..rounds(10) {
         let provider = Provider::first()?;
-        let child = Child::spawn(|| {
+        let child = Child::spawn_ready(|ready| {
             let (node, handle) = alloc(&provider, WINDOW)?;
             let mut ring = ring()?;
             register(&mut ring, &node, &handle, 0)?;
+            ready();
             // What every program should do.
             let mut files = [PollFd::new(&node, PollFlags::empty())];
             let limit = Timespec {
@@ -465,9 +466,6 @@ fn polled_when_the_device_goes() -> Result<()> {
             ensure!(files[0].revents().contains(PollFlags::HUP));
             unregister(&mut ring, &node, 0)?;
             Ok(())
-        })?;
-        wait_until(Duration::from_secs(5), "it has memory", || {
-            Ok(provider.available()? != provider.size)
         })?;
         std::thread::sleep(Duration::from_millis(20));
         let started = Instant::now();
@@ -492,18 +490,14 @@ fn requests_in_flight() -> Result<()> {
     let source = drive(0)?;
     for round in 0..rounds(20) as u64 {
         let provider = Provider::first()?;
-        let counter = Map::shared(PAGE)?;
-        let child = Child::spawn(|| {
+        let child = Child::spawn_ready(|ready| {
             let (node, handle) = alloc(&provider, WINDOW)?;
             let mut ring = ring()?;
             register(&mut ring, &node, &handle, 0)?;
             loop {
                 submit(&mut ring, &read_request(&source, 0, 0, WINDOW))?;
-                counter.add(0);
+                ready();
             }
-        })?;
-        wait_until(Duration::from_secs(5), "it reads", || {
-            Ok(counter.count(0) > 0)
         })?;
         let unbinding = std::thread::spawn(move || unbind(&provider.pci));
         std::thread::sleep(Duration::from_millis(20 + round));
