@@ -20,3 +20,4 @@
 #include "pgtable.c"
 #include "sched.c"
 #include "sysfs.c"
+#include "trace.c"

@@ -171,12 +171,15 @@ impl Allocation {
 
         // INVARIANT: Each page has the one reference that was just set, and with that of the
         // chunk there are `count` references to the pagemap. No pool gives out empty memory.
-        Ok(Self {
+        let this = Self {
             // SAFETY: The chunk is neither used nor dropped any more: the reference moves.
             pdev: unsafe { ptr::read(&chunk.pdev) },
             address: chunk.address,
             pages,
-        })
+        };
+        this.trace(bindings::trace_p2pmem_alloc, 0..chunk.size);
+
+        Ok(this)
     }
 
     /// Returns how long the memory is, in bytes.
@@ -282,16 +285,36 @@ impl Allocation {
     /// entry at `address` is in use, `EFAULT` if the range is not within the VMA, `ENOMEM`
     /// without memory for page tables.
     pub fn map(&self, vma: &VmaMixedMap, address: usize, range: Range<usize>) -> Result<usize> {
+        let start = range.start << PAGE_SHIFT;
         let pages = self.pages.get(range).ok_or(ERANGE)?;
 
         // SAFETY: By the type invariants, the pages are valid and have a reference, and they are
         // for user space.
-        unsafe { virt::insert_pages(vma, address, pages) }
+        let mapped = unsafe { virt::insert_pages(vma, address, pages)? };
+        self.trace(
+            bindings::trace_p2pmem_map,
+            start..start + (mapped << PAGE_SHIFT),
+        );
+
+        Ok(mapped)
+    }
+
+    /// Lets those know who trace what is done with a part of the memory, in bytes.
+    fn trace(
+        &self,
+        event: unsafe extern "C" fn(*mut bindings::pci_dev, u64, u64),
+        part: Range<usize>,
+    ) {
+        let address = self.physical_address() + part.start as u64;
+
+        // SAFETY: The device is valid, the rest are numbers.
+        unsafe { event(as_raw(&self.pdev), address, part.len() as u64) };
     }
 
     /// Gives the memory back, and returns what somebody still refers to, if there is something.
     pub fn release(mut self) -> Option<Pinned> {
         let &first = self.pages.first()?;
+        self.trace(bindings::trace_p2pmem_revoke, 0..self.size());
 
         // SAFETY: References to the pagemap are owned, so that one more can be taken.
         unsafe { bindings::percpu_ref_get_many(pagemap_ref(first), 1) };
@@ -352,6 +375,7 @@ impl Allocation {
             return;
         }
         let offset = range.start << PAGE_SHIFT;
+        self.trace(bindings::trace_p2pmem_free, offset..range.end << PAGE_SHIFT);
 
         // SAFETY: The memory of an allocation has pages.
         let first = unsafe { bindings::virt_to_page(self.address.as_ptr().byte_add(offset)) };

@@ -22,7 +22,7 @@ use crate::{
 cases!(
     "buffers": nobody_sees_old_data, mainline_shows_old_data, clearing_can_be_turned_off,
     limit_of_a_file, limit_of_a_user, limits_of_nonsense, no_room_is_not_no_memory, largest_run,
-    attributes, fdinfo, list_for_developers, place_of_the_device, bus_address_for_root_only,
+    attributes, fdinfo, list_for_developers, place_of_the_device, bus_address_for_root_only, trace_events,
 );
 
 const LENGTH: usize = 4 * WINDOW;
@@ -328,4 +328,49 @@ fn bus_address_for_root_only() -> Result<()> {
         Ok(())
     })?
     .expect_success()
+}
+
+fn trace_events() -> Result<()> {
+    const TRACING: &str = "/sys/kernel/tracing";
+    let file = |name: &str| format!("{TRACING}/{name}");
+    if !std::path::Path::new(&file("trace")).exists() {
+        rustix::mount::mount(
+            "tracefs",
+            TRACING,
+            "tracefs",
+            rustix::mount::MountFlags::empty(),
+            None,
+        )
+        .context("tracefs")?;
+    }
+    let provider = Provider::first()?;
+    fs::write(file("events/p2pmem/enable"), "1")?;
+    fs::write(file("trace"), "")?;
+    {
+        let map = Map::new(provider.open()?, WINDOW + PAGE)?;
+        map.set(0, 1);
+        map.set(WINDOW, 1);
+    }
+    let map = Map::new(provider.open()?, PAGE)?;
+    unbind(&provider.pci)?;
+    drop(map);
+    let trace = fs::read_to_string(file("trace"))?;
+    fs::write(file("events/p2pmem/enable"), "0")?;
+    crate::guest::restore()?;
+
+    let sizes = |event: &str| -> Vec<usize> {
+        trace
+            .lines()
+            .filter(|line| line.contains(&format!("{event}: {} ", provider.pci)))
+            .filter_map(|line| line.rsplit_once("size=")?.1.parse().ok())
+            .collect()
+    };
+    ensure!(sizes("p2pmem_alloc") == [WINDOW + PAGE, PAGE], "{trace}");
+    ensure!(
+        sizes("p2pmem_map").iter().sum::<usize>() == WINDOW + PAGE,
+        "{trace}"
+    );
+    ensure!(sizes("p2pmem_free") == [WINDOW + PAGE, PAGE], "{trace}");
+    ensure!(sizes("p2pmem_revoke") == [PAGE], "{trace}");
+    Ok(())
 }
