@@ -14,6 +14,7 @@ use rustix::{io::Errno, mm::MapFlags};
 
 use crate::{
     cases,
+    cases::uring,
     guest::{
         bind, choices, choose, devices, errno, insmod, is_loaded, restore, rmmod, unbind, Map,
         Provider, PAGE, READ_WRITE, WINDOW,
@@ -106,7 +107,9 @@ fn functions_of_a_page_fault() -> Result<()> {
 pub mod nth {
     use super::*;
 
-    cases!("nth": open, mmap, page_fault, requests, regions, bind_and_unbind, load);
+    cases!(
+        "nth": open, mmap, page_fault, requests, handles, ring, regions, bind_and_unbind, load,
+    );
 
     /// Does something again and again, and each time the next allocation of memory fails, until
     /// none is left that could. `attempt` returns whether it noticed; `after` looks at the state.
@@ -259,6 +262,51 @@ pub mod nth {
                 ensure!(NO_MEMORY.contains(&error));
             }
         }
+        provider.expect_taken(0)
+    }
+
+    fn handles() -> Result<()> {
+        let provider = Provider::first()?;
+        let node = p2pmem::Provider::open(&provider.path)?;
+        let descriptors = || Ok::<_, std::io::Error>(fs::read_dir("/proc/self/fd")?.count());
+        let before = descriptors()?;
+        // Shared by what allocates and what looks afterwards.
+        let kept = RefCell::new(None);
+        each_allocation_fails(
+            None,
+            || {
+                let handle = errno(node.alloc(4 * WINDOW as u64, 0))?;
+                *kept.borrow_mut() = Some(handle);
+                Ok(())
+            },
+            NO_MEMORY,
+            |good| {
+                provider.expect_taken(if good { 4 * WINDOW } else { 0 })?;
+                drop(kept.take());
+                provider.expect_taken(0)?;
+                ensure!(descriptors()? == before, "a descriptor is left");
+                Ok(())
+            },
+        )
+    }
+
+    fn ring() -> Result<()> {
+        let provider = Provider::first()?;
+        let node = p2pmem::Provider::open(&provider.path)?;
+        let handle = node.alloc(WINDOW as u64, 0)?;
+        let ring = RefCell::new(uring::ring()?);
+        each_allocation_fails(
+            None,
+            || uring::register(&mut ring.borrow_mut(), &node, &handle, 0),
+            NO_MEMORY,
+            |good| {
+                let emptied = uring::unregister(&mut ring.borrow_mut(), &node, 0);
+                let expected = if good { Ok(()) } else { Err(Errno::INVAL) };
+                ensure!(emptied == expected, "{emptied:?}");
+                Ok(())
+            },
+        )?;
+        drop((ring, handle));
         provider.expect_taken(0)
     }
 

@@ -16,13 +16,14 @@ use std::{
 
 use anyhow::{bail, Context, Result};
 use fastrand::Rng;
+use p2pmem::{Handle, Provider as Node};
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
     io::Errno,
     mm::{madvise, mprotect, Advice, MapFlags, MprotectFlags},
 };
 
-use super::hotplug;
+use super::{hotplug, uring};
 use crate::{
     cases,
     guest::{
@@ -127,10 +128,11 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
     let place = number << 23;
     let mut files: Vec<File> = Vec::new();
     let mut maps: Vec<Map> = Vec::new();
+    let mut handles: Vec<Handle> = Vec::new();
 
     loop {
         let pick = |rng: &mut Rng, length: usize| (length > 0).then(|| rng.usize(0..length));
-        match rng.u32(0..16) {
+        match rng.u32(0..20) {
             0 | 1 => files.extend(OpenOptions::new().read(true).write(true).open(NODE)),
             2 => {
                 if let Some(index) = pick(&mut rng, files.len()) {
@@ -162,6 +164,34 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                     ask(file)?;
                 }
             }
+            16 | 17 if handles.len() < 4 => {
+                if let Some(file) = files.last() {
+                    let flags = rng.u32(0..4);
+                    match Node::from(file.try_clone()?).alloc(WINDOW as u64, flags) {
+                        Ok(handle) => handles.push(handle),
+                        Err(error) => allowed(error)?,
+                    }
+                }
+            }
+            16..=18 => {
+                if let Some(index) = pick(&mut rng, handles.len()) {
+                    let offset = PAGE * rng.usize(0..WINDOW / PAGE);
+                    let handle = match rng.bool() {
+                        true => &handles[index],
+                        false => &handles.swap_remove(index),
+                    };
+                    let length = WINDOW - offset;
+                    match Map::with(handle, length, READ_WRITE, MapFlags::SHARED, offset as u64) {
+                        Ok(map) => maps.push(map),
+                        Err(error) => allowed(error.into())?,
+                    }
+                }
+            }
+            19 => {
+                if let (Some(file), Some(handle)) = (files.last(), handles.last()) {
+                    through_a_ring(&Node::from(file.try_clone()?), handle, &disk)?;
+                }
+            }
             13 => {
                 // What is left of it are mappings of their own.
                 if let Some(index) = pick(&mut rng, maps.len()) {
@@ -187,6 +217,30 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                 use_map(choice, map, page, &disk, place, &mut rng)?;
             }
         }
+    }
+}
+
+/// What may be said where there is no memory, or no device.
+fn allowed(error: std::io::Error) -> Result<()> {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NODEV | Errno::NOMEM | Errno::NOSPC) => Ok(()),
+        _ => Err(error.into()),
+    }
+}
+
+/// Reads into a handle by way of a ring. The handle may be one of a device that is gone.
+fn through_a_ring(node: &Node, handle: &Handle, disk: &File) -> Result<()> {
+    let mut ring = uring::ring()?;
+    match uring::register(&mut ring, node, handle, 0) {
+        Ok(()) => (),
+        Err(Errno::NODEV | Errno::XDEV) => return Ok(()),
+        Err(error) => return Err(error).context("registering"),
+    }
+    let request = uring::read_request(disk, 0, 0, WINDOW);
+    match uring::submit(&mut ring, &request) {
+        // The device may have been pulled.
+        Ok(_) | Err(Errno::IO | Errno::REMOTEIO | Errno::INVAL) => Ok(()),
+        Err(error) => Err(error).context("reading into a slot"),
     }
 }
 

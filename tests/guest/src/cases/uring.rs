@@ -59,7 +59,7 @@ pub fn register(ring: &mut IoUring, node: &Node, handle: &Handle, slot: u32) -> 
     submit(ring, &uring::register(node, handle, slot, 0, 0)).map(drop)
 }
 
-fn unregister(ring: &mut IoUring, node: &Node, slot: u32) -> Result<(), Errno> {
+pub fn unregister(ring: &mut IoUring, node: &Node, slot: u32) -> Result<(), Errno> {
     submit(ring, &uring::unregister(node, slot)).map(drop)
 }
 
