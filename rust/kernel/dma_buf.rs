@@ -14,10 +14,7 @@
 
 use kernel::{
     device::Device,
-    error::{
-        from_err_ptr,
-        VTABLE_DEFAULT_ERROR, //
-    },
+    error::from_err_ptr,
     fs::File,
     mm::virt::VmaNew,
     module::this_module,
@@ -58,14 +55,10 @@ pub trait Memory: Send + Sync + 'static {
     fn hold(&self) -> Option<Hold<Allocation>>;
 
     /// Sets up a VMA that shows the memory. Its offset and length lie within the buffer. May sleep.
-    fn mmap(&self, _vma: &VmaNew) -> Result {
-        build_error!(VTABLE_DEFAULT_ERROR)
-    }
+    fn mmap(&self, vma: &VmaNew) -> Result;
 
     /// The last user is gone. May sleep.
-    fn released(&self) {
-        build_error!(VTABLE_DEFAULT_ERROR)
-    }
+    fn released(&self);
 }
 
 /// Who may have a dma-buf.
@@ -291,7 +284,7 @@ impl DmaBuf {
                 return None;
             }
 
-            // SAFETY: With this table it was made by `Exported::new_unchecked()`, and has not been
+            // SAFETY: With this table it was made by `Exported::new()`, and has not been
             // released.
             let exported = Arc::<Exported<T>>::borrow((*self.0.as_ptr()).priv_);
             Some(exported.into())

@@ -21,4 +21,5 @@ pub mod mm;
 pub mod module;
 pub mod p2pmem;
 pub mod pci;
+mod sysfs;
 pub mod task;

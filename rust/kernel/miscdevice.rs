@@ -19,7 +19,6 @@ use kernel::{
     fs::File,
     mm::virt::VmaNew,
     module::this_module,
-    page::PAGE_SIZE,
     prelude::*,
     seq_file::SeqFile,
     str::{
@@ -40,14 +39,13 @@ use kernel::{
 
 use crate::{
     bindings,
-    io_uring::cmd::Command, //
+    io_uring::cmd::Command,
+    sysfs, //
 };
 
 use core::{
     marker::PhantomData,
-    ptr,
-    slice,
-    str, //
+    ptr, //
 };
 
 /// What `poll()` tells of a device that is gone: `EPOLLERR | EPOLLHUP`.
@@ -299,17 +297,8 @@ impl<D: Send + Sync + 'static> Entry<D> {
         // SAFETY: By the safety requirements.
         let (data, attribute) = unsafe { Self::borrow(device, attribute) };
 
-        from_result(|| {
-            let text = (attribute.show)(data)?;
-            let bytes = text.to_bytes();
-            if bytes.len() >= PAGE_SIZE {
-                return Err(EOVERFLOW);
-            }
-
-            // SAFETY: By the safety requirements, the page is that long.
-            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), page.cast(), bytes.len()) };
-            Ok(isize::try_from(bytes.len())?)
-        })
+        // SAFETY: By the safety requirements.
+        unsafe { sysfs::show(page, || (attribute.show)(data)) }
     }
 
     /// # Safety
@@ -324,13 +313,11 @@ impl<D: Send + Sync + 'static> Entry<D> {
         // SAFETY: By the safety requirements.
         let (data, attribute) = unsafe { Self::borrow(device, attribute) };
         // SAFETY: By the safety requirements.
-        let bytes = unsafe { slice::from_raw_parts(text.cast(), size) };
-
-        from_result(|| {
-            let store = attribute.store.ok_or(EACCES)?;
-            store(data, str::from_utf8(bytes).map_err(|_| EINVAL)?)?;
-            Ok(isize::try_from(size)?)
-        })
+        unsafe {
+            sysfs::store(text, size, |text| {
+                (attribute.store.ok_or(EACCES)?)(data, text)
+            })
+        }
     }
 }
 

@@ -5,11 +5,7 @@
 //! C header: [`include/linux/module.h`](srctree/include/linux/module.h)
 
 use kernel::{
-    error::{
-        from_result,
-        to_result, //
-    },
-    page::PAGE_SIZE,
+    error::to_result,
     prelude::*,
     str::{
         CStr,
@@ -18,13 +14,14 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    sysfs, //
+};
 
 use core::{
     mem,
-    ptr,
-    slice,
-    str, //
+    ptr, //
 };
 
 /// What is behind a file.
@@ -115,17 +112,8 @@ impl<T: Attribute> AttributeFile<T> {
         // SAFETY: By the safety requirements.
         let data = unsafe { Self::data(attribute) };
 
-        from_result(|| {
-            let text = data.show()?;
-            let bytes = text.to_bytes();
-            if bytes.len() >= PAGE_SIZE {
-                return Err(EOVERFLOW);
-            }
-
-            // SAFETY: By the safety requirements, the page is that long.
-            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), page.cast(), bytes.len()) };
-            Ok(isize::try_from(bytes.len())?)
-        })
+        // SAFETY: By the safety requirements.
+        unsafe { sysfs::show(page, || data.show()) }
     }
 
     /// # Safety
@@ -140,12 +128,7 @@ impl<T: Attribute> AttributeFile<T> {
         // SAFETY: By the safety requirements.
         let data = unsafe { Self::data(attribute) };
         // SAFETY: By the safety requirements.
-        let bytes = unsafe { slice::from_raw_parts(text.cast(), size) };
-
-        from_result(|| {
-            data.store(str::from_utf8(bytes).map_err(|_| EINVAL)?)?;
-            Ok(isize::try_from(size)?)
-        })
+        unsafe { sysfs::store(text, size, |text| data.store(text)) }
     }
 }
 
