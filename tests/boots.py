@@ -18,6 +18,7 @@ PROGRAMS = TOP / "build/bin"
 # Topology, and which of the guest cases need just that one.
 BOOTS = [
     ("switch", []),  # all others
+    ("switch", ["buffers", "handle", "uring"]),  # not for the topology: so that no boot takes too long
     ("switch-two-bars", ["providers"]),
     ("no-switch", ["unreachable"]),
     ("any-bar", ["override"]),
@@ -68,6 +69,11 @@ class Tally:
         print(f"== {group}: {passed} passed, {failed} failed{note}\n", flush=True)
 
 
+def name_of(topology: str, cases: list[str]) -> str:
+    """Returns what a boot is called."""
+    return "-".join([topology, *cases])
+
+
 @dataclass
 class Guests:
     """Boots topologies and runs guest cases there, as many side by side as there are processors."""
@@ -76,8 +82,8 @@ class Guests:
     debug: bool = False
     # Where module/ and kmod/ are.
     products: Path | None = None
-    # Takes lines of a topology that are for the caller.
-    take: Callable[[str, str], bool] = lambda topology, line: False
+    # Takes lines of a boot, known by its name, that are for the caller.
+    take: Callable[[str, str], bool] = lambda name, line: False
     tally: Tally = field(default_factory=Tally)
 
     def run(self, boots: list[tuple[str, list[str]]]) -> None:
@@ -122,7 +128,7 @@ class Guests:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         ) as boot:
             for line in boot.stdout:
-                if not self.take(topology, line):
+                if not self.take(name_of(topology, cases), line):
                     say(line)
                     report.feed(line)
         failed = len(report.failed) + len(report.skipped) + report.missing()
@@ -132,5 +138,5 @@ class Guests:
         elif boot.returncode != 0 and failed == 0:
             say(f"# the guest ended with status {boot.returncode}, see above\n")
             failed = 1
-        name = f"{topology}, debug kernel" if self.debug else topology
-        return f"tests/guest on {name}", len(report.passed), failed
+        kernel = ", debug kernel" if self.debug else ""
+        return f"tests/guest on {name_of(topology, cases)}{kernel}", len(report.passed), failed
