@@ -312,6 +312,42 @@ err_put:
 	return ret;
 }
 
+static unsigned int linger;
+static atomic_t lingering;
+
+static int test_going(struct notifier_block *block, unsigned long state,
+		      void *data)
+{
+	const struct module *module = data;
+	unsigned int milliseconds = READ_ONCE(linger);
+
+	if (state != MODULE_STATE_GOING || strcmp(module->name, "p2pmem_rs"))
+		return NOTIFY_DONE;
+	atomic_inc(&lingering);
+	if (milliseconds)
+		msleep(milliseconds);
+
+	return NOTIFY_OK;
+}
+
+static struct notifier_block test_notifier = {
+	.notifier_call = test_going,
+};
+
+static int test_linger(struct p2pmem_test_linger __user *argument)
+{
+	struct p2pmem_test_linger request;
+
+	if (copy_from_user(&request, argument, sizeof(request)))
+		return -EFAULT;
+	if (request.milliseconds > 5000)
+		return -EINVAL;
+	WRITE_ONCE(linger, request.milliseconds);
+	request.count = atomic_read(&lingering);
+
+	return copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;
+}
+
 static DEFINE_MUTEX(first_lock);
 static DEFINE_MUTEX(second_lock);
 
@@ -367,6 +403,8 @@ static long test_ioctl(struct file *filp, unsigned int request,
 		return test_set_detour(file, pointer);
 	case P2PMEM_TEST_MISTAKE:
 		return test_mistake(argument);
+	case P2PMEM_TEST_LINGER:
+		return test_linger(pointer);
 	case P2PMEM_TEST_IMPORT:
 		return test_import(file, pointer);
 	default:
@@ -422,7 +460,26 @@ static struct miscdevice test_device = {
 	.mode = 0600,
 };
 
-module_misc_device(test_device);
+static int __init test_init(void)
+{
+	int ret = register_module_notifier(&test_notifier);
+
+	if (ret)
+		return ret;
+	ret = misc_register(&test_device);
+	if (ret)
+		unregister_module_notifier(&test_notifier);
+
+	return ret;
+}
+module_init(test_init);
+
+static void __exit test_exit(void)
+{
+	misc_deregister(&test_device);
+	unregister_module_notifier(&test_notifier);
+}
+module_exit(test_exit);
 
 MODULE_DESCRIPTION("Helper of the tests of p2pmem_rs");
 MODULE_AUTHOR("The p2pmem_rs developers");

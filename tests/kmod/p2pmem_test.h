@@ -86,6 +86,16 @@ struct p2pmem_test_import {
 /* It is one of the old kind. */
 #define P2PMEM_TEST_IMPORT_STATIC	0x4
 
+/**
+ * struct p2pmem_test_linger - how long p2pmem_rs stays after its code has ended
+ * @milliseconds: in: for that long, from now on
+ * @count: out: how often that began
+ */
+struct p2pmem_test_linger {
+	__u32 milliseconds;
+	__u32 count;
+};
+
 #define P2PMEM_TEST_PTE _IOWR(0xbe, 0, struct p2pmem_test_pte)
 /* Takes the BAR as a driver does. EBUSY if somebody has it. */
 #define P2PMEM_TEST_CLAIM _IOW(0xbe, 1, struct p2pmem_test_bar)
@@ -94,5 +104,7 @@ struct p2pmem_test_import {
 #define P2PMEM_TEST_MISTAKE _IO(0xbe, 3)
 /* One at a time for each file. */
 #define P2PMEM_TEST_IMPORT _IOWR(0xbe, 4, struct p2pmem_test_import)
+/* For the whole module. */
+#define P2PMEM_TEST_LINGER _IOWR(0xbe, 5, struct p2pmem_test_linger)
 
 #endif /* _P2PMEM_TEST_H */

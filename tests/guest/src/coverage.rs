@@ -64,22 +64,18 @@ impl Counts {
     }
 }
 
-/// Unloads the module, and keeps what it counted until its own code had ended. If a case has a detour
-/// of its own meanwhile, or reading takes too long, nothing is kept.
+/// Unloads the module, and keeps what it counted until its own code had ended.
 pub fn unload(unload: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    const MILLISECONDS: u32 = 500;
     if !Path::new(SECTIONS).join(COUNTERS).exists() {
         return unload();
     }
-    // Where the kernel gives back the memory of a module.
-    const END: &str = "free_module";
     let test = TestFile::open().expect("the test module");
-    if test.delay(END, 500).is_err() {
-        return unload();
-    }
+    let before = test.linger(MILLISECONDS).expect("it can linger");
     let over = AtomicBool::new(false);
-    thread::scope(|scope| {
+    let result = thread::scope(|scope| {
         let reader = scope.spawn(|| -> Result<()> {
-            while test.hits(END)? == 0 {
+            while test.linger(MILLISECONDS)? == before {
                 if over.load(Ordering::Relaxed) {
                     return Ok(());
                 }
@@ -93,7 +89,9 @@ pub fn unload(unload: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
         let read = reader.join().expect("no panic");
         read.expect("the counters can be kept");
         result
-    })
+    });
+    test.linger(0).expect("it need not linger");
+    result
 }
 
 /// Reads a section of the loaded module.

@@ -20,6 +20,7 @@ const CLAIM: u64 = 0x4008_be01;
 const DETOUR: u64 = 0xc040_be02;
 const MISTAKE: u64 = 0xbe03;
 const IMPORT: u64 = 0xc020_be04;
+const LINGER: u64 = 0xc008_be05;
 
 /// The importer obeys when the memory goes away.
 pub const REVOCABLE: u32 = 1 << 0;
@@ -99,6 +100,14 @@ impl TestFile {
         self.request(DETOUR, &mut argument)
             .context(symbol.to_owned())?;
         Ok(argument.hits)
+    }
+
+    /// Says for how long the module under test stays after its code has ended, and returns how often
+    /// that began.
+    pub fn linger(&self, milliseconds: u32) -> Result<u32> {
+        let mut argument = [milliseconds, 0];
+        self.request(LINGER, &mut argument)?;
+        Ok(argument[1])
     }
 
     /// Makes a mistake, which a kernel that looks for such reports.
