@@ -38,7 +38,7 @@ use kernel_ext::{
             self,
             Pool, //
         },
-        STD_NUM_BARS, //
+        Resource, //
     }, //
 };
 
@@ -46,7 +46,6 @@ use crate::{
     choice::Choice,
     config,
     driver::{
-        bar,
         register,
         Binding,
         Regions,
@@ -214,22 +213,17 @@ fn say_published(pdev: &pci::Device) {
 fn find_region(pdev: &pci::Device, pool: &Pool) -> Result<Region> {
     let range = pool.alloc(PAGE_SIZE)?.pagemap_range();
 
-    for number in 0..STD_NUM_BARS {
-        let bar = bar(pdev, number)?;
-        if bar.size != 0 && (bar.start..bar.start + bar.size).contains(&range.start) {
-            return Ok(Region {
-                bar: number,
-                offset: range.start - bar.start,
-                size: range.end - range.start,
-                // The nvme driver is the only one that publishes memory.
-                content: if nvme::is_controller(pdev) {
-                    Content::Cmb
-                } else {
-                    Content::Bar
-                },
-            });
-        }
-    }
+    let (bar, start) = Resource::at(pdev, range.start).ok_or(ENXIO)?;
 
-    Err(ENXIO)
+    Ok(Region {
+        bar,
+        offset: range.start - start,
+        size: range.end - range.start,
+        // The nvme driver is the only one that publishes memory.
+        content: if nvme::is_controller(pdev) {
+            Content::Cmb
+        } else {
+            Content::Bar
+        },
+    })
 }

@@ -55,9 +55,7 @@ macro_rules! setting {
 pub(crate) const ALL: &[Attribute<Provider>] = &[
     shown!(c"size", |provider| Ok(provider.size())),
     shown!(c"allocated", |provider| Ok(provider.allocated())),
-    shown!(c"available", |provider| {
-        Ok(provider.size() - provider.allocated())
-    }),
+    shown!(c"available", |provider| Ok(provider.available())),
     shown!(c"largest", Provider::largest_run),
     Attribute {
         name: c"regions",

@@ -104,8 +104,6 @@ const CAPABILITIES: u32 = 1 << uapi::P2PMEM_NR_INFO
 fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
     let _inside = provider.enter()?;
 
-    let size = provider.size();
-    let allocated = provider.allocated();
     let place = Place::of(provider.device());
     let mut flags = 0;
     if provider.is_adopted() {
@@ -116,9 +114,9 @@ fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
     }
 
     Ok(uapi::p2pmem_info {
-        size,
-        allocated,
-        available: size - allocated,
+        size: provider.size(),
+        allocated: provider.allocated(),
+        available: provider.available(),
         largest: provider.largest_run()?,
         granule: PAGE_SIZE as u32,
         regions: provider.regions().len() as u32,

@@ -190,6 +190,11 @@ impl Provider {
         self.leases.look(|all| all.map(Lease::size).sum())
     }
 
+    /// Returns how many bytes are not given out.
+    pub(crate) fn available(&self) -> u64 {
+        self.size() - self.allocated()
+    }
+
     /// Returns how many bytes are given out through an open file.
     pub(crate) fn allocated_by(&self, file: u64) -> u64 {
         self.leases.look(|all| {
@@ -323,7 +328,7 @@ impl Provider {
         }
         while let Some(exported) = self.exports.pop() {
             self.wait(
-                || exported.is_in_use() || exported.mappings() != 0,
+                || exported.is_in_use(),
                 || {
                     exported.for_each_importer(|importer| {
                         dev_warn!(

@@ -162,7 +162,7 @@ impl<T: Memory> Exported<T> {
     }
 
     /// Tells all importers that the memory goes away. They may have it for a while still: as long as
-    /// the memory is held, or [`Exported::is_in_use`]. [`Memory::hold`] must return none from before
+    /// [`Exported::is_in_use`]. [`Memory::hold`] must return none from before
     /// this call on. May sleep.
     pub fn revoke(&self) {
         let mut locked = self.lock();
@@ -174,21 +174,18 @@ impl<T: Memory> Exported<T> {
         }
     }
 
-    /// Returns whether importers may still access memory that they let go of: what they said that
-    /// they wait for has not happened.
+    /// Returns whether importers may still access the memory: they have it mapped, or what they said
+    /// that they wait for has not happened. May sleep.
     pub fn is_in_use(&self) -> bool {
         // SAFETY: By the type invariants, the object is initialised.
-        unsafe {
-            !bindings::dma_resv_test_signaled(
+        let settled = unsafe {
+            bindings::dma_resv_test_signaled(
                 self.resv.get(),
                 bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
             )
-        }
-    }
+        };
 
-    /// Returns how often importers have the memory mapped. May sleep.
-    pub fn mappings(&self) -> usize {
-        self.lock().state().mappings
+        !settled || self.lock().state().mappings != 0
     }
 
     /// Calls a function for each device that is attached.

@@ -201,21 +201,13 @@ impl Allocation {
     /// Returns what stands for the device's BAR in the DMA API, or null. It is valid for as long as the
     /// allocation.
     pub(crate) fn provider(&self) -> *mut bindings::p2pdma_provider {
-        let address = self.physical_address();
-        let pdev = as_raw(&self.pdev);
+        let Some((bar, _)) = Resource::at(&self.pdev, self.physical_address()) else {
+            return ptr::null_mut();
+        };
 
-        for bar in 0..bindings::PCI_STD_NUM_BARS {
-            let holds_it = Resource::of(&self.pdev, bar).is_ok_and(|resource| {
-                address >= resource.start && address - resource.start < resource.size
-            });
-            if holds_it {
-                // SAFETY: The device is valid, and has such a BAR. References to the pagemap are
-                // owned: as long as there are any, the device keeps what it registered.
-                return unsafe { bindings::pcim_p2pdma_provider(pdev, bar as c_int) };
-            }
-        }
-
-        ptr::null_mut()
+        // SAFETY: The device is valid, and has such a BAR. References to the pagemap are owned: as
+        // long as there are any, the device keeps what it registered.
+        unsafe { bindings::pcim_p2pdma_provider(as_raw(&self.pdev), bar as c_int) }
     }
 
     /// Returns a part of the memory as what block devices take, in bytes from the start, or `ERANGE`.

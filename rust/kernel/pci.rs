@@ -305,6 +305,16 @@ impl Resource {
         })
     }
 
+    /// Returns which standard BAR holds a CPU address, and where that starts, or [`None`].
+    pub fn at(pdev: &pci::Device, address: u64) -> Option<(u32, u64)> {
+        (0..STD_NUM_BARS).find_map(|bar| {
+            let start = pdev.resource_start(bar).ok()?;
+            let offset = address.checked_sub(start)?;
+
+            (offset < pdev.resource_len(bar).ok()?).then_some((bar, start))
+        })
+    }
+
     /// Returns the flags of a BAR that has no address, by its register: PCI Local Bus Specification
     /// 3.0, section 6.2.5.1.
     fn flags_of_register(pdev: &pci::Device, bar: u32) -> u64 {
