@@ -8,7 +8,6 @@
 use std::{
     fs::{File, OpenOptions},
     os::fd::AsRawFd,
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use anyhow::{ensure, Context, Result};
 use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
 use serde::Serialize;
 
-use crate::{uring, Buffer, Handle, Provider};
+use crate::{copy::Direct, uring, Buffer, Handle, Provider};
 
 /// Where a read goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -171,11 +170,7 @@ pub fn reads(
     const READS: u32 = 64;
     const ROUNDS: u32 = 8;
 
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(drive)
-        .with_context(|| format!("cannot open {}", drive.display()))?;
+    let drive = Direct::source(drive)?;
     let mut rows = Vec::new();
 
     for &depth in depths {
@@ -192,7 +187,7 @@ pub fn reads(
         for round in 0..=ROUNDS {
             for (target, best) in targets.iter_mut().zip(&mut best) {
                 let took = target
-                    .read(&file, depth, size, READS)
+                    .read(drive.file(), depth, size, READS)
                     .with_context(|| format!("reading into {:?} memory", target.kind))?;
                 if round > 0 {
                     *best = took.min(*best);

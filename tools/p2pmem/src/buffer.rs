@@ -30,7 +30,7 @@ impl Buffer {
         Self::map_at(provider, 0, length)
     }
 
-    /// Maps ordinary memory, to compare with.
+    /// Maps ordinary memory, aligned to pages as direct I/O wants it, to compare with.
     pub(crate) fn ordinary(length: usize) -> io::Result<Self> {
         let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         // SAFETY: A new mapping, at an address that the kernel chooses.

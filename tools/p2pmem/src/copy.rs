@@ -7,14 +7,12 @@ use std::{
     io::{Seek, SeekFrom},
     os::{fd::AsFd, unix::fs::FileTypeExt, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
-    ptr,
 };
 
 use anyhow::{bail, ensure, Context, Result};
 use rustix::{
     fs::{ioctl_blksszget, OFlags},
     io::Errno,
-    mm::{mmap_anonymous, munmap, MapFlags, ProtFlags},
 };
 
 use crate::{size, Buffer};
@@ -80,6 +78,11 @@ impl Direct {
     /// Returns the length in bytes.
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Returns the file, for requests that are made elsewhere.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Fills `buffer` from `offset` on.
@@ -172,13 +175,14 @@ pub fn copy(
 /// Reads both into ordinary memory and returns the offset of the first byte that differs.
 pub fn compare(one: &Direct, other: &Direct, bytes: u64) -> Result<Option<u64>> {
     const STEP: u64 = 1 << 20;
-    let mut left = Ordinary::new(STEP as usize)?;
-    let mut right = Ordinary::new(STEP as usize)?;
+    let mut left = Buffer::ordinary(STEP as usize)?;
+    let mut right = Buffer::ordinary(STEP as usize)?;
 
     let mut offset = 0;
     while offset < bytes {
         let step = (bytes - offset).min(STEP);
-        let (left, right) = (left.slice(step as usize), right.slice(step as usize));
+        let left = left.as_mut_slice(step as usize);
+        let right = right.as_mut_slice(step as usize);
         one.read(left, offset)?;
         other.read(right, offset)?;
         if let Some(index) = first_difference(left, right) {
@@ -195,44 +199,6 @@ fn first_difference(left: &[u8], right: &[u8]) -> Option<usize> {
         return None;
     }
     left.iter().zip(right).position(|(a, b)| a != b)
-}
-
-/// Ordinary memory, aligned to pages as direct I/O wants it.
-struct Ordinary {
-    start: *mut u8,
-    length: usize,
-}
-
-impl Ordinary {
-    fn new(length: usize) -> Result<Self> {
-        // SAFETY: A new mapping, at an address that the kernel chooses.
-        let start = unsafe {
-            mmap_anonymous(
-                ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )?
-        };
-        Ok(Self {
-            start: start.cast(),
-            length,
-        })
-    }
-
-    fn slice(&mut self, length: usize) -> &mut [u8] {
-        assert!(length <= self.length);
-        // SAFETY: The memory is mapped and initialised while `self` lives, and borrowed
-        // exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.start, length) }
-    }
-}
-
-impl Drop for Ordinary {
-    fn drop(&mut self) {
-        // SAFETY: The mapping is that of `new()`, and nobody borrows it any more.
-        let _ = unsafe { munmap(self.start.cast(), self.length) };
-    }
 }
 
 #[cfg(test)]

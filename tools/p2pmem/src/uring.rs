@@ -46,7 +46,8 @@ pub fn unregister(provider: &Provider, slot: u32) -> Entry {
     command(provider, abi::URING_UNREGISTER, bytes)
 }
 
-fn command(provider: &Provider, number: u32, bytes: [u8; 16]) -> Entry {
+/// Returns any command to a provider: its number, and the data that goes with it.
+pub fn command(provider: &Provider, number: u32, bytes: [u8; 16]) -> Entry {
     UringCmd16::new(Fd(provider.as_fd().as_raw_fd()), number)
         .cmd(bytes)
         .build()
