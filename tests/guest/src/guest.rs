@@ -700,6 +700,50 @@ pub fn rounds(number: usize) -> usize {
     }
 }
 
+/// Puts a pattern on a drive.
+pub fn put_on_drive(drive: &File, length: usize, seed: u64) -> Result<()> {
+    let map = Map::ordinary(length)?;
+    map.fill(0..length, seed);
+    Ok(write_at(drive, &map, 0..length, 0)?)
+}
+
+/// Checks that a pattern is on a drive.
+pub fn check_drive(drive: &File, length: usize, seed: u64) -> Result<()> {
+    let map = Map::ordinary(length)?;
+    read_at(drive, &map, 0..length, 0)?;
+    map.check(0..length, seed)
+}
+
+/// Copies a pattern from one drive to the other through a part of a mapping, and looks at it there
+/// and on the other drive.
+pub fn copy_through(
+    map: &Map,
+    range: std::ops::Range<usize>,
+    source: &File,
+    destination: &File,
+    seed: u64,
+) -> Result<()> {
+    let length = range.len();
+    put_on_drive(source, length, seed)?;
+    read_at(source, map, range.clone(), 0)?;
+    for offset in (0..length).step_by(8) {
+        let (found, expected) = (map.get(range.start + offset), pattern(seed, offset));
+        ensure!(
+            found == expected,
+            "in device memory, at {offset:#x}: {found:#x}, not {expected:#x}"
+        );
+    }
+    write_at(destination, map, range, 0)?;
+    check_drive(destination, length, seed)
+}
+
+/// Takes all rights from this process, for ever.
+pub fn become_user() -> Result<()> {
+    // SAFETY: Has no requirements.
+    ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
+    Ok(())
+}
+
 // Expectations.
 
 /// Returns an error of the standard library as what the kernel said.

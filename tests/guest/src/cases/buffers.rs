@@ -15,7 +15,8 @@ use rustix::{io::Errno, mm::MapFlags};
 use crate::{
     cases,
     guest::{
-        expect_errno, expect_io_errno, unbind, Child, Map, Provider, PAGE, READ_WRITE, WINDOW,
+        become_user, expect_errno, expect_io_errno, unbind, Child, Map, Provider, PAGE, READ_WRITE,
+        WINDOW,
     },
 };
 
@@ -161,8 +162,7 @@ fn limit_of_a_user() -> Result<()> {
     expect_errno(map_of(&files[1], PAGE), Errno::DQUOT, "by another file")?;
     // Another user.
     Child::spawn(|| {
-        // SAFETY: Has no requirements.
-        ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
+        become_user()?;
         let _map = map_of(&files[1], 4 << 20)?;
         expect_errno(map_of(&files[1], PAGE), Errno::DQUOT, "the other user's")
     })?
@@ -182,8 +182,7 @@ fn limits_of_nonsense() -> Result<()> {
         ensure!(fs::read_to_string(&path)?.trim() == "0");
     }
     Child::spawn(|| {
-        // SAFETY: Has no requirements.
-        ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
+        become_user()?;
         let path = attribute(&provider, "limit_per_user");
         expect_io_errno(fs::write(path, "1"), Errno::ACCESS, "by a user")
     })?
@@ -324,8 +323,7 @@ fn bus_address_for_root_only() -> Result<()> {
     ensure!(node.region(0)?.bus_address == start);
     ensure!(node.region(0)?.kind == 0);
     Child::spawn(|| {
-        // SAFETY: Has no requirements.
-        ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
+        become_user()?;
         ensure!(node.region(0)?.bus_address == 0, "told to a user");
         Ok(())
     })?

@@ -18,11 +18,12 @@ use rustix::{
     mm::MapFlags,
 };
 
+use super::unbind::unbind_says;
 use crate::{
     cases,
     guest::{
-        address_of, controller, drive, expect_errno, expect_io_errno, read_at, restore, rounds,
-        unbind, wait_until, write_at, Child, Map, Mark, Provider, PAGE, READ, READ_WRITE, WINDOW,
+        address_of, controller, copy_through, drive, expect_errno, expect_io_errno, read_at,
+        restore, rounds, unbind, Child, Map, Provider, PAGE, READ, READ_WRITE, WINDOW,
     },
     kmod::{TestFile, PEER, REVOCABLE, STATIC},
 };
@@ -35,7 +36,8 @@ cases!(
     imported_by_one_that_cannot_let_go, functions_of_export,
 );
 
-fn alloc(provider: &Provider, size: usize) -> Result<(Node, Handle)> {
+/// Allocates memory through a node of its own.
+pub fn alloc(provider: &Provider, size: usize) -> Result<(Node, Handle)> {
     let node = Node::open(&provider.path)?;
     let handle = node.alloc(size as u64, 0)?;
     Ok((node, handle))
@@ -133,16 +135,7 @@ fn direct_io() -> Result<()> {
     let provider = Provider::first()?;
     let (_node, handle) = alloc(&provider, 2 * WINDOW)?;
     let map = part(&handle, PAGE, WINDOW)?;
-    let (source, target) = (drive(0)?, drive(1)?);
-    let ordinary = Map::ordinary(WINDOW)?;
-    ordinary.fill(0..WINDOW, 3);
-    write_at(&source, &ordinary, 0..WINDOW, 0)?;
-    read_at(&source, &map, 0..WINDOW, 0)?;
-    map.check(0..WINDOW, 3)?;
-    write_at(&target, &map, 0..WINDOW, 0)?;
-    ordinary.fill(0..WINDOW, 4);
-    read_at(&target, &ordinary, 0..WINDOW, 0)?;
-    ordinary.check(0..WINDOW, 3)
+    copy_through(&map, 0..WINDOW, &drive(0)?, &drive(1)?, 3)
 }
 
 fn direct_io_after_closing() -> Result<()> {
@@ -432,19 +425,11 @@ fn imported_by_one_that_cannot_let_go() -> Result<()> {
     let test = TestFile::open()?;
     let importer = nvme("disk0")?;
     test.import(&handle, &importer, PEER, 0)?;
-    let mark = Mark::new()?;
-    let pci = provider.pci.clone();
-    let unbinding = std::thread::spawn(move || unbind(&pci));
-    let said = wait_until(Duration::from_secs(15), "the log says who", || {
-        Ok(mark
-            .expect(&["waiting for ", &importer, "imported memory"])
-            .is_ok())
-    });
-    let waits = !unbinding.is_finished();
-    drop(test);
-    unbinding.join().expect("no panic")?;
-    said?;
-    ensure!(waits, "it did not wait");
+    let words = ["waiting for ", &importer, "imported memory"];
+    unbind_says(&provider, &words, || {
+        drop(test);
+        Ok(())
+    })?;
     restore()
 }
 

@@ -19,7 +19,7 @@ use rustix::{
 
 use crate::{
     cases,
-    guest::{expect_errno, last_errno, raw, rounds, Child, Map, Provider, PAGE},
+    guest::{become_user, expect_errno, last_errno, raw, rounds, Child, Map, Provider, PAGE},
 };
 
 cases!(
@@ -198,8 +198,7 @@ fn shorter_structures() -> Result<()> {
 fn unprivileged() -> Result<()> {
     let provider = Provider::first()?;
     let child = Child::spawn(|| {
-        // SAFETY: Has no requirements.
-        ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
+        become_user()?;
         crate::guest::expect_io_errno(
             fs::File::open(&provider.path),
             Errno::ACCESS,
@@ -218,8 +217,7 @@ fn at_random() -> Result<()> {
     let file = provider.open()?;
     let seed = fastrand::u64(..);
     let child = Child::spawn(|| {
-        // SAFETY: Has no requirements.
-        ensure!(unsafe { libc::setuid(1000) } == 0, "setuid");
+        become_user()?;
         let mut rng = fastrand::Rng::with_seed(seed);
         let memory = Map::ordinary(16 * PAGE)?;
         for _ in 0..rounds(50_000) {

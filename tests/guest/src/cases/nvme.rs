@@ -18,9 +18,9 @@ use rustix::mm::MapFlags;
 use crate::{
     cases,
     guest::{
-        address_of, choose, controller, drive_named, insmod, insmod_with, on_debug_kernel,
-        patience, qemu, read_at, restore, rmmod, rounds, unbind, wait_until, write_at, Child, Map,
-        Mark, Provider, PAGE, READ, WINDOW,
+        address_of, choose, controller, copy_through, drive_named, insmod, insmod_with,
+        on_debug_kernel, patience, qemu, read_at, restore, rmmod, rounds, unbind, wait_until,
+        Child, Map, Mark, Provider, PAGE, READ, WINDOW,
     },
 };
 
@@ -325,11 +325,11 @@ pub mod cmb {
     cases!("cmb": of_revision_1_4, of_before, none, put_back, in_use_when_unbound);
 
     fn of_revision_1_4() -> Result<()> {
-        copy_through("new", 64 << 20)
+        copy_through_memory_of("new", 64 << 20)
     }
 
     fn of_before() -> Result<()> {
-        copy_through("legacy", 16 << 20)
+        copy_through_memory_of("legacy", 16 << 20)
     }
 
     fn none() -> Result<()> {
@@ -528,7 +528,7 @@ pub mod pmr {
     }
 
     fn alone() -> Result<()> {
-        copy_through("pmr", 64 << 20)
+        copy_through_memory_of("pmr", 64 << 20)
     }
 
     fn too_small() -> Result<()> {
@@ -656,17 +656,8 @@ impl Drop for Taken {
 fn copy_between(source: &str, destination: &str, provider: &Provider) -> Result<()> {
     const LENGTH: usize = 1 << 20;
     let (source, destination) = (drive_named(source)?, drive_named(destination)?);
-    let ordinary = Map::ordinary(LENGTH)?;
-    ordinary.fill(0..LENGTH, 7);
-    write_at(&source, &ordinary, 0..LENGTH, 0)?;
-
     let map = Map::new(provider.open()?, LENGTH)?;
-    read_at(&source, &map, 0..LENGTH, 0)?;
-    map.check(0..LENGTH, 7)?;
-    write_at(&destination, &map, 0..LENGTH, 0)?;
-    ordinary.fill(0..LENGTH, 8);
-    read_at(&destination, &ordinary, 0..LENGTH, 0)?;
-    ordinary.check(0..LENGTH, 7)
+    copy_through(&map, 0..LENGTH, &source, &destination, 7)
 }
 
 /// Copies between the two drives that have no memory. If nobody else uses the pool, it is full
@@ -700,7 +691,7 @@ fn reader_of(source: &str, provider: &Provider) -> Result<Child> {
     Ok(child)
 }
 
-fn copy_through(serial: &str, size: usize) -> Result<()> {
+fn copy_through_memory_of(serial: &str, size: usize) -> Result<()> {
     let drive = Taken::new(serial)?;
     let provider = drive.provider()?.context("there is no node")?;
     ensure!(provider.size == size, "{} bytes", provider.size);

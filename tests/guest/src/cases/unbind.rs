@@ -597,17 +597,29 @@ fn says_for_whom_it_waits() -> Result<()> {
     })?;
     std::thread::sleep(Duration::from_millis(500));
 
+    let words = ["waiting for DMA into ", " bytes that guest-tests["];
+    unbind_says(&provider, &words, || {
+        limit(0);
+        Ok(())
+    })?;
+    child.expect_success()
+}
+
+/// Unbinds a device, which must wait until somebody lets go, and say in the log for whom.
+pub fn unbind_says(
+    provider: &Provider,
+    words: &[&str],
+    let_go: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let mark = Mark::new()?;
     let pci = provider.pci.clone();
     let unbinding = std::thread::spawn(move || unbind(&pci));
-    let words = ["waiting for DMA into ", " bytes that guest-tests["];
     let said = wait_until(Duration::from_secs(15), "the log says who", || {
-        Ok(mark.expect(&words).is_ok())
+        Ok(mark.expect(words).is_ok())
     });
     let waits = !unbinding.is_finished();
-    limit(0);
+    let_go()?;
     unbinding.join().expect("no panic")?;
-    child.expect_success()?;
     said?;
     ensure!(waits, "it did not wait");
     Ok(())

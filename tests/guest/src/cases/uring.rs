@@ -17,11 +17,12 @@ use rustix::{
     mm::MapFlags,
 };
 
+use super::{handle::alloc, unbind::unbind_says};
 use crate::{
     cases,
     guest::{
-        choose, drive, expect_errno, read_at, restore, rmmod, rounds, unbind, wait_until, write_at,
-        Child, Map, Mark, Provider, PAGE, READ_WRITE, WINDOW,
+        check_drive, choose, drive, expect_errno, put_on_drive, restore, rmmod, rounds, unbind,
+        wait_until, Child, Map, Provider, PAGE, READ_WRITE, WINDOW,
     },
 };
 
@@ -84,37 +85,17 @@ fn write_request(file: &File, slot: u16, offset: usize, length: usize) -> Entry 
     .build()
 }
 
-fn alloc(provider: &Provider, size: usize) -> Result<(Node, Handle)> {
-    let node = Node::open(&provider.path)?;
-    let handle = node.alloc(size as u64, 0)?;
-    Ok((node, handle))
-}
-
-/// Puts a pattern on a drive.
-fn put(drive: &File, length: usize, seed: u64) -> Result<()> {
-    let map = Map::ordinary(length)?;
-    map.fill(0..length, seed);
-    Ok(write_at(drive, &map, 0..length, 0)?)
-}
-
-/// Checks what is on a drive.
-fn check(drive: &File, length: usize, seed: u64) -> Result<()> {
-    let map = Map::ordinary(length)?;
-    read_at(drive, &map, 0..length, 0)?;
-    map.check(0..length, seed)
-}
-
 fn read_and_write() -> Result<()> {
     let provider = Provider::first()?;
     let (node, handle) = alloc(&provider, WINDOW)?;
     let (source, target) = (drive(0)?, drive(1)?);
-    put(&source, WINDOW, 1)?;
-    put(&target, WINDOW, 2)?;
+    put_on_drive(&source, WINDOW, 1)?;
+    put_on_drive(&target, WINDOW, 2)?;
     let mut ring = ring()?;
     register(&mut ring, &node, &handle, 2)?;
     ensure!(submit(&mut ring, &read_request(&source, 2, 0, WINDOW))? == WINDOW);
     ensure!(submit(&mut ring, &write_request(&target, 2, 0, WINDOW))? == WINDOW);
-    check(&target, WINDOW, 1)?;
+    check_drive(&target, WINDOW, 1)?;
     // The processor sees the same.
     let map = Map::new(&handle, WINDOW)?;
     map.check(0..WINDOW, 1)?;
@@ -127,7 +108,7 @@ fn part_of_a_buffer() -> Result<()> {
     let provider = Provider::first()?;
     let (node, handle) = alloc(&provider, 16 * PAGE)?;
     let source = drive(0)?;
-    put(&source, PAGE, 1)?;
+    put_on_drive(&source, PAGE, 1)?;
     let map = Map::new(&handle, 16 * PAGE)?;
     map.fill(0..16 * PAGE, 5);
     let mut ring = ring()?;
@@ -220,7 +201,7 @@ fn nonsense() -> Result<()> {
     ] {
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&i32::to_ne_bytes(fd));
-        let entry = command(&node, p2pmem::abi::URING_REGISTER, bytes);
+        let entry = uring::command(&node, p2pmem::abi::URING_REGISTER, bytes);
         expect_errno(
             submit(&mut ring, &entry),
             error,
@@ -237,7 +218,7 @@ fn nonsense() -> Result<()> {
         known ^ (3 << 30),
         p2pmem::abi::ALLOC,
     ] {
-        let entry = command(&node, number, [0; 16]);
+        let entry = uring::command(&node, number, [0; 16]);
         expect_errno(
             submit(&mut ring, &entry),
             Errno::OPNOTSUPP,
@@ -249,7 +230,7 @@ fn nonsense() -> Result<()> {
     for byte in 4..16 {
         let mut bytes = [0; 16];
         bytes[byte] = 1;
-        let entry = command(&node, p2pmem::abi::URING_UNREGISTER, bytes);
+        let entry = uring::command(&node, p2pmem::abi::URING_UNREGISTER, bytes);
         expect_errno(
             submit(&mut ring, &entry),
             Errno::INVAL,
@@ -257,12 +238,6 @@ fn nonsense() -> Result<()> {
         )?;
     }
     unregister(&mut ring, &node, 0).map_err(Into::into)
-}
-
-fn command(node: &Node, number: u32, bytes: [u8; 16]) -> Entry {
-    opcode::UringCmd16::new(Fd(node.as_fd().as_raw_fd()), number)
-        .cmd(bytes)
-        .build()
 }
 
 /// A handle of before the device was bound again is one of another provider.
@@ -366,7 +341,7 @@ fn handle_is_closed() -> Result<()> {
     let provider = Provider::first()?;
     let (node, handle) = alloc(&provider, WINDOW)?;
     let (source, target) = (drive(0)?, drive(1)?);
-    put(&source, WINDOW, 9)?;
+    put_on_drive(&source, WINDOW, 9)?;
     let mut ring = ring()?;
     register(&mut ring, &node, &handle, 0)?;
     drop((node, handle));
@@ -381,7 +356,7 @@ fn handle_is_closed() -> Result<()> {
     )?;
     all.fill(0..PAGE, 1);
     submit(&mut ring, &write_request(&target, 0, 0, WINDOW))?;
-    check(&target, WINDOW, 9)
+    check_drive(&target, WINDOW, 9)
 }
 
 fn module_stays() -> Result<()> {
@@ -426,25 +401,18 @@ fn unbind_waits_and_says_for_whom() -> Result<()> {
     let mut ring = ring()?;
     register(&mut ring, &node, &handle, 0)?;
     let source = drive(0)?;
-    put(&source, WINDOW, 4)?;
-    let mark = Mark::new()?;
-    let pci = provider.pci.clone();
-    let unbinding = std::thread::spawn(move || unbind(&pci));
+    put_on_drive(&source, WINDOW, 4)?;
     let words = [
         &provider.pci,
         "waiting for an io_uring with 2097152 bytes that guest-tests[",
     ];
-    let said = wait_until(Duration::from_secs(15), "the log says who", || {
-        Ok(mark.expect(&words).is_ok())
-    });
-    ensure!(!unbinding.is_finished(), "it did not wait");
-    said?;
-    // Requests still work, into memory that is still there.
-    ensure!(submit(&mut ring, &read_request(&source, 0, 0, WINDOW))? == WINDOW);
-    let result = register(&mut ring, &node, &handle, 1);
-    expect_errno(result, Errno::NODEV, "one more")?;
-    unregister(&mut ring, &node, 0)?;
-    unbinding.join().expect("no panic")?;
+    unbind_says(&provider, &words, || {
+        // Requests still work, into memory that is still there.
+        ensure!(submit(&mut ring, &read_request(&source, 0, 0, WINDOW))? == WINDOW);
+        let result = register(&mut ring, &node, &handle, 1);
+        expect_errno(result, Errno::NODEV, "one more")?;
+        Ok(unregister(&mut ring, &node, 0)?)
+    })?;
     restore()
 }
 
@@ -544,13 +512,13 @@ fn emptied_in_flight() -> Result<()> {
 fn example_in_c() -> Result<()> {
     let provider = Provider::first()?;
     let (source, target) = (drive(0)?, drive(1)?);
-    put(&source, 1 << 20, 6)?;
-    put(&target, 1 << 20, 7)?;
+    put_on_drive(&source, 1 << 20, 6)?;
+    put_on_drive(&target, 1 << 20, 7)?;
     let status = std::process::Command::new("example-copy")
         .arg(&provider.path)
         .args(["/dev/nvme0n1", "/dev/nvme1n1"])
         .status()?;
     ensure!(status.success(), "{status}");
-    check(&target, 1 << 20, 6)?;
+    check_drive(&target, 1 << 20, 6)?;
     provider.expect_full()
 }
