@@ -12,11 +12,15 @@ use kernel::{
     sync::atomic::Relaxed, //
 };
 
-use kernel_ext::miscdevice::Attribute;
+use kernel_ext::miscdevice::{
+    Attribute,
+    Listing, //
+};
 
 use crate::{
     choice,
-    provider::Provider, //
+    provider::Provider,
+    routes, //
 };
 
 /// A file that shows something of the provider.
@@ -67,6 +71,12 @@ pub(crate) const ALL: &[Attribute<Provider>] = &[
     setting!(c"limit_per_file", limit_per_file, choice::size_or_zero),
     setting!(c"limit_per_user", limit_per_user, choice::size_or_zero),
 ];
+
+/// The longer ones.
+pub(crate) const LISTINGS: &[Listing<Provider>] = &[Listing {
+    name: c"routes",
+    show: routes::list,
+}];
 
 fn yes_or_no(text: &str) -> Option<bool> {
     match text {

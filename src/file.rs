@@ -20,6 +20,7 @@ use kernel_ext::{
     io_uring::cmd::Command,
     miscdevice::{
         Attribute,
+        Listing,
         MiscDevice,
         POLL_GONE, //
     }, //
@@ -44,6 +45,7 @@ pub(crate) struct File {
 impl MiscDevice for File {
     type Data = Provider;
     const ATTRIBUTES: &'static [Attribute<Provider>] = attributes::ALL;
+    const LISTINGS: &'static [Listing<Provider>] = attributes::LISTINGS;
 
     fn open(file: &fs::File, provider: ArcBorrow<'_, Provider>) -> Result<Arc<Self>> {
         let _inside = provider.enter()?;

@@ -23,6 +23,7 @@ mod nvme;
 mod provider;
 mod region;
 mod registry;
+mod routes;
 mod uring;
 
 use kernel::{

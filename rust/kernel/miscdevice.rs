@@ -73,6 +73,17 @@ pub struct Attribute<D: 'static> {
     pub store: Option<fn(&D, &str) -> Result>,
 }
 
+/// A file in the directory of a misc device in sysfs that may be longer than a page.
+///
+/// The function may sleep, and is called by several processes at once. Who reads a long text in pieces may
+/// get pieces of different texts.
+pub struct Listing<D: 'static> {
+    /// Name of the file.
+    pub name: &'static CStr,
+    /// Returns all of the text.
+    pub show: fn(&D) -> Result<KVVec<u8>>,
+}
+
 /// An open file of a misc device.
 ///
 /// The file can outlive the registration: each method but [`MiscDevice::open`] may be called
@@ -84,6 +95,9 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
 
     /// The files of a device in sysfs.
     const ATTRIBUTES: &'static [Attribute<Self::Data>] = &[];
+
+    /// The longer ones.
+    const LISTINGS: &'static [Listing<Self::Data>] = &[];
 
     /// Opens a file. Called with the lock of all misc devices held: must not wait for somebody
     /// who registers or deregisters one.
@@ -158,7 +172,7 @@ impl<T: MiscDevice> Registration<T> {
         // Taken before: inside `try_pin_init!` the names of the fields are those of the fields.
         let text = options.name.as_char_ptr();
         let shared = ptr::from_ref(&*data);
-        let made = Files::new(T::ATTRIBUTES);
+        let made = Files::new(T::ATTRIBUTES, T::LISTINGS);
         let groups = made
             .as_ref()
             .map_or(ptr::null(), |files| files.groups.as_ptr());
@@ -212,18 +226,32 @@ struct Entry<D: 'static> {
     attribute: &'static Attribute<D>,
 }
 
+/// A listing as the C side has it.
+#[repr(C)]
+struct LongEntry<D: 'static> {
+    raw: bindings::bin_attribute,
+    listing: &'static Listing<D>,
+}
+
 /// The attributes of a device. All vectors have their final length, so that nothing moves.
 struct Files<D: 'static> {
     _entries: KVec<Entry<D>>,
     _list: KVec<*mut bindings::attribute>,
+    _long_entries: KVec<LongEntry<D>>,
+    _long_list: KVec<*const bindings::bin_attribute>,
     _group: KBox<bindings::attribute_group>,
     groups: [*const bindings::attribute_group; 2],
 }
 
 impl<D: Send + Sync + 'static> Files<D> {
-    fn new(attributes: &'static [Attribute<D>]) -> Result<Pin<KBox<Self>>> {
+    fn new(
+        attributes: &'static [Attribute<D>],
+        listings: &'static [Listing<D>],
+    ) -> Result<Pin<KBox<Self>>> {
         let mut entries = KVec::with_capacity(attributes.len(), GFP_KERNEL)?;
         let mut list = KVec::with_capacity(attributes.len() + 1, GFP_KERNEL)?;
+        let mut long_entries = KVec::with_capacity(listings.len(), GFP_KERNEL)?;
+        let mut long_list = KVec::with_capacity(listings.len() + 1, GFP_KERNEL)?;
 
         for attribute in attributes {
             let mut raw: bindings::device_attribute = pin_init::zeroed();
@@ -244,8 +272,23 @@ impl<D: Send + Sync + 'static> Files<D> {
         }
         list.push(ptr::null_mut(), GFP_KERNEL)?;
 
+        for listing in listings {
+            let mut raw: bindings::bin_attribute = pin_init::zeroed();
+            raw.attr.name = listing.name.as_char_ptr();
+            raw.attr.mode = 0o444;
+            raw.read = Some(LongEntry::<D>::read);
+            long_entries.push(LongEntry { raw, listing }, GFP_KERNEL)?;
+        }
+        for entry in long_entries.iter_mut() {
+            // SAFETY: The attribute is one that is not in use yet.
+            unsafe { bindings::sysfs_attr_init(&raw mut entry.raw.attr) };
+            long_list.push(&raw const entry.raw, GFP_KERNEL)?;
+        }
+        long_list.push(ptr::null(), GFP_KERNEL)?;
+
         let mut group: bindings::attribute_group = pin_init::zeroed();
         group.__bindgen_anon_2.attrs = list.as_mut_ptr();
+        group.bin_attrs = long_list.as_ptr();
         let group = KBox::new(group, GFP_KERNEL)?;
         let groups = [ptr::from_ref(&*group), ptr::null()];
 
@@ -253,6 +296,8 @@ impl<D: Send + Sync + 'static> Files<D> {
             Self {
                 _entries: entries,
                 _list: list,
+                _long_entries: long_entries,
+                _long_list: long_list,
                 _group: group,
                 groups,
             },
@@ -266,6 +311,21 @@ unsafe impl<D> Send for Files<D> {}
 // SAFETY: As above.
 unsafe impl<D> Sync for Files<D> {}
 
+/// Returns what the files of a device are about.
+///
+/// # Safety
+///
+/// `device` must be that of a registered misc device whose data is `D`.
+unsafe fn data_of<'a, D>(device: *mut bindings::device) -> &'a D {
+    // SAFETY: By the safety requirements; the core stored a pointer to the misc device. Files are removed
+    // before the registration goes, and that waits for calls.
+    unsafe {
+        let misc = bindings::dev_get_drvdata(device).cast::<WithData<D>>();
+
+        &*(*misc).data
+    }
+}
+
 impl<D: Send + Sync + 'static> Entry<D> {
     /// # Safety
     ///
@@ -275,14 +335,11 @@ impl<D: Send + Sync + 'static> Entry<D> {
         device: *mut bindings::device,
         attribute: *mut bindings::device_attribute,
     ) -> (&'a D, &'static Attribute<D>) {
-        // SAFETY: By the safety requirements; the core stored a pointer to the misc device. Files
-        // are removed before the registration goes, and that waits for calls.
+        // SAFETY: By the safety requirements.
         unsafe {
-            let misc = bindings::dev_get_drvdata(device).cast::<bindings::miscdevice>();
-            let data = (*misc.cast::<WithData<D>>()).data;
             let entry = kernel::container_of!(attribute, Self, raw);
 
-            (&*data, (*entry).attribute)
+            (data_of(device), (*entry).attribute)
         }
     }
 
@@ -318,6 +375,32 @@ impl<D: Send + Sync + 'static> Entry<D> {
                 (attribute.store.ok_or(EACCES)?)(data, text)
             })
         }
+    }
+}
+
+impl<D: Send + Sync + 'static> LongEntry<D> {
+    /// # Safety
+    ///
+    /// `kobject` must be part of the device of a registered misc device whose data is `D`, `attribute`
+    /// part of one of its entries, and `to` valid for writing `size` bytes.
+    unsafe extern "C" fn read(
+        _: *mut bindings::file,
+        kobject: *mut bindings::kobject,
+        attribute: *const bindings::bin_attribute,
+        to: *mut c_char,
+        offset: bindings::loff_t,
+        size: usize,
+    ) -> isize {
+        // SAFETY: By the safety requirements.
+        let (data, listing) = unsafe {
+            let device = kernel::container_of!(kobject, bindings::device, kobj);
+            let entry = kernel::container_of!(attribute, Self, raw);
+
+            (data_of(device), (*entry).listing)
+        };
+
+        // SAFETY: By the safety requirements.
+        unsafe { sysfs::show_part(to, size, offset, || (listing.show)(data)) }
     }
 }
 

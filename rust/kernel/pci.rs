@@ -35,6 +35,7 @@ use core::{
 
 pub mod bus;
 pub mod p2pdma;
+pub mod tree;
 
 /// Number of standard Base Address Registers of a device.
 pub const STD_NUM_BARS: u32 = bindings::PCI_STD_NUM_BARS;

@@ -37,6 +37,29 @@ pub(crate) unsafe fn show(page: *mut c_char, text: impl FnOnce() -> Result<CStri
     })
 }
 
+/// Gives a part of a text to a process, from `offset` on, and returns what the C side is to be told: how
+/// many bytes, 0 at the end, or an error.
+///
+/// # Safety
+///
+/// `to` must be valid for writing `size` bytes.
+pub(crate) unsafe fn show_part(
+    to: *mut c_char,
+    size: usize,
+    offset: i64,
+    text: impl FnOnce() -> Result<KVVec<u8>>,
+) -> isize {
+    from_result(|| {
+        let text = text()?;
+        let rest = text.get(usize::try_from(offset)?..).unwrap_or(&[]);
+        let length = rest.len().min(size);
+
+        // SAFETY: By the safety requirements, and the source is at least that long.
+        unsafe { ptr::copy_nonoverlapping(rest.as_ptr(), to.cast(), length) };
+        Ok(isize::try_from(length)?)
+    })
+}
+
 /// Takes what a process wrote, and returns what the C side is to be told: its length, or an error.
 /// `EINVAL` if it is no text.
 ///

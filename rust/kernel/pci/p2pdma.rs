@@ -102,6 +102,21 @@ pub fn publish(pdev: &pci::Device<Core<'_>>, publish: bool) {
     unsafe { bindings::pci_p2pmem_publish(as_raw(pdev), publish) };
 }
 
+/// How far requests of a device travel to the memory of another one, in hops between ports
+/// (`pci_p2pdma_distance_many()`).
+///
+/// [`None`] if the kernel does not let the device do DMA to that memory. Does not sleep.
+pub fn distance(provider: &pci::Device, client: &pci::Device) -> Option<u32> {
+    // SAFETY: The device is valid.
+    let mut client = unsafe { &raw mut (*as_raw(client)).dev };
+
+    // SAFETY: A valid device, and a list of one that is valid.
+    let hops =
+        unsafe { bindings::pci_p2pdma_distance_many(as_raw(provider), &mut client, 1, false) };
+
+    u32::try_from(hops).ok()
+}
+
 impl Pool {
     /// Returns the pool of a device whose driver registered and published memory, or [`None`].
     ///
