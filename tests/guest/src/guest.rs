@@ -68,7 +68,10 @@ pub fn devices() -> Result<Vec<String>> {
     for entry in fs::read_dir("/sys/bus/pci/devices")? {
         let entry = entry?;
         let id = |name| fs::read_to_string(entry.path().join(name));
-        let (vendor, device) = (id("vendor")?, id("device")?);
+        // One that was pulled just now may be listed still, and is none.
+        let (Ok(vendor), Ok(device)) = (id("vendor"), id("device")) else {
+            continue;
+        };
         if IDS.contains(&(vendor.trim(), device.trim())) {
             found.push(entry.file_name().to_string_lossy().into_owned());
         }
@@ -151,17 +154,19 @@ impl Provider {
 
     /// Returns all providers, by number.
     pub fn all() -> Result<Vec<Self>> {
-        sysfs::providers(Path::new("/sys"))?
+        let providers = sysfs::providers(Path::new("/sys"))?;
+        Ok(providers
             .into_iter()
-            .map(|entry| {
-                Ok(Self {
+            .filter_map(|entry| {
+                Some(Self {
                     path: entry.path,
                     pci: entry.pci,
-                    size: sysfs::number(&entry.device.join("p2pmem/size"))? as usize,
+                    // One that goes away meanwhile is none.
+                    size: sysfs::number(&entry.device.join("p2pmem/size")).ok()? as usize,
                     device: entry.device,
                 })
             })
-            .collect()
+            .collect())
     }
 
     /// Returns the provider that a device is, if it is one.
