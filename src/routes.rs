@@ -36,7 +36,7 @@ pub(crate) fn list(provider: &Provider) -> Result<KVVec<u8>> {
 
     let mut text = KVVec::new();
     for client in tree::devices().filter(|pdev| tree::is_endpoint(pdev)) {
-        let route = Route::new(provider.device(), &client);
+        let route = Route::new(provider.device(), &client)?;
         let line = CString::try_from_fmt(fmt!("{}\n", route))?;
 
         text.extend_from_slice(line.to_bytes(), GFP_KERNEL)?;
@@ -61,13 +61,13 @@ struct Meeting<'a> {
 }
 
 impl<'a> Route<'a> {
-    fn new(provider: &'a pci::Device, client: &'a pci::Device) -> Self {
+    fn new(provider: &'a pci::Device, client: &'a pci::Device) -> Result<Self> {
         let mut ports = tree::way_up(provider).enumerate();
 
-        Self {
+        Ok(Self {
             provider,
             client,
-            distance: p2pdma::distance(provider, client),
+            distance: p2pdma::distance(provider, &[client])?,
             meeting: ports.find_map(|(above_provider, port)| {
                 let above_client =
                     tree::way_up(client).position(|other| tree::is_same(port, other))?;
@@ -77,7 +77,7 @@ impl<'a> Route<'a> {
                     steps: [above_provider, above_client],
                 })
             }),
-        }
+        })
     }
 
     /// Returns the ports that send requests upstream, with their ACS Control registers. Where the ways do

@@ -18,6 +18,7 @@
 #include "pci.c"
 #include "percpu-refcount.c"
 #include "pgtable.c"
+#include "scatterlist.c"
 #include "sched.c"
 #include "sysfs.c"
 #include "trace.c"

@@ -47,6 +47,13 @@ use core::{
     },
 };
 
+mod list;
+
+pub use list::{
+    List,
+    Mapped, //
+};
+
 /// A run of peer-to-peer memory that belongs to the kernel.
 ///
 /// # Invariants

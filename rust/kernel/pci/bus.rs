@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Watching which drivers the devices of the PCI bus have.
+//! Which drivers the devices of the PCI bus have.
 //!
 //! C header: [`include/linux/device/bus.h`](srctree/include/linux/device/bus.h)
 
 use kernel::{
-    device::Core,
+    device::{
+        Bound,
+        Core, //
+    },
     error::to_result,
     pci,
     prelude::*,
@@ -16,7 +19,10 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    pci::as_raw, //
+};
 
 use core::{
     ffi::c_void,
@@ -140,21 +146,17 @@ impl<T: Watcher> Watch<T> {
     ///
     /// `dev` must be a valid device of the PCI bus.
     unsafe fn tell(&self, dev: *mut bindings::device) {
-        // SAFETY: The device is valid.
-        unsafe { bindings::device_lock(dev) };
-        // SAFETY: The device is valid. With its lock held it is neither bound nor unbound.
-        if unsafe { bindings::device_is_bound(dev) } {
-            // SAFETY: The device is one of the PCI bus, bound, and locked.
-            let pdev = unsafe { from_device(dev) };
-            // The device lock orders this after the store, once the device was told of its end.
-            if self.ending.load(Relaxed) {
-                self.watcher.unbinding(pdev);
-            } else {
-                self.watcher.bound(pdev);
-            }
-        }
-        // SAFETY: The lock was taken above.
-        unsafe { bindings::device_unlock(dev) };
+        // SAFETY: By the safety requirements.
+        unsafe {
+            if_bound(dev, |pdev| {
+                // The device lock orders this after the store, once the device was told of its end.
+                if self.ending.load(Relaxed) {
+                    self.watcher.unbinding(pdev);
+                } else {
+                    self.watcher.bound(pdev);
+                }
+            })
+        };
     }
 
     /// # Safety
@@ -203,6 +205,40 @@ impl<T: Watcher> PinnedDrop for Watch<T> {
             bindings::bus_unregister_notifier(&raw const bindings::pci_bus_type, self.block.get())
         };
     }
+}
+
+/// Calls a function with a device that is bound to a driver, and stays so meanwhile. Returns [`None`] if
+/// it is not bound.
+///
+/// Sleeps, and takes the device lock: the function must not unbind the device, nor call this for the same one.
+pub fn with_bound<R>(
+    pdev: &pci::Device,
+    f: impl FnOnce(&pci::Device<Bound>) -> R, //
+) -> Option<R> {
+    // SAFETY: The device is valid.
+    unsafe { if_bound(&raw mut (*as_raw(pdev)).dev, |pdev| f(pdev)) }
+}
+
+/// Calls a function with a device and its lock held, if it is bound.
+///
+/// # Safety
+///
+/// `dev` must be a valid device of the PCI bus.
+unsafe fn if_bound<R>(
+    dev: *mut bindings::device,
+    f: impl FnOnce(&pci::Device<Core<'_>>) -> R,
+) -> Option<R> {
+    // SAFETY: The device is valid.
+    unsafe { bindings::device_lock(dev) };
+    // SAFETY: The device is valid. With its lock held it is neither bound nor unbound.
+    let result = unsafe { bindings::device_is_bound(dev) }.then(|| {
+        // SAFETY: The device is one of the PCI bus, bound, and locked.
+        f(unsafe { from_device(dev) })
+    });
+    // SAFETY: The lock was taken above.
+    unsafe { bindings::device_unlock(dev) };
+
+    result
 }
 
 /// Returns the PCI device that a device is part of.

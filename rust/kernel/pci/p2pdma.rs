@@ -14,13 +14,21 @@ use kernel::{
     page::PAGE_SIZE,
     pci,
     prelude::*,
+    str::CString,
     sync::aref::ARef, //
 };
 
 use crate::{
     bindings,
-    p2pmem::Chunk,
-    pci::as_raw, //
+    p2pmem::{
+        Chunk,
+        List, //
+    },
+    pci::{
+        as_raw,
+        bus,
+        tree, //
+    },
 };
 
 use core::{
@@ -102,19 +110,106 @@ pub fn publish(pdev: &pci::Device<Core<'_>>, publish: bool) {
     unsafe { bindings::pci_p2pmem_publish(as_raw(pdev), publish) };
 }
 
-/// How far requests of a device travel to the memory of another one, in hops between ports
+/// How far requests of devices travel to the memory of another one: the sum of their hops between ports
 /// (`pci_p2pdma_distance_many()`).
 ///
-/// [`None`] if the kernel does not let the device do DMA to that memory. Does not sleep.
-pub fn distance(provider: &pci::Device, client: &pci::Device) -> Option<u32> {
-    // SAFETY: The device is valid.
-    let mut client = unsafe { &raw mut (*as_raw(client)).dev };
+/// [`None`] if there is a device that the kernel does not let do DMA to that memory, or no device. May
+/// sleep.
+pub fn distance(provider: &pci::Device, clients: &[&pci::Device]) -> Result<Option<u32>> {
+    let mut clients = raw_clients(clients)?;
+    let count = clients.len().try_into()?;
 
-    // SAFETY: A valid device, and a list of one that is valid.
-    let hops =
-        unsafe { bindings::pci_p2pdma_distance_many(as_raw(provider), &mut client, 1, false) };
+    // SAFETY: A valid device, and a list of such.
+    let hops = unsafe {
+        bindings::pci_p2pdma_distance_many(as_raw(provider), clients.as_mut_ptr(), count, false)
+    };
 
-    u32::try_from(hops).ok()
+    Ok(u32::try_from(hops).ok())
+}
+
+/// Returns a device with published memory that all of these can reach, and whose distance is the least
+/// (`pci_p2pmem_find_many()`), or [`None`].
+///
+/// Nothing keeps that device bound. May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub fn find(clients: &[&pci::Device]) -> Result<Option<ARef<pci::Device>>> {
+    let mut clients = raw_clients(clients)?;
+    let count = clients.len().try_into()?;
+
+    // SAFETY: A list of valid devices.
+    let found = unsafe { bindings::pci_p2pmem_find_many(clients.as_mut_ptr(), count) };
+
+    // SAFETY: A reference to the device is owned. `pci::Device` is a transparent wrapper of
+    // `Opaque<struct pci_dev>`.
+    Ok(NonNull::new(found).map(|found| unsafe { ARef::from_raw(found.cast()) }))
+}
+
+/// Returns a list of devices as the C side takes them.
+fn raw_clients(clients: &[&pci::Device]) -> Result<KVec<*mut bindings::device>> {
+    let mut raw = KVec::with_capacity(clients.len(), GFP_KERNEL)?;
+    for client in clients {
+        // SAFETY: The device is valid.
+        raw.push(unsafe { &raw mut (*as_raw(client)).dev }, GFP_KERNEL)?;
+    }
+
+    Ok(raw)
+}
+
+/// Whether a driver that moves data is to do so through peer-to-peer memory, and through whose: what
+/// administrators write to an attribute of it.
+pub enum Wish {
+    /// `0`: it is not.
+    Off,
+    /// `1`: it is, through any that it finds.
+    Any,
+    /// The address of a device.
+    Of(ARef<pci::Device>),
+}
+
+impl Wish {
+    /// Reads what was written (`pci_p2pdma_enable_store()`). May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` for a device that does not exist or has not published memory, and for what is neither a
+    /// device nor a truth value.
+    pub fn parse(text: &CStr) -> Result<Self> {
+        let mut pdev = ptr::null_mut();
+        let mut wanted = false;
+
+        // SAFETY: The text ends with a zero, and both places are valid for writing.
+        to_result(unsafe {
+            bindings::pci_p2pdma_enable_store(text.as_char_ptr(), &mut pdev, &mut wanted)
+        })?;
+
+        Ok(match NonNull::new(pdev) {
+            // SAFETY: A reference to the device is owned. `pci::Device` is a transparent wrapper of
+            // `Opaque<struct pci_dev>`.
+            Some(pdev) => Self::Of(unsafe { ARef::from_raw(pdev.cast()) }),
+            None if wanted => Self::Any,
+            None => Self::Off,
+        })
+    }
+
+    /// Returns what is to be read (`pci_p2pdma_enable_show()`): one line. `ENOMEM`.
+    pub fn show(&self) -> Result<CString> {
+        let (pdev, wanted) = match self {
+            Self::Off => (ptr::null_mut(), false),
+            Self::Any => (ptr::null_mut(), true),
+            Self::Of(pdev) => (as_raw(pdev), true),
+        };
+        // A page and one byte, so that there is a zero behind whatever is written.
+        let mut page = KVec::from_elem(0_u8, PAGE_SIZE + 1, GFP_KERNEL)?;
+
+        // SAFETY: The buffer is a page long, and the device null or valid.
+        unsafe { bindings::pci_p2pdma_enable_show(page.as_mut_ptr().cast(), pdev, wanted) };
+
+        let text = CStr::from_bytes_until_nul(&page).map_err(|_| EINVAL)?;
+        Ok(CString::try_from(text)?)
+    }
 }
 
 impl Pool {
@@ -124,19 +219,11 @@ impl Pool {
     ///
     /// `ENOMEM`.
     pub fn of(pdev: &pci::Device<Bound>) -> Result<Option<Self>> {
-        let raw = as_raw(pdev);
-        // SAFETY: The device is valid.
-        let mut client = unsafe { &raw mut (*raw).dev };
-
         // The device itself is the provider that is nearest to it, if it is one. There is no other
         // way to ask, and trying to allocate is none: with p2pdma but without a pool that crashes.
-        //
-        // SAFETY: A list of one valid device.
-        let found = unsafe { bindings::pci_p2pmem_find_many(&mut client, 1) };
-        // SAFETY: Null, or a reference to a device that is owned.
-        unsafe { bindings::pci_dev_put(found) };
-        if !ptr::eq(found, raw) {
-            return Ok(None);
+        match find(&[pdev])? {
+            Some(found) if tree::is_same(&found, pdev) => (),
+            _ => return Ok(None),
         }
 
         Ok(Some(Self {
@@ -145,6 +232,34 @@ impl Pool {
             // gone.
             registered: Devres::new(pdev.as_ref(), Ok::<_, Error>(Registered))?,
         }))
+    }
+
+    /// Takes memory from the pool as a list that devices can map, `size` bytes in one run. May sleep.
+    ///
+    /// The bytes are what the last owner left. Takes the device lock of the provider.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::alloc`]; `ENOSPC` also without memory for the list, which the C side does not tell apart.
+    pub fn alloc_list(&self, size: u32) -> Result<List> {
+        if size == 0 || size as usize % PAGE_SIZE != 0 {
+            return Err(EINVAL);
+        }
+
+        // With the guard nothing may sleep. The device lock keeps the device bound as well.
+        bus::with_bound(&self.pdev, |pdev| {
+            // It may be bound once more, and what was registered be gone.
+            self.registered.try_access().ok_or(ENODEV)?;
+            let mut count = 0;
+
+            // SAFETY: The device is valid, and has a pool.
+            let list = unsafe { bindings::pci_p2pmem_alloc_sgl(as_raw(pdev), &mut count, size) };
+            let list = NonNull::new(list).ok_or(ENOSPC)?;
+
+            // SAFETY: The list was just allocated with so many entries, and is owned.
+            Ok(unsafe { List::from_raw(self.pdev.clone(), list, count) })
+        })
+        .ok_or(ENODEV)?
     }
 
     /// Takes memory from the pool, `size` bytes in one run. Does not sleep.

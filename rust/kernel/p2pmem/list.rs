@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Peer-to-peer memory as a scatterlist, which devices map for their DMA.
+//!
+//! C header: [`include/linux/scatterlist.h`](srctree/include/linux/scatterlist.h)
+
+use kernel::{
+    device::{
+        self,
+        Bound, //
+    },
+    dma::DataDirection,
+    error::to_result,
+    pci,
+    prelude::*,
+    scatterlist::SGTable,
+    sync::aref::ARef, //
+};
+
+use crate::{
+    bindings,
+    pci::as_raw, //
+};
+
+use core::{
+    ffi::c_void,
+    ptr::{
+        self,
+        NonNull, //
+    },
+};
+
+/// A run of peer-to-peer memory that belongs to the kernel, as a scatterlist.
+///
+/// # Invariants
+///
+/// - `table.sgl` is a list from `pci_p2pmem_alloc_sgl(pdev)` with `table.orig_nents` entries, at least
+///   one, that was not given back. The owner of the value owns the list and its memory.
+/// - One reference to the pagemap of the memory is owned. It keeps the pool of the device.
+pub struct List {
+    pdev: ARef<pci::Device>,
+    table: bindings::sg_table,
+}
+
+// SAFETY: The memory can be given back by any thread.
+unsafe impl Send for List {}
+// SAFETY: With a shared reference one can only ask where the memory is.
+unsafe impl Sync for List {}
+
+impl List {
+    /// Takes over a list that was just allocated.
+    ///
+    /// # Safety
+    ///
+    /// `list` must be one from `pci_p2pmem_alloc_sgl(pdev)` with `count` entries, that the caller owns.
+    pub(crate) unsafe fn from_raw(
+        pdev: ARef<pci::Device>,
+        list: NonNull<bindings::scatterlist>,
+        count: u32,
+    ) -> Self {
+        // INVARIANT: By the safety requirements. An allocation takes a reference to the pagemap.
+        Self {
+            pdev,
+            table: bindings::sg_table {
+                sgl: list.as_ptr(),
+                nents: count,
+                orig_nents: count,
+            },
+        }
+    }
+
+    /// Returns the address of the first byte for the kernel itself.
+    fn address(&self) -> *mut c_void {
+        // SAFETY: By the type invariants, the list has an entry.
+        unsafe { bindings::sg_virt(self.table.sgl) }
+    }
+
+    /// Returns whether the first page is one of peer-to-peer memory (`is_pci_p2pdma_page()`).
+    pub fn is_p2pdma(&self) -> bool {
+        // SAFETY: By the type invariants, the address is one of memory that has pages.
+        unsafe { bindings::is_pci_p2pdma_page(bindings::virt_to_page(self.address())) }
+    }
+
+    /// Returns the CPU address of the first byte.
+    pub fn physical_address(&self) -> u64 {
+        // SAFETY: As above.
+        unsafe { bindings::page_to_phys(bindings::virt_to_page(self.address())) }
+    }
+
+    /// Returns the address of the first byte on the PCI bus (`pci_p2pmem_virt_to_bus()`).
+    pub fn bus_address(&self) -> u64 {
+        // SAFETY: The device is valid, and has its pool as long as there is a reference to the pagemap.
+        unsafe { bindings::pci_p2pmem_virt_to_bus(as_raw(&self.pdev), self.address()) }
+    }
+
+    /// Maps the memory for DMA of a device (`dma_map_sgtable()`). May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EREMOTEIO` if the device cannot reach the memory, and what else mapping says.
+    pub fn map<'a>(
+        &'a mut self,
+        device: &'a device::Device<Bound>,
+        direction: DataDirection,
+    ) -> Result<Mapped<'a>> {
+        // CAST: `device::Device` is a transparent wrapper of `Opaque<struct device>`.
+        let raw = ptr::from_ref(device).cast_mut().cast();
+
+        // SAFETY: The device is bound, and the list valid and not mapped: this is the only reference.
+        to_result(unsafe { bindings::dma_map_sgtable(raw, &mut self.table, direction.into(), 0) })?;
+
+        // INVARIANT: Was just mapped.
+        Ok(Mapped {
+            list: self,
+            device,
+            direction,
+        })
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants. The pool exists for as long as the reference to the pagemap,
+        // which this call puts.
+        unsafe { bindings::pci_p2pmem_free_sgl(as_raw(&self.pdev), self.table.sgl) };
+    }
+}
+
+/// A [`List`] that a device may access.
+///
+/// # Invariants
+///
+/// The list is mapped for the device, in that direction.
+pub struct Mapped<'a> {
+    list: &'a mut List,
+    device: &'a device::Device<Bound>,
+    direction: DataDirection,
+}
+
+impl Mapped<'_> {
+    /// Returns the addresses that the device is to use.
+    pub fn addresses(&self) -> &SGTable {
+        // SAFETY: The table is valid, and nobody changes it while it is mapped.
+        unsafe { SGTable::from_raw(ptr::from_ref(&self.list.table).cast_mut()) }
+    }
+}
+
+impl Drop for Mapped<'_> {
+    fn drop(&mut self) {
+        // CAST: `device::Device` is a transparent wrapper of `Opaque<struct device>`.
+        let raw = ptr::from_ref(self.device).cast_mut().cast();
+
+        // SAFETY: By the type invariants.
+        unsafe { bindings::dma_unmap_sgtable(raw, &mut self.list.table, self.direction.into(), 0) };
+    }
+}
