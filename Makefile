@@ -142,7 +142,7 @@ COVERAGE := $(CURDIR)/$(BUILD)/coverage
 coverage: kmod tools
 	@$(QUIET_MAKE) KDIR=$(KERNEL)/kdir MO=$(COVERAGE)/module \
 		KRUSTFLAGS='-Cinstrument-coverage -Zno-profiler-runtime -Zcoverage-options=branch' modules
-	@mkdir -p $(COVERAGE)/kmod && cp $(BUILD)/kmod/p2pmem_test.ko $(COVERAGE)/kmod/
+	@mkdir -p $(COVERAGE)/kmod && cp $(BUILD)/kmod/*.ko $(COVERAGE)/kmod/
 	@tests/coverage --kernel $(KERNEL) --module $(COVERAGE)/module/p2pmem_rs.ko
 
 torture: modules kmod tools

@@ -115,6 +115,7 @@ class Guests:
             "--append", DEBUG_ARGUMENTS if self.debug else "",
             "--module", str(products / "module/p2pmem_rs.ko"),
             "--module", str(products / "kmod/p2pmem_test.ko"),
+            "--module", str(products / "kmod/p2pmem_roles.ko"),
             "--program", str(PROGRAMS / "guest-tests"), "--program", str(PROGRAMS / "p2pmem"),
             "--program", str(PROGRAMS / "example-copy"),
             "--", JOB % " ".join([*settings, "guest-tests", "--no-skip", *cases]),

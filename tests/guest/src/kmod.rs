@@ -8,12 +8,13 @@ use std::{
 };
 
 use anyhow::{ensure, Context, Result};
-use rustix::io::Errno;
+use rustix::{fs::OFlags, io::Errno};
 
 use crate::guest::last_errno;
 
 const MODULE: &str = "/modules/p2pmem_test.ko";
 const NODE: &str = "/dev/p2pmem_test";
+const ROLES: &str = "/modules/p2pmem_roles.ko";
 
 const PTE: u64 = 0xc010_be00;
 const CLAIM: u64 = 0x4008_be01;
@@ -185,4 +186,13 @@ fn numbers(pci: &str) -> Result<(u32, u8, u8)> {
     };
     ensure!(bus < 256 && device < 32 && function < 8);
     Ok((domain, bus as u8, ((device << 3) | function) as u8))
+}
+
+/// Has other users inside of the kernel do what they do (tests/kmod/roles.rs), then calls a function.
+pub fn with_roles(check: impl FnOnce() -> Result<()>) -> Result<()> {
+    let file = File::open(ROLES).context(ROLES)?;
+    rustix::system::finit_module(&file, c"", 0).context(ROLES)?;
+    let result = check();
+    rustix::system::delete_module(c"p2pmem_roles", OFlags::NONBLOCK.bits() as i32)?;
+    result
 }

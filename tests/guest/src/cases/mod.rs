@@ -17,6 +17,7 @@ mod module;
 mod nvme;
 mod override_;
 mod providers;
+mod roles;
 mod share;
 mod torture;
 mod unbind;
@@ -38,6 +39,7 @@ pub const CASES: &[&[Case]] = &[
     fault::CASES,
     fault::nth::CASES,
     providers::CASES,
+    roles::CASES,
     unreachable::CASES,
     override_::CASES,
     override_::unmappable::CASES,

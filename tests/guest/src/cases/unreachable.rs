@@ -14,10 +14,16 @@ use crate::{
     guest::{
         address_of, controller, drive, expect_errno, read_at, write_at, Map, Mark, Provider, WINDOW,
     },
-    kmod::{TestFile, PEER, REVOCABLE},
+    kmod::{with_roles, TestFile, PEER, REVOCABLE},
 };
 
-cases!("unreachable": direct_io_is_refused, copy_says_why, not_imported, registered_buffer);
+cases!("unreachable":
+    direct_io_is_refused,
+    copy_says_why,
+    not_imported,
+    registered_buffer,
+    not_found_by_others,
+);
 
 fn direct_io_is_refused() -> Result<()> {
     let provider = Provider::first()?;
@@ -79,4 +85,9 @@ fn registered_buffer() -> Result<()> {
         "{result:?}"
     );
     Ok(())
+}
+
+fn not_found_by_others() -> Result<()> {
+    let mark = Mark::new()?;
+    with_roles(|| mark.expect(&["2 clients: no memory"]))
 }

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The two other roles of p2pdma, beside that of the provider, in safe Rust: who brings devices together
+//! (the orchestrator), and who does DMA (the client). For guest cases only.
+//!
+//! Loading the module takes all NVMe controllers that the nvme driver has for clients, looks for memory that
+//! they can reach, and writes to the log what it finds. It fails (`EIO`) if addresses do not fit together.
+
+#![deny(unsafe_code)]
+
+use kernel::{
+    dma::DataDirection,
+    pci,
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+use kernel_ext::{
+    p2pmem::List,
+    pci::{
+        bus::with_bound,
+        bus_address,
+        driver_name,
+        p2pdma::{
+            self,
+            Pool,
+            Wish, //
+        },
+        tree,
+        Resource, //
+    },
+};
+
+/// How many bytes are taken.
+const SIZE: u32 = 1 << 20;
+
+struct Roles;
+
+impl kernel::Module for Roles {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let mut clients = KVec::new();
+        for pdev in tree::devices() {
+            let is_drive = with_bound(&pdev, |pdev| driver_name(pdev).to_bytes() == b"nvme");
+            if is_drive == Some(true) {
+                clients.push(pdev, GFP_KERNEL)?;
+            }
+        }
+
+        orchestrate(&clients)?;
+        Ok(Self)
+    }
+}
+
+fn name(pdev: &pci::Device) -> &CStr {
+    pdev.as_ref().name()
+}
+
+/// Finds memory for all clients, and lets each of them have it.
+fn orchestrate(clients: &[ARef<pci::Device>]) -> Result {
+    let mut list = KVec::new();
+    for client in clients {
+        list.push(&**client, GFP_KERNEL)?;
+    }
+
+    let Some(provider) = p2pdma::find(&list)? else {
+        pr_info!("{} clients: no memory\n", list.len());
+        return Ok(());
+    };
+    pr_info!(
+        "{} clients: memory of {}, distance {}\n",
+        list.len(),
+        name(&provider),
+        p2pdma::distance(&provider, &list)?.ok_or(EIO)?
+    );
+    for client in &list {
+        let distance = p2pdma::distance(&provider, &[client])?.ok_or(EIO)?;
+        pr_info!("{}: distance {}\n", name(client), distance);
+    }
+    wishes(&provider, &list)?;
+
+    let pool = with_bound(&provider, Pool::of).ok_or(ENODEV)??;
+    let mut memory = pool.ok_or(ENODEV)?.alloc_list(SIZE)?;
+    check_addresses(&provider, &memory)?;
+    for client in &list {
+        with_bound(client, |client| use_memory(client, &mut memory)).ok_or(ENODEV)??;
+    }
+
+    Ok(())
+}
+
+/// Checks that all ways to say where the memory is mean the same place.
+fn check_addresses(provider: &pci::Device, memory: &List) -> Result {
+    let address = memory.physical_address();
+    let (bar, start) = Resource::at(provider, address).ok_or(EIO)?;
+    let expected = bus_address(provider, bar)? + (address - start);
+
+    pr_info!(
+        "BAR {}, physical address {:#x}, bus address {:#x}\n",
+        bar,
+        address,
+        memory.bus_address()
+    );
+    if !memory.is_p2pdma() || memory.bus_address() != expected {
+        pr_err!(
+            "expected peer-to-peer memory at bus address {:#x}\n",
+            expected
+        );
+        return Err(EIO);
+    }
+
+    Ok(())
+}
+
+/// Does what a client does before its DMA.
+fn use_memory(client: &pci::Device<kernel::device::Bound>, memory: &mut List) -> Result {
+    let expected = memory.bus_address();
+    let mapped = memory
+        .map(client.as_ref(), DataDirection::Bidirectional)
+        .inspect_err(|error| pr_err!("{}: cannot map: {:?}\n", name(client), error))?;
+    let mut bytes = 0;
+
+    for entry in mapped.addresses().iter() {
+        let address = entry.dma_address();
+        pr_info!(
+            "{}: maps {:#x}, {} bytes\n",
+            name(client),
+            address,
+            entry.dma_len()
+        );
+        if address != expected + bytes {
+            pr_err!("expected {:#x}\n", expected + bytes);
+            return Err(EIO);
+        }
+        bytes += entry.dma_len();
+    }
+
+    if bytes == u64::from(SIZE) {
+        Ok(())
+    } else {
+        Err(EIO)
+    }
+}
+
+/// Reads what an administrator might write to a driver that moves data.
+fn wishes(provider: &pci::Device, clients: &[&pci::Device]) -> Result {
+    let wrong = || {
+        pr_err!("a wish is not understood\n");
+        EIO
+    };
+
+    for (text, expected) in [
+        (c"0", c"0\n"),
+        (c"off", c"0\n"),
+        (c"1\n", c"1\n"),
+        (c"y", c"1\n"),
+    ] {
+        if &*Wish::parse(text)?.show()? != expected {
+            return Err(wrong());
+        }
+    }
+    match Wish::parse(name(provider))? {
+        Wish::Of(found) if tree::is_same(&found, provider) => (),
+        _ => return Err(wrong()),
+    }
+    for client in clients {
+        // Who has memory is the nearest to itself.
+        let nearest = p2pdma::find(&[client])?;
+        let has_memory = nearest.is_some_and(|nearest| tree::is_same(&nearest, client));
+        if Wish::parse(name(client)).is_ok() != has_memory {
+            return Err(wrong());
+        }
+    }
+    for text in [c"", c"perhaps", c"0000:ff:1f.7"] {
+        if !matches!(Wish::parse(text), Err(error) if error == ENODEV) {
+            return Err(wrong());
+        }
+    }
+
+    Ok(())
+}
+
+module! {
+    type: Roles,
+    name: "p2pmem_roles",
+    authors: ["The p2pmem_rs developers"],
+    description: "Orchestrator and client of peer-to-peer memory, for tests",
+    license: "GPL v2",
+    imports_ns: ["DMA_BUF"],
+}
