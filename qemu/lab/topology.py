@@ -4,7 +4,9 @@
 A line is `kind name key=value ...`; what is indented is plugged into what is above it. A kind
 is one of KINDS or any device of QEMU. `image=SIZE` gives an nvme its drive, `memory=SIZE`
 gives an ivshmem its memory and an nvme a persistent memory region; both are files that the host can read. Other keys are properties
-of the QEMU device. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway.
+of the QEMU device. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway, a line
+`cpu MODEL` chooses a CPU for which there is no KVM, because what the kernel does depends on it, and a line `kernel WORDS`
+adds to the kernel's command line.
 """
 
 import re
@@ -19,6 +21,8 @@ KINDS = {
     "switch-downstream": "xio3130-downstream",
     "ivshmem": "ivshmem-plain",
 }
+# These are part of the machine, on no bus of it.
+BUSLESS = ("intel-iommu",)
 # These are slots of a chassis.
 SLOTS = ("pcie-root-port", "xio3130-downstream")
 SIZE = re.compile(r"^(\d+)([KMG])$")
@@ -50,6 +54,8 @@ class Topology:
     name: str
     roots: list[Device]
     properties: list[str] = field(default_factory=list)
+    cpu: str = ""
+    append: str = ""
 
     def devices(self) -> list[Device]:
         """Returns all devices, parents first."""
@@ -77,7 +83,9 @@ class Topology:
 
         def plug(device: Device, bus: str) -> None:
             nonlocal slot
-            properties = {"id": device.name, "bus": bus}
+            properties = {"id": device.name}
+            if device.driver not in BUSLESS:
+                properties["bus"] = bus
             if device.driver in SLOTS:
                 slot += 1
                 properties |= {"chassis": str(slot), "slot": str(slot)}
@@ -117,6 +125,7 @@ def parse(name: str, text: str) -> Topology:
     """Reads a topology. Mistakes are LabErrors that name the line."""
     roots: list[Device] = []
     properties: list[str] = []
+    settings = {"cpu": "", "kernel": ""}
     names: set[str] = set()
     above: list[tuple[int, Device]] = []
 
@@ -135,6 +144,12 @@ def parse(name: str, text: str) -> Topology:
             if len(words) != 2 or not re.fullmatch(r"[\w-]+\.[\w-]+=\S+", words[1]):
                 raise wrong("write `global DRIVER.PROPERTY=VALUE`")
             properties.append(words[1])
+            continue
+        if words[0] in settings:
+            setting = content.removeprefix(words[0]).strip()
+            if not setting or settings[words[0]]:
+                raise wrong(f"write one line `{words[0]} ...`")
+            settings[words[0]] = setting
             continue
         if len(words) < 2 or "=" in words[1]:
             raise wrong("write `kind name key=value ...`")
@@ -173,7 +188,7 @@ def parse(name: str, text: str) -> Topology:
 
     if not roots:
         raise LabError(f"topology {name} has no devices")
-    return Topology(name, roots, properties)
+    return Topology(name, roots, properties, settings["cpu"], settings["kernel"])
 
 
 def load(name: str) -> Topology:

@@ -36,9 +36,10 @@ KERNEL_ARGUMENTS = [
     "sysrq_always_enabled",
 ]
 ACCELERATORS = {
-    "kvm": ["-accel", "kvm", "-cpu", "host"],
-    "tcg": ["-accel", "tcg,thread=multi", "-cpu", "max"],
+    "kvm": ["-accel", "kvm"],
+    "tcg": ["-accel", "tcg,thread=multi"],
 }
+CPUS = {"kvm": "host", "tcg": "max"}
 
 
 @dataclass
@@ -57,7 +58,7 @@ def kvm_works() -> bool:
     if not loaded or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
     # A machine that stops itself at once, if it can be started at all.
-    command = [QEMU, "-M", "q35", *ACCELERATORS["kvm"], "-nodefaults", "-display", "none",
+    command = [QEMU, "-M", "q35", *ACCELERATORS["kvm"], "-cpu", CPUS["kvm"], "-nodefaults", "-display", "none",
                "-S", "-qmp", "stdio"]
     words = '{"execute":"qmp_capabilities"}{"execute":"quit"}'
     try:
@@ -129,7 +130,8 @@ class Machine:
         self.kernel = kernel
         self.folder = folder
         self.shell = shell
-        self.accelerator = choose_accelerator()
+        self.accelerator = "tcg" if topology.cpu else choose_accelerator()
+        self.cpu = topology.cpu or CPUS[self.accelerator]
         self.verdict = folder / "verdict.log"
         self.console = folder / "console.log"
         self.qmp: Qmp | None = None
@@ -139,13 +141,13 @@ class Machine:
         """Returns the QEMU command."""
         console = f"logfile={self.console}"
         # Whoever reads a log wants all of it, whoever types a clear screen.
-        append = f"loglevel={3 if self.shell else 7} {append}"
+        append = f"loglevel={3 if self.shell else 7} {self.topology.append} {append}"
         if self.shell:
             console = f"stdio,id=console,signal=off,{console}"
         else:
             console = f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,{console}"
         return [
-            QEMU, "-M", "q35", *ACCELERATORS[self.accelerator], "-smp", "2", "-m", "2G",
+            QEMU, "-M", "q35", *ACCELERATORS[self.accelerator], "-cpu", self.cpu, "-smp", "2", "-m", "2G",
             "-nodefaults", "-display", "none", "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(initramfs),
             "-append", " ".join([*KERNEL_ARGUMENTS, append]).strip(),

@@ -45,6 +45,11 @@ class Topologies(unittest.TestCase):
             "memory-backend-file,id=memory-bar0,share=on,size=2097152,mem-path=/run/bar0.mem", words
         )
 
+    def test_a_machine_has_more_than_buses(self):
+        topology = parse("more", "cpu EPYC\nkernel a=1 b\nintel-iommu iommu0 aw-bits=48\nroot-port rp0")
+        self.assertEqual((topology.cpu, topology.append), ("EPYC", "a=1 b"))
+        self.assertIn("intel-iommu,id=iommu0,aw-bits=48", topology.arguments(Path("/run")))
+
     def test_files_have_their_sizes_and_are_kept(self):
         topology = parse("small", SMALL)
         with tempfile.TemporaryDirectory() as name:
@@ -68,6 +73,9 @@ class Topologies(unittest.TestCase):
             ("nvme disk0 image=", "line 1: image= is not key=value"),
             ("root-port rp0\n\tnvme disk0", "line 2: a tab"),
             ("# nothing", "has no devices"),
+            ("cpu", "line 1: write one line `cpu"),
+            ("cpu max\ncpu EPYC", "line 2: write one line `cpu"),
+            ("kernel quiet\nkernel", "line 2: write one line `kernel"),
         ):
             with self.subTest(text), self.assertRaisesRegex(LabError, what):
                 parse("bad", text)
