@@ -5,8 +5,8 @@ A line is `kind name key=value ...`; what is indented is plugged into what is ab
 is one of KINDS or any device of QEMU. `image=SIZE` gives an nvme its drive, `memory=SIZE`
 gives an ivshmem its memory and an nvme a persistent memory region; both are files that the host can read. Other keys are properties
 of the QEMU device. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway, a line
-`cpu MODEL` chooses a CPU for which there is no KVM, because what the kernel does depends on it, and a line `kernel WORDS`
-adds to the kernel's command line.
+`cpu MODEL` chooses a CPU for which there is no KVM, because what the kernel does depends on it, a line `kernel WORDS`
+adds to the kernel's command line, and a line `ram SIZE` gives it more memory than usual.
 """
 
 import re
@@ -56,6 +56,7 @@ class Topology:
     properties: list[str] = field(default_factory=list)
     cpu: str = ""
     append: str = ""
+    ram: str = "2G"
 
     def devices(self) -> list[Device]:
         """Returns all devices, parents first."""
@@ -125,7 +126,7 @@ def parse(name: str, text: str) -> Topology:
     """Reads a topology. Mistakes are LabErrors that name the line."""
     roots: list[Device] = []
     properties: list[str] = []
-    settings = {"cpu": "", "kernel": ""}
+    settings = {"cpu": "", "kernel": "", "ram": ""}
     names: set[str] = set()
     above: list[tuple[int, Device]] = []
 
@@ -149,6 +150,8 @@ def parse(name: str, text: str) -> Topology:
             setting = content.removeprefix(words[0]).strip()
             if not setting or settings[words[0]]:
                 raise wrong(f"write one line `{words[0]} ...`")
+            if words[0] == "ram" and not SIZE.match(setting):
+                raise wrong(f"{setting} is not a size like 64M")
             settings[words[0]] = setting
             continue
         if len(words) < 2 or "=" in words[1]:
@@ -188,7 +191,9 @@ def parse(name: str, text: str) -> Topology:
 
     if not roots:
         raise LabError(f"topology {name} has no devices")
-    return Topology(name, roots, properties, settings["cpu"], settings["kernel"])
+    return Topology(
+        name, roots, properties, settings["cpu"], settings["kernel"], settings["ram"] or Topology.ram
+    )
 
 
 def load(name: str) -> Topology:

@@ -40,6 +40,10 @@ ACCELERATORS = {
     "tcg": ["-accel", "tcg,thread=multi"],
 }
 CPUS = {"kvm": "host", "tcg": "max"}
+# The guest's clock counts instructions: what something costs is the same in each boot, to some parts in a
+# thousand. Addresses must be the same, too.
+COUNTED = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
+COUNTED_ARGUMENTS = "nokaslr norandmaps"
 
 
 @dataclass
@@ -125,12 +129,15 @@ class Qmp:
 class Machine:
     """A virtual machine, from its command line to its end."""
 
-    def __init__(self, topology: Topology, kernel: Path, folder: Path, shell: bool) -> None:
+    def __init__(
+        self, topology: Topology, kernel: Path, folder: Path, shell: bool, counted: bool
+    ) -> None:
         self.topology = topology
         self.kernel = kernel
         self.folder = folder
         self.shell = shell
-        self.accelerator = "tcg" if topology.cpu else choose_accelerator()
+        self.accelerator = "tcg" if topology.cpu or counted else choose_accelerator()
+        self.counted = counted
         self.cpu = topology.cpu or CPUS[self.accelerator]
         self.verdict = folder / "verdict.log"
         self.console = folder / "console.log"
@@ -142,12 +149,17 @@ class Machine:
         console = f"logfile={self.console}"
         # Whoever reads a log wants all of it, whoever types a clear screen.
         append = f"loglevel={3 if self.shell else 7} {self.topology.append} {append}"
+        accelerator = ACCELERATORS[self.accelerator]
+        if self.counted:
+            accelerator = COUNTED
+            append = f"{COUNTED_ARGUMENTS} {append}"
         if self.shell:
             console = f"stdio,id=console,signal=off,{console}"
         else:
             console = f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,{console}"
         return [
-            QEMU, "-M", "q35", *ACCELERATORS[self.accelerator], "-cpu", self.cpu, "-smp", "2", "-m", "2G",
+            QEMU, "-M", "q35", *accelerator, "-cpu", self.cpu,
+            "-smp", "1" if self.counted else "2", "-m", self.topology.ram,
             "-nodefaults", "-display", "none", "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(initramfs),
             "-append", " ".join([*KERNEL_ARGUMENTS, append]).strip(),
@@ -248,18 +260,20 @@ def boot(
     job: str | None,
     timeout: float,
     append: str = "",
+    counted: bool = False,
     line: Callable[[str], None] = print,
     prepare: Callable[[Path], None] = lambda folder: None,
 ) -> Outcome:
     """Boots a topology and runs a job there, or a shell where there is none.
 
     `prepare` is called with the directory of the run before the machine starts. Images and
-    memories are still there when this returns; `clean()` removes them.
+    memories are still there when this returns; `clean()` removes them. With `counted` there is one
+    processor, and time is counted in instructions.
     """
     if not shutil.which(QEMU):
         raise LabError(f"{QEMU} is missing: install the package qemu-system-x86")
     folder = new_folder(name)
-    machine = Machine(topology, kernel, folder, job is None)
+    machine = Machine(topology, kernel, folder, job is None, counted)
     initramfs = image.build(folder, kernel, topology, modules, programs, job)
     prepare(folder)
 

@@ -46,8 +46,9 @@ class Topologies(unittest.TestCase):
         )
 
     def test_a_machine_has_more_than_buses(self):
-        topology = parse("more", "cpu EPYC\nkernel a=1 b\nintel-iommu iommu0 aw-bits=48\nroot-port rp0")
-        self.assertEqual((topology.cpu, topology.append), ("EPYC", "a=1 b"))
+        topology = parse("more", "cpu EPYC\nkernel a=1 b\nram 4G\nintel-iommu iommu0 aw-bits=48\nroot-port rp0")
+        self.assertEqual((topology.cpu, topology.append, topology.ram), ("EPYC", "a=1 b", "4G"))
+        self.assertEqual(parse("small", SMALL).ram, "2G")
         self.assertIn("intel-iommu,id=iommu0,aw-bits=48", topology.arguments(Path("/run")))
 
     def test_files_have_their_sizes_and_are_kept(self):
@@ -75,6 +76,7 @@ class Topologies(unittest.TestCase):
             ("# nothing", "has no devices"),
             ("cpu", "line 1: write one line `cpu"),
             ("cpu max\ncpu EPYC", "line 2: write one line `cpu"),
+            ("ram much", "line 1: much is not a size"),
             ("kernel quiet\nkernel", "line 2: write one line `kernel"),
         ):
             with self.subTest(text), self.assertRaisesRegex(LabError, what):
