@@ -10,10 +10,13 @@ pub mod abi;
 pub mod bench;
 mod buffer;
 pub mod copy;
+pub mod doctor;
+pub mod fabric;
 mod handle;
 mod provider;
 pub mod size;
 pub mod sysfs;
+mod table;
 pub mod uring;
 
 pub use buffer::Buffer;

@@ -1,0 +1,510 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Checks what peer-to-peer DMA needs: kernel, module, providers, ports, drives, files.
+//!
+//! All checks are made on a [`Fabric`], so that they can be made for a recorded machine as well.
+
+mod errno;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub use errno::{explain, Case, Explanation};
+
+use crate::{
+    fabric::{topo, Fabric, Function, Provider, Reach, Stack, Target, Verdict},
+    size, table,
+};
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// Something works, but not as well as it could, or not everywhere.
+    Warning,
+    /// Something does not work.
+    Problem,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A check that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was checked.
+    pub name: String,
+    /// How it went.
+    pub status: Status,
+    /// What was found.
+    pub found: String,
+    /// Why it is so; empty where nothing is to be explained.
+    pub cause: String,
+    /// What to do about it; empty where nothing is to be done.
+    pub cure: String,
+}
+
+impl Check {
+    fn new(name: impl Into<String>, status: Status, found: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            status,
+            found: found.into(),
+            cause: String::new(),
+            cure: String::new(),
+        }
+    }
+
+    fn because(mut self, cause: impl Into<String>) -> Self {
+        self.cause = cause.into();
+        self
+    }
+
+    fn cured_by(mut self, cure: impl Into<String>) -> Self {
+        self.cure = cure.into();
+        self
+    }
+}
+
+/// Makes all checks, and one for each path, which is given with what it leads to.
+pub fn examine(fabric: &Fabric, paths: &[(String, Target)]) -> Vec<Check> {
+    let ways = Ways::new(fabric);
+    let mut checks = vec![
+        kernel_release(fabric),
+        kernel_options(fabric),
+        module(fabric),
+        providers(fabric),
+    ];
+    checks.extend(fabric.providers.iter().map(permissions));
+    checks.push(iommu(fabric, &ways));
+    checks.push(acs(fabric, &ways));
+    checks.extend(drives(fabric, &ways));
+    for (path, target) in paths {
+        checks.push(block_stack(&ways, path, &fabric.stack(target)));
+    }
+    checks
+}
+
+/// Returns how many checks went so.
+pub fn count(checks: &[Check], status: Status) -> usize {
+    checks.iter().filter(|check| check.status == status).count()
+}
+
+/// Writes checks as text, in lines of at most `width` characters.
+pub fn render(checks: &[Check], width: u16) -> String {
+    let rows = checks.iter().flat_map(|check| {
+        let mut rows = vec![vec![
+            check.status.to_string(),
+            check.name.clone(),
+            check.found.clone(),
+        ]];
+        for (what, text) in [("cause", &check.cause), ("cure", &check.cure)] {
+            if !text.is_empty() {
+                rows.push(vec![String::new(), format!("- {what}"), text.clone()]);
+            }
+        }
+        rows
+    });
+    format!(
+        "{}\nproblems: {}, warnings: {}, unknown: {}\n",
+        table::render(&[], rows, width),
+        count(checks, Status::Problem),
+        count(checks, Status::Warning),
+        count(checks, Status::Unknown)
+    )
+}
+
+fn kernel_release(fabric: &Fabric) -> Check {
+    const LEAST: (u32, u32) = (7, 3);
+    let release = &fabric.kernel.release;
+    let mut numbers = release
+        .split(|character: char| !character.is_ascii_digit())
+        .map(str::parse);
+    let version = match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => {
+            return Check::new("kernel", Status::Unknown, format!("release `{release}`"))
+                .cured_by("Compare with 7.3 by hand: older kernels cannot load the module.")
+        }
+    };
+    if version >= LEAST {
+        return Check::new("kernel", Status::Ok, release);
+    }
+    Check::new("kernel", Status::Problem, release)
+        .because("Before 7.3 the kernel's Rust has no safe way to own a device file.")
+        .cured_by("Boot a kernel of 7.3 or newer: Debian 13 has one in trixie-backports.")
+}
+
+fn kernel_options(fabric: &Fabric) -> Check {
+    const NAME: &str = "kernel options";
+    // It could not have been loaded otherwise.
+    if fabric.kernel.module_loaded {
+        return Check::new(
+            NAME,
+            Status::Ok,
+            "the module is loaded, so they are as needed",
+        );
+    }
+    let Some(config) = &fabric.kernel.config else {
+        return Check::new(
+            NAME,
+            Status::Unknown,
+            format!("there is no /boot/config-{}", fabric.kernel.release),
+        )
+        .cured_by(
+            "See that the kernel has CONFIG_PCI_P2PDMA, CONFIG_RUST and CONFIG_ZONE_DEVICE.",
+        );
+    };
+    let missing: Vec<_> = config
+        .iter()
+        .filter(|(_, value)| *value != "y")
+        .map(|(option, _)| option.as_str())
+        .collect();
+    if missing.is_empty() {
+        let all: Vec<_> = config.keys().map(String::as_str).collect();
+        return Check::new(NAME, Status::Ok, all.join(", "));
+    }
+    Check::new(
+        NAME,
+        Status::Problem,
+        format!("without {}", missing.join(", ")),
+    )
+    .because("The module is made of Rust, and of what these options build.")
+    .cured_by("Boot a kernel that has them: Debian's stock 7.3 does.")
+}
+
+fn module(fabric: &Fabric) -> Check {
+    if fabric.kernel.module_loaded {
+        return Check::new("module", Status::Ok, "p2pmem_rs is loaded");
+    }
+    Check::new("module", Status::Problem, "p2pmem_rs is not loaded")
+        .cured_by("modprobe p2pmem_rs, or insmod build/module/p2pmem_rs.ko")
+}
+
+fn providers(fabric: &Fabric) -> Check {
+    const NAME: &str = "providers";
+    if !fabric.providers.is_empty() {
+        let all: Vec<_> = fabric
+            .providers
+            .iter()
+            .map(|one| format!("{} ({}, {})", one.node(), one.pci, size::format(one.size)))
+            .collect();
+        return Check::new(NAME, Status::Ok, all.join(", "));
+    }
+
+    let (with_cmb, unbound): (Vec<&Function>, Vec<&Function>) = fabric
+        .functions
+        .iter()
+        .filter(|function| function.could_provide())
+        .partition(|function| function.cmb);
+    if let Some(first) = unbound.first() {
+        return Check::new(
+            NAME,
+            Status::Problem,
+            format!("none, but memory that nobody uses: {}", memories(&unbound)),
+        )
+        .because("The module binds by itself only devices that it knows by their IDs.")
+        .cured_by(format!(
+            "Load the module, then, if it is this memory that you want: \
+             echo p2pmem_rs > /sys/bus/pci/devices/{0}/driver_override; \
+             echo {0} > /sys/bus/pci/drivers_probe",
+            first.address
+        ));
+    }
+    if !with_cmb.is_empty() {
+        return Check::new(
+            NAME,
+            Status::Problem,
+            format!("none, but drives with a CMB: {}", memories(&with_cmb)),
+        )
+        .because("The module adopts the CMB of a drive when it is loaded without adopt=0.")
+        .cured_by("Load the module without adopt=0.");
+    }
+    Check::new(
+        NAME,
+        Status::Problem,
+        "none, and no device with memory that could be one",
+    )
+    .cured_by(
+        "Add a device with a memory BAR, or an NVMe drive with a CMB or a PMR: a PMR of a drive \
+         is given out when you ask for it in /sys/module/p2pmem_rs/regions.",
+    )
+}
+
+/// Lists functions with the memory that they have.
+fn memories(functions: &[&Function]) -> String {
+    let words: Vec<_> = functions
+        .iter()
+        .map(|function| {
+            let largest = function.bars.iter().max_by_key(|bar| bar.size);
+            let bar = largest.map_or(String::new(), |bar| {
+                format!(", BAR {} of {}", bar.number, size::format(bar.size))
+            });
+            format!(
+                "{} ({}:{}{bar})",
+                function.address, function.vendor, function.device
+            )
+        })
+        .collect();
+    words.join(", ")
+}
+
+fn permissions(provider: &Provider) -> Check {
+    let node = provider.node();
+    if provider.usable {
+        return Check::new(&node, Status::Ok, "may be read and written");
+    }
+    Check::new(
+        &node,
+        Status::Problem,
+        "may not be read and written by this user",
+    )
+    .because("A node is made for root only (mode 0600).")
+    .cured_by(
+        "Become root, or let a group in by a udev rule: \
+             KERNEL==\"p2pmem*\", GROUP=\"disk\", MODE=\"0660\"",
+    )
+}
+
+/// Who reaches what.
+struct Ways {
+    /// For each provider that tells, each function.
+    verdicts: Vec<Verdict>,
+}
+
+impl Ways {
+    fn new(fabric: &Fabric) -> Self {
+        let telling = fabric.providers.iter().filter(|one| one.routes.is_some());
+        Self {
+            verdicts: telling.flat_map(|one| fabric.verdicts(one)).collect(),
+        }
+    }
+
+    /// Returns the verdicts on drives that take device memory.
+    fn of_drives<'a>(&'a self, fabric: &'a Fabric) -> impl Iterator<Item = &'a Verdict> {
+        self.verdicts.iter().filter(|verdict| {
+            fabric
+                .drives_of(&verdict.client)
+                .any(|drive| drive.refusal().is_none())
+        })
+    }
+
+    /// Returns the best verdict on all of these functions that a single provider allows: that on
+    /// the function that is worst off.
+    fn best(&self, functions: &[String]) -> Option<&Verdict> {
+        let mut providers: Vec<_> = self.verdicts.iter().map(|one| one.provider).collect();
+        providers.dedup();
+        providers
+            .into_iter()
+            .filter_map(|number| {
+                self.verdicts
+                    .iter()
+                    .filter(|one| one.provider == number && functions.contains(&one.client))
+                    .max_by_key(|one| badness(one.reach))
+            })
+            .min_by_key(|one| badness(one.reach))
+    }
+}
+
+fn badness(reach: Reach) -> u32 {
+    match reach {
+        Reach::Own => 0,
+        Reach::Switch => 1,
+        Reach::HostBridge => 2,
+        Reach::Unknown => 3,
+        Reach::None => 4,
+    }
+}
+
+fn iommu(fabric: &Fabric, ways: &Ways) -> Check {
+    let reaches = |reach| ways.verdicts.iter().any(|one| one.reach == reach);
+    Check::new(
+        "IOMMU",
+        Status::Ok,
+        topo::translation(
+            fabric.translation(),
+            reaches(Reach::Switch),
+            reaches(Reach::HostBridge),
+        ),
+    )
+}
+
+fn acs(fabric: &Fabric, ways: &Ways) -> Check {
+    if ways.verdicts.is_empty() {
+        return Check::new(
+            "ACS",
+            Status::Unknown,
+            "no provider tells which ports redirect",
+        );
+    }
+    let redirected: Vec<_> = ways
+        .of_drives(fabric)
+        .filter(|verdict| !verdict.acs.is_empty())
+        .collect();
+    let ports = || redirected.iter().flat_map(|verdict| &verdict.acs);
+    let mut found: Vec<_> = ports()
+        .map(|port| format!("{} ({})", port.port, port.controls().join(", ")))
+        .collect();
+    found.sort();
+    found.dedup();
+    if found.is_empty() {
+        return Check::new(
+            "ACS",
+            Status::Ok,
+            "no port between providers and drives redirects",
+        );
+    }
+
+    let refused = redirected
+        .iter()
+        .any(|verdict| verdict.reach == Reach::None);
+    let (status, effect) = if refused {
+        (Status::Problem, "where Linux does not let it forward")
+    } else {
+        (Status::Warning, "which is slower than the switch")
+    };
+    Check::new("ACS", status, found.join("; "))
+        .because(format!(
+            "These ports send peer-to-peer requests up to the root complex, {effect}."
+        ))
+        .cured_by(fabric.acs_cure(ports()))
+}
+
+/// Checks each drive that takes device memory. If some drives reach memory, the others are not a
+/// problem: they may be there for something else.
+fn drives(fabric: &Fabric, ways: &Ways) -> Vec<Check> {
+    let works = |verdict: &Verdict| verdict.reach.works() == Some(true);
+    let some_work = ways.of_drives(fabric).any(works);
+
+    fabric
+        .block_devices
+        .iter()
+        .filter(|device| !device.functions.is_empty() && device.refusal().is_none())
+        .map(|drive| {
+            let name = format!("drive {}", drive.name);
+            match ways.best(&drive.functions) {
+                Some(verdict) if works(verdict) => Check::new(name, Status::Ok, reached(verdict)),
+                Some(verdict) if verdict.reach == Reach::None => {
+                    let status = if some_work {
+                        Status::Warning
+                    } else {
+                        Status::Problem
+                    };
+                    Check::new(name, status, "reaches no provider")
+                        .because(format!("/dev/p2pmem{}: {}", verdict.provider, verdict.why))
+                        .cured_by(&verdict.cure)
+                }
+                _ => Check::new(name, Status::Unknown, "no provider tells the way to it"),
+            }
+        })
+        .collect()
+}
+
+/// Says how a provider is reached.
+fn reached(verdict: &Verdict) -> String {
+    format!(
+        "reaches /dev/p2pmem{} ({}): {}",
+        verdict.provider, verdict.reach, verdict.why
+    )
+}
+
+fn block_stack(ways: &Ways, path: &str, stack: &Stack) -> Check {
+    let found = match &*stack.description {
+        "" => "neither mounted nor a block device in sysfs",
+        description => description,
+    };
+    let check = |status| Check::new(path, status, found);
+
+    if let Some(trouble) = stack.file_system.as_deref().and_then(FileSystem::of) {
+        return check(trouble.status)
+            .because(trouble.cause)
+            .cured_by(trouble.cure);
+    }
+    if stack.devices.is_empty() {
+        return check(Status::Unknown)
+            .because("There is no block device below it that could be looked at.")
+            .cured_by("Name a file on a local file system, or a block device.");
+    }
+    if let Some(refusal) = &stack.refusal {
+        return check(Status::Problem)
+            .because(format!("{refusal}; direct I/O fails with EREMOTEIO."))
+            .cured_by(
+                "Put the data on a partition of an NVMe drive, or on md raid0, raid1 or raid10 of such.",
+            );
+    }
+    match ways.best(&stack.functions) {
+        Some(verdict) if verdict.reach.works() == Some(true) => {
+            Check::new(path, Status::Ok, format!("{found}; {}", reached(verdict)))
+        }
+        Some(verdict) if verdict.reach == Reach::None => check(Status::Problem)
+            .because(format!(
+                "{} does not reach /dev/p2pmem{}: {}; direct I/O fails with EINVAL.",
+                verdict.client, verdict.provider, verdict.why
+            ))
+            .cured_by(&verdict.cure),
+        _ => check(Status::Unknown)
+            .because(
+                "All block devices take device memory; no provider tells the way to the drive.",
+            )
+            .cured_by("See the checks of the module and the providers."),
+    }
+}
+
+/// A file system on which direct I/O with device memory does not work as elsewhere.
+struct FileSystem {
+    status: Status,
+    cause: &'static str,
+    cure: &'static str,
+}
+
+impl FileSystem {
+    fn of(kind: &str) -> Option<Self> {
+        let (status, cause, cure) = match kind {
+            "tmpfs" | "ramfs" | "rootfs" | "devtmpfs" | "hugetlbfs" => (
+                Status::Problem,
+                "The files are in host memory: there is no device that could do DMA.",
+                "Use a file system on an NVMe drive.",
+            ),
+            "overlay" => (
+                Status::Unknown,
+                "Direct I/O goes on to the file system of one of the layers.",
+                "Name the directory of the upper layer: /proc/self/mountinfo shows it.",
+            ),
+            "btrfs" => (
+                Status::Warning,
+                "Files with checksums are written through the page cache, and the CPU reads all \
+                 that is read.",
+                "Turn checksums off for new files (chattr +C DIRECTORY), or use ext4 or XFS.",
+            ),
+            "nfs" | "nfs4" | "cifs" | "9p" | "ceph" | "fuse" | "fuseblk" | "virtiofs" => (
+                Status::Problem,
+                "The data comes from another machine or program, through host memory; direct I/O fails.",
+                "Use a file system on an NVMe drive of this machine.",
+            ),
+            "zfs" => (
+                Status::Problem,
+                "All data goes through its cache in host memory.",
+                "Use ext4 or XFS on an NVMe drive.",
+            ),
+            _ => return None,
+        };
+        Some(Self {
+            status,
+            cause,
+            cure,
+        })
+    }
+}

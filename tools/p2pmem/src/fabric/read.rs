@@ -1,0 +1,631 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reads the fabric of a machine from sysfs and procfs. Needs no rights.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use rustix::fs::{access, Access};
+
+use super::{
+    routes, Bar, BlockDevice, BlockKind, Cpu, Fabric, Function, Iommu, Kernel, Link, Mount, Port,
+    Provider, VERSION,
+};
+use crate::sysfs;
+
+/// Options of the kernel that are recorded.
+pub const OPTIONS: &[&str] = &["CONFIG_PCI_P2PDMA", "CONFIG_RUST", "CONFIG_ZONE_DEVICE"];
+
+impl Fabric {
+    /// Reads the fabric of the machine whose root directory is `root`: `/` for this one.
+    ///
+    /// # Errors
+    ///
+    /// If there is no sysfs with PCI devices or no procfs. What a kernel does not tell is left out.
+    pub fn read(root: &Path) -> Result<Self> {
+        let mut fabric = Self {
+            version: VERSION,
+            kernel: kernel(root)?,
+            cpu: cpu(root),
+            functions: functions(root)?,
+            mounts: mounts(root)?,
+            providers: providers(root)?,
+            ..Self::default()
+        };
+        fabric.block_devices = block_devices(root, &fabric.functions);
+        Ok(fabric)
+    }
+}
+
+/// Returns the text of a small file without the white space around it.
+fn text(path: impl AsRef<Path>) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+/// Returns the number in a small file.
+fn number<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
+    text(path)?.parse().ok()
+}
+
+/// Returns the last part of a path.
+fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Returns the name of what a link leads to.
+fn linked(path: impl AsRef<Path>) -> Option<String> {
+    Some(name(&fs::read_link(path).ok()?))
+}
+
+/// Returns what is in a directory, by name; nothing if there is none.
+fn entries(path: impl AsRef<Path>) -> Vec<PathBuf> {
+    let mut found: Vec<_> = fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Returns whether a name is an address of a PCI function, like `0000:03:00.0`.
+fn is_address(name: &str) -> bool {
+    let parts: Vec<_> = name.split([':', '.']).collect();
+    let lengths: Vec<_> = parts.iter().map(|part| part.len()).collect();
+    // Domains behind a bridge of their own (VMD) have more digits.
+    matches!(lengths[..], [domain, 2, 2, 1] if domain >= 4)
+        && parts
+            .iter()
+            .all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+fn kernel(root: &Path) -> Result<Kernel> {
+    let path = root.join("proc/sys/kernel/osrelease");
+    let release = text(&path)
+        .with_context(|| format!("cannot read {}: is /proc mounted?", path.display()))?;
+    let config = fs::read_to_string(root.join(format!("boot/config-{release}")))
+        .ok()
+        .map(|config| {
+            let value = |option: &str| {
+                config
+                    .lines()
+                    .find_map(|line| line.strip_prefix(option)?.strip_prefix('='))
+                    .unwrap_or("n")
+                    .to_owned()
+            };
+            OPTIONS
+                .iter()
+                .map(|option| ((*option).to_owned(), value(option)))
+                .collect::<BTreeMap<_, _>>()
+        });
+
+    Ok(Kernel {
+        release,
+        command_line: text(root.join("proc/cmdline")).unwrap_or_default(),
+        config,
+        module_loaded: root.join("sys/module/p2pmem_rs").exists(),
+    })
+}
+
+fn cpu(root: &Path) -> Cpu {
+    let info = text(root.join("proc/cpuinfo")).unwrap_or_default();
+    let value = |wanted: &str| {
+        info.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find_map(|(key, value)| (key.trim() == wanted).then(|| value.trim().to_owned()))
+            .unwrap_or_default()
+    };
+    Cpu {
+        vendor: value("vendor_id"),
+        family: value("cpu family").parse().unwrap_or(0),
+    }
+}
+
+fn functions(root: &Path) -> Result<Vec<Function>> {
+    let folder = root.join("sys/bus/pci/devices");
+    fs::read_dir(&folder)
+        .with_context(|| format!("cannot read {}: is sysfs mounted?", folder.display()))?;
+
+    let mut found: Vec<_> = entries(&folder)
+        .iter()
+        // One that goes away at this moment is left out.
+        .filter_map(|path| function(&fs::canonicalize(path).ok()?))
+        .collect();
+    // Deeper bridges are named by those above them: from the root buses down.
+    let mut known: BTreeMap<String, Port> = BTreeMap::new();
+    let mut depths: Vec<_> = found
+        .iter()
+        .map(|(depth, function)| (*depth, function.address.clone()))
+        .collect();
+    depths.sort();
+    for (_, address) in depths {
+        if let Some((_, function)) = found.iter_mut().find(|(_, one)| one.address == address) {
+            let above = function.parent.as_ref().and_then(|one| known.get(one));
+            function.port = port(function, above.copied());
+            known.extend(function.port.map(|port| (address, port)));
+        }
+    }
+    found.sort_by(|(_, one), (_, other)| one.address.cmp(&other.address));
+    Ok(found.into_iter().map(|(_, function)| function).collect())
+}
+
+/// Returns what a function is by its place: the registers that say it are for root only.
+fn port(function: &Function, above: Option<Port>) -> Option<Port> {
+    if !function.class.starts_with("0604") {
+        return None;
+    }
+    Some(match (&function.link, &function.parent, above) {
+        (None, ..) | (_, _, Some(Port::Bridge)) => Port::Bridge,
+        (Some(_), None, _) => Port::Root,
+        (Some(_), Some(_), Some(Port::Upstream)) => Port::Downstream,
+        (Some(_), Some(_), _) => Port::Upstream,
+    })
+}
+
+/// Reads the directory of a function. Returns how deep it lies as well.
+fn function(path: &Path) -> Option<(usize, Function)> {
+    let hexadecimal = |file: &str| Some(text(path.join(file))?.trim_start_matches("0x").to_owned());
+    let parent = path.parent().map(name).filter(|name| is_address(name));
+
+    let function = Function {
+        address: name(path),
+        parent,
+        class: hexadecimal("class")?,
+        vendor: hexadecimal("vendor")?,
+        device: hexadecimal("device")?,
+        port: None,
+        driver: linked(path.join("driver")),
+        // -1 where it is not known.
+        numa_node: number(path.join("numa_node")),
+        link: link(path),
+        iommu: iommu(path),
+        bars: text(path.join("resource")).map_or_else(Vec::new, |text| bars(&text)),
+        cmb: entries(path.join("nvme"))
+            .iter()
+            .any(|controller| controller.join("cmb").exists()),
+    };
+    Some((path.components().count(), function))
+}
+
+fn link(path: &Path) -> Option<Link> {
+    let speed = |file: &str| {
+        let text = text(path.join(file))?;
+        Some(text.trim_end_matches(" PCIe").to_owned())
+    };
+    Some(Link {
+        max_width: number(path.join("max_link_width"))?,
+        max_speed: speed("max_link_speed")?,
+        width: number(path.join("current_link_width")).unwrap_or(0),
+        speed: speed("current_link_speed").unwrap_or_default(),
+    })
+}
+
+fn iommu(path: &Path) -> Option<Iommu> {
+    let group = path.join("iommu_group");
+    Some(Iommu {
+        group: linked(&group)?.parse().ok()?,
+        kind: text(group.join("type")).unwrap_or_default(),
+    })
+}
+
+/// Reads the first six lines of a `resource` file: start, end and flags of each BAR.
+fn bars(text: &str) -> Vec<Bar> {
+    const MEMORY: u64 = 0x200;
+    const PREFETCHABLE: u64 = 0x2000;
+    let value = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+
+    (0..6)
+        .zip(text.lines())
+        .filter_map(|(number, line)| {
+            let words: Option<Vec<_>> = line.split_whitespace().map(value).collect();
+            let &[start, end, flags] = words?.as_slice() else {
+                return None;
+            };
+            (flags & MEMORY != 0 && end > start).then(|| Bar {
+                number,
+                size: (end - start).saturating_add(1),
+                prefetchable: flags & PREFETCHABLE != 0,
+            })
+        })
+        .collect()
+}
+
+fn block_devices(root: &Path, functions: &[Function]) -> Vec<BlockDevice> {
+    entries(root.join("sys/class/block"))
+        .iter()
+        .filter_map(|path| block_device(&fs::canonicalize(path).ok()?, functions))
+        .collect()
+}
+
+/// Reads the directory of a block device. Returns nothing for those that nobody sees or uses.
+fn block_device(path: &Path, functions: &[Function]) -> Option<BlockDevice> {
+    if text(path.join("hidden")).as_deref() == Some("1") {
+        return None;
+    }
+    let mut below: Vec<_> = entries(path.join("slaves"))
+        .iter()
+        .map(|path| name(path))
+        .collect();
+    let mut drive = Vec::new();
+
+    let kind = if path.join("partition").exists() {
+        below = path.parent().map(name).into_iter().collect();
+        BlockKind::Partition
+    } else if path.join("dm").exists() {
+        BlockKind::DeviceMapper {
+            mapped: text(path.join("dm/name")).unwrap_or_default(),
+            uuid: text(path.join("dm/uuid")).unwrap_or_default(),
+        }
+    } else if path.join("md").exists() {
+        BlockKind::Md {
+            level: text(path.join("md/level")).unwrap_or_default(),
+        }
+    } else if name(path).starts_with("loop") {
+        BlockKind::Loop {
+            backing: text(path.join("loop/backing_file"))?,
+        }
+    } else {
+        drive = functions_of(path);
+        let driver = linked(path.join("device/driver")).or_else(|| {
+            let function = functions.iter().find(|one| drive.contains(&one.address))?;
+            function.driver.clone()
+        });
+        BlockKind::Disk {
+            driver: driver.unwrap_or_default(),
+        }
+    };
+
+    Some(BlockDevice {
+        name: name(path),
+        number: text(path.join("dev"))?,
+        kind,
+        below,
+        functions: drive,
+    })
+}
+
+/// Returns the PCI functions of a drive: the one it lies below, or, if several paths lead to it,
+/// those of its NVMe controllers.
+fn functions_of(path: &Path) -> Vec<String> {
+    let above = |path: &Path| path.ancestors().map(name).find(|name| is_address(name));
+
+    if let Some(address) = above(path) {
+        return vec![address];
+    }
+    let mut found: Vec<_> = entries(path.join("device"))
+        .iter()
+        .filter(|path| name(path).starts_with("nvme"))
+        .filter_map(|path| above(&fs::canonicalize(path).ok()?))
+        .collect();
+    found.dedup();
+    found
+}
+
+fn providers(root: &Path) -> Result<Vec<Provider>> {
+    let sys = root.join("sys");
+    let entries = sysfs::providers(&sys).context("cannot read the providers in sysfs")?;
+    Ok(entries
+        .into_iter()
+        .map(|entry| {
+            let class = sys.join(format!("class/misc/p2pmem{}", entry.number));
+            let node = root.join(format!("dev/p2pmem{}", entry.number));
+            Provider {
+                number: entry.number,
+                pci: entry.pci,
+                size: number(class.join("size")).unwrap_or(0),
+                regions: text(class.join("regions"))
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect(),
+                usable: access(&node, Access::READ_OK | Access::WRITE_OK).is_ok(),
+                routes: text(class.join("routes")).map(|text| routes::parse(&text)),
+            }
+        })
+        .collect())
+}
+
+fn mounts(root: &Path) -> Result<Vec<Mount>> {
+    let path = root.join("proc/self/mountinfo");
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}: is /proc mounted?", path.display()))?;
+    Ok(text.lines().filter_map(mount).collect())
+}
+
+/// Reads a line: id, parent, device, root, mount point, options, optional fields, `-`, file system, source.
+fn mount(line: &str) -> Option<Mount> {
+    let (first, second) = line.split_once(" - ")?;
+    let mut first = first.split(' ');
+    let mut second = second.split(' ');
+    Some(Mount {
+        number: first.nth(2)?.to_owned(),
+        point: unescape(first.nth(1)?),
+        kind: second.next()?.to_owned(),
+        source: unescape(second.next()?),
+    })
+}
+
+/// Replaces the octal escapes that procfs writes for white space and backslashes.
+fn unescape(text: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .into_iter()
+    .fold(text.to_owned(), |text, (escape, character)| {
+        text.replace(escape, character)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::{RouteKind, Translation};
+    use std::{env, os::unix::fs::symlink, process};
+
+    /// The root directory of a machine, which goes away with the test.
+    struct Machine(PathBuf);
+
+    impl Machine {
+        /// Makes one without functions.
+        fn new(name: &str) -> Self {
+            let machine = Self(env::temp_dir().join(format!("p2pmem-{name}-{}", process::id())));
+            for folder in [
+                "sys/bus/pci/devices",
+                "sys/class/misc",
+                "sys/class/block",
+                "dev",
+            ] {
+                fs::create_dir_all(machine.0.join(folder)).unwrap();
+            }
+            machine.file("proc/sys/kernel/osrelease", "7.3.4-test\n");
+            machine.file("proc/self/mountinfo", "");
+            machine
+        }
+
+        fn file(&self, path: &str, text: &str) {
+            let path = self.0.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn link(&self, path: &str, target: &str) {
+            let path = self.0.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            symlink(self.0.join(target), path).unwrap();
+        }
+
+        /// Adds a function. Its last name in the path is the address.
+        fn function(&self, path: &str, class: &str, driver: &str) -> String {
+            let address = path.rsplit('/').next().unwrap();
+            let path = format!("sys/devices/pci0000:00/{path}");
+            for (file, text) in [
+                ("class", format!("0x{class}\n")),
+                ("vendor", "0x1b36\n".to_owned()),
+                ("device", "0x0010\n".to_owned()),
+                ("numa_node", "-1\n".to_owned()),
+                ("max_link_width", "4\n".to_owned()),
+                ("max_link_speed", "16.0 GT/s PCIe\n".to_owned()),
+                ("current_link_width", "2\n".to_owned()),
+                ("current_link_speed", "8.0 GT/s PCIe\n".to_owned()),
+            ] {
+                self.file(&format!("{path}/{file}"), &text);
+            }
+            self.link(
+                &format!("{path}/driver"),
+                &format!("sys/bus/pci/drivers/{driver}"),
+            );
+            self.link(&format!("sys/bus/pci/devices/{address}"), &path);
+            path
+        }
+    }
+
+    impl Drop for Machine {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// A switch with a drive and a provider below it.
+    fn with_switch(name: &str) -> Machine {
+        let machine = Machine::new(name);
+        let up = "0000:00:01.0/0000:01:00.0";
+        machine.function("0000:00:01.0", "060400", "pcieport");
+        machine.function(up, "060400", "pcieport");
+        machine.function(&format!("{up}/0000:02:00.0"), "060400", "pcieport");
+        machine.function(&format!("{up}/0000:02:01.0"), "060400", "pcieport");
+        let drive = machine.function(&format!("{up}/0000:02:00.0/0000:03:00.0"), "010802", "nvme");
+        let memory = machine.function(
+            &format!("{up}/0000:02:01.0/0000:04:00.0"),
+            "050000",
+            "p2pmem_rs",
+        );
+
+        machine.file(
+            &format!("{memory}/resource"),
+            "0x00000000febd1000 0x00000000febd10ff 0x0000000000040200\n\
+             0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
+             0x0000000800000000 0x0000000807ffffff 0x000000000014220c\n\
+             0x000000000000c000 0x000000000000c0ff 0x0000000000040101\n",
+        );
+        machine.link(&format!("{drive}/iommu_group"), "sys/kernel/iommu_groups/7");
+        machine.file("sys/kernel/iommu_groups/7/type", "DMA-FQ\n");
+
+        let block = format!("{drive}/nvme/nvme0/nvme0n1");
+        machine.file(&format!("{block}/dev"), "259:0\n");
+        machine.file(&format!("{block}/nvme0n1p1/dev"), "259:1\n");
+        machine.file(&format!("{block}/nvme0n1p1/partition"), "1\n");
+        machine.file(&format!("{drive}/nvme/nvme0/cmb"), "cmbloc ...\n");
+        machine.link("sys/class/block/nvme0n1", &block);
+        machine.link("sys/class/block/nvme0n1p1", &format!("{block}/nvme0n1p1"));
+        let dm = "sys/devices/virtual/block/dm-0";
+        machine.file(&format!("{dm}/dev"), "254:0\n");
+        machine.file(&format!("{dm}/dm/name"), "vault\n");
+        machine.file(&format!("{dm}/dm/uuid"), "CRYPT-LUKS2-1-vault\n");
+        machine.link(
+            &format!("{dm}/slaves/nvme0n1p1"),
+            &format!("{block}/nvme0n1p1"),
+        );
+        machine.link("sys/class/block/dm-0", dm);
+        machine.file("sys/devices/virtual/block/loop0/dev", "7:0\n");
+        machine.link("sys/class/block/loop0", "sys/devices/virtual/block/loop0");
+
+        let node = "sys/class/misc/p2pmem0";
+        machine.link(&format!("{node}/device"), &memory);
+        machine.file(&format!("{node}/size"), "134217728\n");
+        machine.file(&format!("{node}/regions"), "bar2@0x0+0x8000000:bar\n");
+        machine.file(
+            &format!("{node}/routes"),
+            "0000:04:00.0 self distance=0\n0000:03:00.0 switch distance=4 through=0000:01:00.0\n",
+        );
+        machine.file("dev/p2pmem0", "");
+        machine
+    }
+
+    #[test]
+    fn a_machine_is_read() {
+        let machine = with_switch("fabric");
+        machine.file(
+            "boot/config-7.3.4-test",
+            "CONFIG_RUST=y\n# CONFIG_PCI_P2PDMA is not set\n",
+        );
+        machine.file("proc/cmdline", "quiet iommu=pt\n");
+        machine.file(
+            "proc/cpuinfo",
+            "vendor_id\t: AuthenticAMD\ncpu family\t: 25\n\nvendor_id: x\n",
+        );
+        machine.file("sys/module/p2pmem_rs/refcnt", "0\n");
+        machine.file(
+            "proc/self/mountinfo",
+            "21 1 254:0 / /mnt/a\\040b rw shared:1 master:2 - ext4 /dev/mapper/vault rw\n",
+        );
+        let fabric = Fabric::read(&machine.0).unwrap();
+
+        assert_eq!(fabric.kernel.command_line, "quiet iommu=pt");
+        let config = fabric.kernel.config.as_ref().unwrap();
+        assert_eq!(
+            (&*config["CONFIG_RUST"], &*config["CONFIG_PCI_P2PDMA"]),
+            ("y", "n")
+        );
+        assert!(fabric.kernel.module_loaded && fabric.cpu.is_zen());
+
+        let ports: Vec<_> = fabric.functions.iter().filter_map(|one| one.port).collect();
+        assert_eq!(
+            ports,
+            [
+                Port::Root,
+                Port::Upstream,
+                Port::Downstream,
+                Port::Downstream
+            ]
+        );
+        let drive = fabric.function("0000:03:00.0").unwrap();
+        assert_eq!(drive.parent.as_deref(), Some("0000:02:00.0"));
+        assert_eq!(
+            (drive.driver.as_deref(), drive.numa_node),
+            (Some("nvme"), None)
+        );
+        assert!(drive.cmb);
+        let link = drive.link.as_ref().unwrap();
+        assert_eq!(
+            (link.width, &*link.speed, &*link.max_speed),
+            (2, "8.0 GT/s", "16.0 GT/s")
+        );
+        assert_eq!(drive.iommu.as_ref().unwrap().group, 7);
+        assert_eq!(fabric.translation(), Translation::On);
+        let bars = &fabric.function("0000:04:00.0").unwrap().bars;
+        assert_eq!(
+            (bars.len(), bars[1].number, bars[1].size),
+            (2, 2, 128 << 20)
+        );
+        assert!(bars[1].prefetchable && !bars[0].prefetchable);
+
+        let names: Vec<_> = fabric.block_devices.iter().map(|one| &*one.name).collect();
+        assert_eq!(names, ["dm-0", "nvme0n1", "nvme0n1p1"]);
+        assert_eq!(fabric.block_devices[0].below, ["nvme0n1p1"]);
+        assert_eq!(fabric.block_devices[1].functions, ["0000:03:00.0"]);
+        assert_eq!(
+            fabric.block_devices[1].kind,
+            BlockKind::Disk {
+                driver: "nvme".to_owned()
+            }
+        );
+        assert_eq!(fabric.block_devices[2].below, ["nvme0n1"]);
+
+        let provider = &fabric.providers[0];
+        assert_eq!((provider.size, provider.usable), (128 << 20, true));
+        assert_eq!(provider.routes.as_ref().unwrap()[1].kind, RouteKind::Switch);
+        assert_eq!(fabric.mounts[0].point, "/mnt/a b");
+        assert_eq!(fabric.mounts[0].source, "/dev/mapper/vault");
+
+        let again = Fabric::from_json(&fabric.to_json().unwrap()).unwrap();
+        assert_eq!(again, fabric);
+    }
+
+    #[test]
+    fn a_drive_with_several_paths_has_all_their_functions() {
+        let machine = Machine::new("paths");
+        let drive = machine.function("0000:00:02.0/0000:01:00.0", "010802", "nvme");
+        let other = machine.function("0000:00:03.0/0000:02:00.0", "010802", "nvme");
+        machine.function("0000:00:02.0", "060400", "pcieport");
+        machine.function("0000:00:03.0", "060400", "pcieport");
+        let subsystem = "sys/devices/virtual/nvme-subsystem/nvme-subsys0";
+        for (path, name) in [(drive, "nvme0"), (other, "nvme1")] {
+            machine.file(&format!("{path}/nvme/{name}/model"), "x\n");
+            machine.link(
+                &format!("{subsystem}/{name}"),
+                &format!("{path}/nvme/{name}"),
+            );
+        }
+        machine.file(&format!("{subsystem}/nvme0n1/dev"), "259:0\n");
+        machine.link(&format!("{subsystem}/nvme0n1/device"), subsystem);
+        machine.link("sys/class/block/nvme0n1", &format!("{subsystem}/nvme0n1"));
+
+        let fabric = Fabric::read(&machine.0).unwrap();
+        assert_eq!(
+            fabric.block_devices[0].functions,
+            ["0000:01:00.0", "0000:02:00.0"]
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_an_error_or_left_out() {
+        let machine = with_switch("sparse");
+        let fabric = Fabric::read(&machine.0).unwrap();
+        assert_eq!(fabric.kernel.config, None);
+        assert_eq!(fabric.cpu, Cpu::default());
+
+        let error = Fabric::read(Path::new("/nonexistent")).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("is /proc mounted?"),
+            "{error:#}"
+        );
+    }
+
+    #[test]
+    fn addresses_are_told_from_other_names() {
+        for name in ["0000:03:00.0", "10000:e1:00.7"] {
+            assert!(is_address(name), "{name}");
+        }
+        for name in [
+            "pci0000:00",
+            "nvme0n1",
+            "0000:03:00",
+            "0000:0g:00.0",
+            "",
+            "1:2:3.4",
+        ] {
+            assert!(!is_address(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ways from a provider to other functions, as the driver lists them in
+//! `/sys/class/misc/p2pmemN/routes`.
+
+use serde::{Deserialize, Serialize};
+
+/// The way between a provider and a function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The address of the function.
+    pub address: String,
+    /// Which way it is.
+    pub kind: RouteKind,
+    /// How many links are on it, as the kernel counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distance: Option<u32>,
+    /// The lowest port above both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<String>,
+    /// The ports on the way that redirect requests to the root complex.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acs: Vec<Redirection>,
+    /// Vendor and device ID of the root complex devices that the kernel looks up in its list of
+    /// host bridges: one, or two where both ends have one of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+}
+
+/// Which way data goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteKind {
+    /// The function is the provider itself.
+    #[serde(rename = "self")]
+    Own,
+    /// It stays below a port that is above both.
+    Switch,
+    /// Through the root complex, which the kernel allows.
+    HostBridge,
+    /// The kernel refuses.
+    None,
+}
+
+/// A port whose Access Control Services redirect peer-to-peer requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirection {
+    /// The address of the port.
+    pub port: String,
+    /// Its ACS Control register: four hexadecimal digits.
+    pub control: String,
+}
+
+impl Redirection {
+    /// Returns what the register says, in words of the PCI Express specification.
+    pub fn controls(&self) -> Vec<&'static str> {
+        const BITS: &[(u16, &str)] = &[
+            (0x04, "P2P Request Redirect"),
+            (0x08, "P2P Completion Redirect"),
+            (0x20, "P2P Egress Control"),
+        ];
+        let value = u16::from_str_radix(&self.control, 16).unwrap_or(0);
+        BITS.iter()
+            .filter(|(bit, _)| value & bit != 0)
+            .map(|&(_, name)| name)
+            .collect()
+    }
+}
+
+/// Reads the text of a `routes` file. Lines and keys that this version does not know are left out.
+pub fn parse(text: &str) -> Vec<Route> {
+    text.lines().filter_map(line).collect()
+}
+
+fn line(line: &str) -> Option<Route> {
+    let mut words = line.split_whitespace();
+    let address = words.next()?.to_owned();
+    let kind = match words.next()? {
+        "self" => RouteKind::Own,
+        "switch" => RouteKind::Switch,
+        "host-bridge" => RouteKind::HostBridge,
+        "none" => RouteKind::None,
+        _ => return None,
+    };
+    let mut route = Route {
+        address,
+        kind,
+        distance: None,
+        through: None,
+        acs: Vec::new(),
+        hosts: Vec::new(),
+    };
+
+    for (key, value) in words.filter_map(|word| word.split_once('=')) {
+        match key {
+            "distance" => route.distance = value.parse().ok(),
+            "through" => route.through = Some(value.to_owned()),
+            "acs" => route.acs = value.split(',').filter_map(redirection).collect(),
+            "host" if value != "-" => {
+                route.hosts = value.split(',').map(str::to_owned).collect();
+            }
+            _ => (),
+        }
+    }
+    Some(route)
+}
+
+fn redirection(text: &str) -> Option<Redirection> {
+    let (port, control) = text.rsplit_once(':')?;
+    Some(Redirection {
+        port: port.to_owned(),
+        control: control.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_line_is_read() {
+        let routes = parse(
+            "0000:05:00.0 self distance=0\n\
+             0000:03:00.0 switch distance=4 through=0000:01:00.0\n\
+             0000:08:00.0 host-bridge distance=6 host=1022:1480\n\
+             0000:0b:00.0 none through=0000:01:00.0 acs=0000:02:00.0:001d,0000:02:01.0:0020 host=8086:29c0,8086:2030\n",
+        );
+        let kinds: Vec<_> = routes.iter().map(|route| route.kind).collect();
+        assert_eq!(
+            kinds,
+            [
+                RouteKind::Own,
+                RouteKind::Switch,
+                RouteKind::HostBridge,
+                RouteKind::None
+            ]
+        );
+        assert_eq!(routes[1].distance, Some(4));
+        assert_eq!(routes[1].through.as_deref(), Some("0000:01:00.0"));
+        assert_eq!(routes[2].hosts, ["1022:1480"]);
+        let last = &routes[3];
+        assert_eq!((last.distance, last.acs.len()), (None, 2));
+        assert_eq!(last.acs[0].port, "0000:02:00.0");
+        assert_eq!(
+            last.acs[0].controls(),
+            ["P2P Request Redirect", "P2P Completion Redirect"]
+        );
+        assert_eq!(last.acs[1].controls(), ["P2P Egress Control"]);
+        assert_eq!(last.hosts, ["8086:29c0", "8086:2030"]);
+    }
+
+    #[test]
+    fn what_is_new_is_left_out() {
+        let routes = parse(
+            "0000:03:00.0 switch distance=4 colour=blue bare\n\
+             0000:04:00.0 by-carrier-pigeon distance=9\n\n0000:06:00.0\n\
+             0000:07:00.0 none host=-\n",
+        );
+        assert_eq!(routes.len(), 2);
+        assert_eq!(routes[0].distance, Some(4));
+        assert!(routes[1].hosts.is_empty());
+    }
+}
