@@ -2,7 +2,10 @@
 
 //! The commands: what each of them takes, does and prints.
 
-use std::path::Path;
+use std::{
+    io::{ErrorKind, Write},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -10,7 +13,9 @@ use p2pmem::Provider;
 
 mod bench;
 mod copy;
+mod doctor;
 mod list;
+mod topo;
 
 /// PCI peer-to-peer memory: buffers in devices, and direct I/O between devices through them.
 #[derive(Parser)]
@@ -29,6 +34,8 @@ enum Command {
     List(list::Arguments),
     Copy(copy::Arguments),
     Bench(bench::Arguments),
+    Topo(topo::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 impl Arguments {
@@ -38,6 +45,8 @@ impl Arguments {
             Command::List(arguments) => list::run(&arguments),
             Command::Copy(arguments) => copy::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
+            Command::Topo(arguments) => topo::run(&arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
         }
     }
 }
@@ -49,4 +58,21 @@ fn open(path: &Path) -> Result<Provider> {
             path.display()
         )
     })
+}
+
+/// Prints text. Nobody may want to read on: that is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print"),
+        _ => Ok(()),
+    }
+}
+
+/// Returns how many characters fit into a line of the terminal, or 100 where there is none.
+fn width() -> u16 {
+    rustix::termios::tcgetwinsize(std::io::stdout())
+        .ok()
+        .map(|size| size.ws_col)
+        .filter(|width| *width > 0)
+        .unwrap_or(100)
 }

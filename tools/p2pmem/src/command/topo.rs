@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `p2pmem topo`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{ensure, Context, Result};
+use clap::Args;
+use p2pmem::fabric::{
+    topo::{self, Options},
+    Fabric,
+};
+
+use super::{print, width};
+
+/// Draw the PCIe fabric, and tell who reaches device memory, which way, and why not.
+///
+/// Needs no rights. A fabric can be recorded, and drawn on any other machine.
+#[derive(Args)]
+#[command(after_help = "Example:\n  \
+    p2pmem topo --record - | ssh elsewhere p2pmem topo --replay -")]
+pub struct Arguments {
+    /// Only the ways to /dev/p2pmemN.
+    #[arg(long, value_name = "N")]
+    provider: Option<u32>,
+    /// Show functions that matter to nobody, too.
+    #[arg(long)]
+    all: bool,
+    /// Write the fabric as JSON to a file instead, `-` for standard output.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["provider", "all", "json"])]
+    record: Option<PathBuf>,
+    /// Take the fabric from such a file, `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Draws, or records.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let fabric = match &arguments.replay {
+        Some(path) => replay(path)?,
+        None => Fabric::read(Path::new("/"))?,
+    };
+    if let Some(path) = &arguments.record {
+        return record(&fabric, path);
+    }
+    if let Some(number) = arguments.provider {
+        ensure!(
+            fabric.providers.iter().any(|one| one.number == number),
+            "there is no /dev/p2pmem{number}: `p2pmem topo` shows those that there are"
+        );
+    }
+
+    let options = Options {
+        provider: arguments.provider,
+        all: arguments.all,
+        width: width(),
+    };
+    if arguments.json {
+        let report = topo::Report::new(&fabric, &options);
+        print(&(serde_json::to_string(&report)? + "\n"))
+    } else {
+        print(&topo::render(&fabric, &options))
+    }
+}
+
+/// Reads a fabric that was recorded.
+pub fn replay(path: &Path) -> Result<Fabric> {
+    if path == Path::new("-") {
+        let text = std::io::read_to_string(std::io::stdin());
+        return Fabric::from_json(&text.context("cannot read standard input")?);
+    }
+    Fabric::load(path)
+}
+
+fn record(fabric: &Fabric, path: &Path) -> Result<()> {
+    let text = fabric.to_json()? + "\n";
+    if path == Path::new("-") {
+        return print(&text);
+    }
+    fs::write(path, text).with_context(|| {
+        format!(
+            "cannot write {}: name a file that can be made",
+            path.display()
+        )
+    })
+}
