@@ -20,7 +20,7 @@ BOOTS = [
     ("switch", []),  # all others
     ("switch", ["buffers", "handle", "uring"]),  # not for the topology: so that no boot takes too long
     ("switch-two-bars", ["providers"]),
-    ("no-switch", ["unreachable"]),
+    ("no-switch", ["unreachable", "apart"]),
     ("any-bar", ["override"]),
     ("far-bar", ["unmappable"]),
     ("cmb", ["adopt", "cmb"]),

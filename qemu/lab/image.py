@@ -14,7 +14,7 @@ from lab.topology import Topology
 # Modules of the stock kernel that every guest has; what they depend on comes along.
 MODULES = ["nvme"]
 # Modules that a job may load.
-SPARE_MODULES = ["ext4"]
+SPARE_MODULES = ["ext4", "loop"]
 
 INIT = Path(__file__).resolve().parents[1] / "guest/init"
 # What init writes to the kernel log: what comes after it belongs to the job.

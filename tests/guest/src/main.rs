@@ -45,6 +45,7 @@ fn main() -> ExitCode {
                     "adopt_",
                     "providers_",
                     "unreachable_",
+                    "apart_",
                     "override_",
                     "unmappable_",
                     "cmb_",

@@ -7,6 +7,7 @@ use crate::harness::Case;
 mod buffers;
 mod debug;
 mod direct_io;
+mod fabric;
 mod fault;
 mod handle;
 mod hotplug;
@@ -35,12 +36,14 @@ pub const CASES: &[&[Case]] = &[
     uring::CASES,
     mainline::CASES,
     direct_io::CASES,
+    fabric::CASES,
     unbind::CASES,
     fault::CASES,
     fault::nth::CASES,
     providers::CASES,
     roles::CASES,
     unreachable::CASES,
+    fabric::apart::CASES,
     override_::CASES,
     override_::unmappable::CASES,
     nvme::adopt::CASES,

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `p2pmem topo` and `p2pmem doctor` say, compared with what direct I/O really does.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use anyhow::{ensure, Context, Result};
+use rustix::{fs::OFlags, io::Errno};
+use serde_json::Value;
+
+use crate::{
+    cases,
+    guest::{
+        become_user, expect_errno, pattern, put_on_drive, read_at, wait_until, Child, Map,
+        Provider, WINDOW,
+    },
+};
+
+cases!(
+    "fabric": verdicts_are_true, any_user_may_look, recorded_and_replayed, errors_are_explained,
+    good_machine, memory_is_no_drive, loop_device_refuses,
+);
+
+const LENGTH: usize = 64 << 10;
+
+/// Runs the command.
+fn p2pmem(arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new("p2pmem").args(arguments).output()?)
+}
+
+/// Runs the command, and returns what it prints if it ends well.
+fn printed(arguments: &[&str]) -> Result<String> {
+    let output = p2pmem(arguments)?;
+    ensure!(
+        output.status.success(),
+        "p2pmem {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs the command with --json.
+fn json(arguments: &[&str]) -> Result<Value> {
+    Ok(serde_json::from_str(&printed(arguments)?)?)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
+    value[key]
+        .as_str()
+        .with_context(|| format!("no {key} in {value}"))
+}
+
+/// Opens a file for direct I/O.
+fn direct(path: &str) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
+        .open(path)
+        .with_context(|| path.to_owned())
+}
+
+/// Reads from each drive into the memory of each provider, and checks that it works exactly where
+/// `p2pmem topo` says so. Checks also that there are `drives` drives, and that all are reached in
+/// the way `reach`: as in the JSON, `switch`, `host-bridge`, `none`.
+pub fn expect_verdicts(drives: usize, reach: &str) -> Result<()> {
+    let report = json(&["topo", "--json"])?;
+    let verdicts = report["verdicts"].as_array().context("no verdicts")?;
+    let mut count = 0;
+    for verdict in verdicts {
+        let said = text(verdict, "reach")?;
+        for drive in verdict["drives"].as_array().context("no drives")? {
+            let drive = drive.as_str().context("no name")?;
+            let node = format!("/dev/p2pmem{}", verdict["provider"]);
+            let works = read_works(drive, &node)?;
+            // The memory of a drive itself has a name of its own.
+            ensure!(
+                said == reach || said == "self",
+                "{drive} and {node}: {said}, expected {reach}: {verdict}"
+            );
+            ensure!(
+                works == (said != "none"),
+                "{drive} and {node}: {said}, but direct I/O works: {works}"
+            );
+            count += 1;
+        }
+    }
+    let expected = drives * Provider::all()?.len();
+    ensure!(
+        count == expected,
+        "{count} verdicts on drives, expected {expected}"
+    );
+    Ok(())
+}
+
+/// Reads a pattern from a drive into device memory. Returns whether the kernel lets that be done.
+fn read_works(drive: &str, node: &str) -> Result<bool> {
+    let drive = direct(&format!("/dev/{drive}"))?;
+    put_on_drive(&drive, LENGTH, 7)?;
+    let node = OpenOptions::new().read(true).write(true).open(node)?;
+    let map = Map::new(node, WINDOW)?;
+    match read_at(&drive, &map, 0..LENGTH, 0) {
+        Ok(()) => {
+            map.check(0..LENGTH, 7)?;
+            Ok(true)
+        }
+        Err(Errno::INVAL | Errno::REMOTEIO) => {
+            ensure!(
+                map.get(0) != pattern(7, 0),
+                "refused, but the data is there"
+            );
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn verdicts_are_true() -> Result<()> {
+    expect_verdicts(2, "switch")
+}
+
+fn any_user_may_look() -> Result<()> {
+    let mine = json(&["topo", "--json"])?;
+    Child::spawn(|| {
+        become_user()?;
+        let theirs = json(&["topo", "--json"])?;
+        ensure!(mine["verdicts"] == theirs["verdicts"], "{theirs}");
+        // What they may not do is said.
+        let output = p2pmem(&["doctor"])?;
+        let said = String::from_utf8(output.stdout)?;
+        ensure!(output.status.code() == Some(1), "{said}");
+        ensure!(said.contains("may not be read and written"), "{said}");
+        Ok(())
+    })?
+    .expect_success()
+}
+
+fn recorded_and_replayed() -> Result<()> {
+    let file = "/tmp/fabric.json";
+    printed(&["topo", "--record", file])?;
+    for arguments in [&["topo"][..], &["topo", "--all"], &["topo", "--json"]] {
+        let replayed = [arguments, &["--replay", file]].concat();
+        ensure!(
+            printed(arguments)? == printed(&replayed)?,
+            "{arguments:?} differs when it is replayed"
+        );
+    }
+    ensure!(printed(&["doctor"])? == printed(&["doctor", "--replay", file])?);
+    let drawn = printed(&["topo", "--replay", file, "--provider", "0"])?;
+    for word in [
+        "switch, upstream port",
+        "nvme0n1",
+        "nvme1n1",
+        "/dev/p2pmem0",
+    ] {
+        ensure!(drawn.contains(word), "{word} is not in:\n{drawn}");
+    }
+    fs::remove_file(file)?;
+
+    let output = p2pmem(&["topo", "--provider", "77"])?;
+    ensure!(
+        output.status.code() == Some(1),
+        "a provider that is not there"
+    );
+    Ok(())
+}
+
+fn errors_are_explained() -> Result<()> {
+    for name in ["EREMOTEIO", "121", "-121"] {
+        let said = printed(&["doctor", "--errno", name])?;
+        ensure!(said.starts_with("EREMOTEIO (121)"), "{said}");
+    }
+    let output = p2pmem(&["doctor", "--errno", "ENONSENSE"])?;
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(1), "{:?}", output.status);
+    ensure!(said.contains("nothing is known of `ENONSENSE`"), "{said}");
+    Ok(())
+}
+
+/// Runs the doctor on a path. Returns its check, and whether it found a problem anywhere.
+fn examined(path: &str) -> Result<(Value, bool)> {
+    let output = p2pmem(&["doctor", "--json", path])?;
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let check = report["checks"]
+        .as_array()
+        .and_then(|checks| checks.iter().find(|check| check["name"] == path))
+        .with_context(|| format!("no check of {path} in {report}"))?;
+    Ok((check.clone(), !output.status.success()))
+}
+
+fn good_machine() -> Result<()> {
+    let (check, problem) = examined("/dev/nvme0n1")?;
+    ensure!(check["status"] == "ok" && !problem, "{check}");
+    Ok(())
+}
+
+fn memory_is_no_drive() -> Result<()> {
+    let (check, problem) = examined("/tmp")?;
+    ensure!(check["status"] == "problem" && problem, "{check}");
+    ensure!(text(&check, "cause")?.contains("host memory"), "{check}");
+    let output = p2pmem(&["doctor", "/nonexistent"])?;
+    ensure!(output.status.code() == Some(1));
+    Ok(())
+}
+
+fn loop_device_refuses() -> Result<()> {
+    // Built in, on the debug kernel.
+    let _ = Command::new("modprobe").arg("loop").status()?;
+    let output = Command::new("losetup").arg("-f").output()?;
+    let device = String::from_utf8(output.stdout)?.trim().to_owned();
+    let backing = "/tmp/loop";
+    File::create(backing)?.set_len(1 << 20)?;
+    wait_until(Duration::from_secs(5), "the loop device is there", || {
+        Ok(Path::new(&device).exists())
+    })?;
+    ensure!(Command::new("losetup")
+        .args([&device, backing])
+        .status()?
+        .success());
+
+    let (check, problem) = examined(&device)?;
+    let map = Map::new(Provider::first()?.open()?, WINDOW)?;
+    let result = read_at(&direct(&device)?, &map, 0..LENGTH, 0);
+
+    ensure!(Command::new("losetup")
+        .args(["-d", &device])
+        .status()?
+        .success());
+    fs::remove_file(backing)?;
+    ensure!(check["status"] == "problem" && problem, "{check}");
+    ensure!(
+        text(&check, "cause")?.contains("is a loop device"),
+        "{check}"
+    );
+    expect_errno(result, Errno::REMOTEIO, "a read from a loop device")
+}
+
+/// Drives below root ports of their own. Needs the topology no-switch.
+pub mod apart {
+    use super::{ensure, examined, expect_verdicts, printed, text, Result};
+    use crate::cases;
+
+    cases!("apart": verdicts_are_true, the_way_is_explained);
+
+    fn verdicts_are_true() -> Result<()> {
+        expect_verdicts(2, "none")
+    }
+
+    fn the_way_is_explained() -> Result<()> {
+        let drawn = printed(&["topo"])?;
+        for word in ["below different root ports", "8086:29c0", "What to do:"] {
+            ensure!(drawn.contains(word), "{word} is not in:\n{drawn}");
+        }
+        let (check, problem) = examined("/dev/nvme0n1")?;
+        ensure!(check["status"] == "problem" && problem, "{check}");
+        ensure!(
+            text(&check, "cause")?.contains("does not reach /dev/p2pmem0"),
+            "{check}"
+        );
+        ensure!(!text(&check, "cure")?.is_empty(), "{check}");
+        Ok(())
+    }
+}
