@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tables of text.
+//! Text in columns and lines.
 
 use comfy_table::{presets, ContentArrangement, Table};
 
@@ -11,12 +11,49 @@ pub fn render(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, widt
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(width)
+        .set_header(header)
         .add_rows(rows);
-    if !header.is_empty() {
-        table.set_header(header);
-    }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
     format!("{}\n", table.trim_fmt())
+}
+
+/// Breaks a text into lines of at most `width` characters, between words only, so that what is to be
+/// copied stays whole. All lines but the first are indented.
+pub fn wrap(text: &str, indent: usize, width: u16) -> String {
+    let mut wrapped = String::new();
+    let mut column = 0;
+    let mut empty = true;
+    for (index, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if !empty && column + 1 + length > usize::from(width) {
+            wrapped.push('\n');
+            wrapped.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+            empty = true;
+        } else if index > 0 {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped += word;
+        column += length;
+        empty &= word.is_empty();
+    }
+    wrapped.push('\n');
+    wrapped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_broken_between_words() {
+        assert_eq!(wrap("a bc d", 2, 100), "a bc d\n");
+        assert_eq!(wrap("aaa bbb ccc", 2, 7), "aaa bbb\n  ccc\n");
+        assert_eq!(wrap("a bbbbbbbbbbbb c", 2, 5), "a\n  bbbbbbbbbbbb\n  c\n");
+        assert_eq!(wrap("  a b", 2, 100), "  a b\n");
+        assert_eq!(wrap("", 2, 5), "\n");
+    }
 }

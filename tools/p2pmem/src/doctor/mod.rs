@@ -105,22 +105,30 @@ pub fn count(checks: &[Check], status: Status) -> usize {
 
 /// Writes checks as text, in lines of at most `width` characters.
 pub fn render(checks: &[Check], width: u16) -> String {
-    let rows = checks.iter().flat_map(|check| {
-        let mut rows = vec![vec![
-            check.status.to_string(),
-            check.name.clone(),
-            check.found.clone(),
-        ]];
-        for (what, text) in [("cause", &check.cause), ("cure", &check.cure)] {
-            if !text.is_empty() {
-                rows.push(vec![String::new(), format!("- {what}"), text.clone()]);
+    let name = checks
+        .iter()
+        .map(|check| check.name.chars().count())
+        .max()
+        .unwrap_or(0);
+    // Below what was found, unless a long name leaves little room for it.
+    let indent = (9 + name + 2).min(usize::from(width) / 3);
+
+    let mut text = String::new();
+    for check in checks {
+        let head = format!(
+            "{:<7}  {:<name$}  {}",
+            check.status, check.name, check.found
+        );
+        text += &table::wrap(&head, indent, width);
+        for (what, explanation) in [("cause", &check.cause), ("cure", &check.cure)] {
+            if !explanation.is_empty() {
+                let line = format!("{:9}{what}: {explanation}", "");
+                text += &table::wrap(&line, 11, width);
             }
         }
-        rows
-    });
-    format!(
-        "{}\nproblems: {}, warnings: {}, unknown: {}\n",
-        table::render(&[], rows, width),
+    }
+    text + &format!(
+        "\nproblems: {}, warnings: {}, unknown: {}\n",
         count(checks, Status::Problem),
         count(checks, Status::Warning),
         count(checks, Status::Unknown)
@@ -342,16 +350,20 @@ fn iommu(fabric: &Fabric, ways: &Ways) -> Check {
     )
 }
 
+/// The check that speaks of ports that redirect.
+const ACS: &str = "ACS";
+
 fn acs(fabric: &Fabric, ways: &Ways) -> Check {
     if ways.verdicts.is_empty() {
         return Check::new(
-            "ACS",
+            ACS,
             Status::Unknown,
             "no provider tells which ports redirect",
         );
     }
     let redirected: Vec<_> = ways
         .of_drives(fabric)
+        .filter(|verdict| matches!(verdict.reach, Reach::HostBridge | Reach::None))
         .filter(|verdict| !verdict.acs.is_empty())
         .collect();
     let ports = || redirected.iter().flat_map(|verdict| &verdict.acs);
@@ -362,7 +374,7 @@ fn acs(fabric: &Fabric, ways: &Ways) -> Check {
     found.dedup();
     if found.is_empty() {
         return Check::new(
-            "ACS",
+            ACS,
             Status::Ok,
             "no port between providers and drives redirects",
         );
@@ -371,16 +383,33 @@ fn acs(fabric: &Fabric, ways: &Ways) -> Check {
     let refused = redirected
         .iter()
         .any(|verdict| verdict.reach == Reach::None);
-    let (status, effect) = if refused {
-        (Status::Problem, "where Linux does not let it forward")
+    let (status, reach, effect) = if refused {
+        (
+            Status::Problem,
+            Reach::None,
+            "and Linux does not let it forward them",
+        )
     } else {
-        (Status::Warning, "which is slower than the switch")
+        (
+            Status::Warning,
+            Reach::HostBridge,
+            "which is a longer way than the switch",
+        )
     };
-    Check::new("ACS", status, found.join("; "))
+    Check::new(ACS, status, found.join("; "))
         .because(format!(
             "These ports send peer-to-peer requests up to the root complex, {effect}."
         ))
-        .cured_by(fabric.acs_cure(ports()))
+        .cured_by(fabric.acs_cure(reach, ports()))
+}
+
+/// Says what to do about a verdict: the cure for ports that redirect is that of all of them.
+fn cure(verdict: &Verdict) -> String {
+    if verdict.acs.is_empty() {
+        verdict.cure.clone()
+    } else {
+        format!("See {ACS}.")
+    }
 }
 
 /// Checks each drive that takes device memory. If some drives reach memory, the others are not a
@@ -405,7 +434,7 @@ fn drives(fabric: &Fabric, ways: &Ways) -> Vec<Check> {
                     };
                     Check::new(name, status, "reaches no provider")
                         .because(format!("/dev/p2pmem{}: {}", verdict.provider, verdict.why))
-                        .cured_by(&verdict.cure)
+                        .cured_by(cure(verdict))
                 }
                 _ => Check::new(name, Status::Unknown, "no provider tells the way to it"),
             }
@@ -454,7 +483,7 @@ fn block_stack(ways: &Ways, path: &str, stack: &Stack) -> Check {
                 "{} does not reach /dev/p2pmem{}: {}; direct I/O fails with EINVAL.",
                 verdict.client, verdict.provider, verdict.why
             ))
-            .cured_by(&verdict.cure),
+            .cured_by(cure(verdict)),
         _ => check(Status::Unknown)
             .because(
                 "All block devices take device memory; no provider tells the way to the drive.",

@@ -22,7 +22,7 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acs: Vec<Redirection>,
     /// Vendor and device ID of the root complex devices that the kernel looks up in its list of
-    /// host bridges: one, or two where both ends have one of their own.
+    /// host bridges: one, or two where both ends have one of their own; `-` for one without any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
 }
@@ -96,9 +96,7 @@ fn line(line: &str) -> Option<Route> {
             "distance" => route.distance = value.parse().ok(),
             "through" => route.through = Some(value.to_owned()),
             "acs" => route.acs = value.split(',').filter_map(redirection).collect(),
-            "host" if value != "-" => {
-                route.hosts = value.split(',').map(str::to_owned).collect();
-            }
+            "host" => route.hosts = value.split(',').map(str::to_owned).collect(),
             _ => (),
         }
     }
@@ -158,6 +156,6 @@ mod tests {
         );
         assert_eq!(routes.len(), 2);
         assert_eq!(routes[0].distance, Some(4));
-        assert!(routes[1].hosts.is_empty());
+        assert_eq!(routes[1].hosts, ["-"]);
     }
 }

@@ -74,30 +74,32 @@ pub fn render(fabric: &Fabric, options: &Options) -> String {
             continue;
         }
         let _ = writeln!(text, "\nWho reaches {}:", describe(provider));
-        text += &clients(&own, &mut notes, options.width);
+        text += &clients(fabric, &own, &mut notes, options.width);
     }
     if fabric.providers.is_empty() {
-        text += "\nNo provider of device memory: who reaches whom is known only with one. \
-                 `p2pmem doctor` says what could be one.\n";
+        text += "\n";
+        text += &table::wrap(
+            "No provider of device memory: who reaches whom is known only with one. `p2pmem doctor` \
+             says what could be one.",
+            0,
+            options.width,
+        );
     }
     text += &stacked(fabric, options.width);
 
     let reaches = |reach| report.verdicts.iter().any(|verdict| verdict.reach == reach);
-    let _ = writeln!(
-        text,
-        "\nIOMMU: {}",
-        translation(
-            report.translation,
-            reaches(Reach::Switch),
-            reaches(Reach::HostBridge)
-        )
+    let translation = translation(
+        report.translation,
+        reaches(Reach::Switch),
+        reaches(Reach::HostBridge),
     );
+    text += "\n";
+    text += &table::wrap(&format!("IOMMU: {translation}"), 7, options.width);
     if !notes.is_empty() {
         text += "\nWhat to do:\n";
-        let rows = (1..)
-            .zip(notes)
-            .map(|(number, note)| vec![format!("[{number}]"), note]);
-        text += &table::render(&[], rows, options.width);
+        for (number, note) in (1..).zip(notes) {
+            text += &table::wrap(&format!("[{number}] {note}"), 4, options.width);
+        }
     }
     text
 }
@@ -111,15 +113,26 @@ fn describe(provider: &Provider) -> String {
     )
 }
 
+/// Says what to do about a verdict. Ports that redirect are dealt with by one parameter for all that
+/// have the same kind of way.
+fn cure(fabric: &Fabric, verdict: &Verdict, all: &[&Verdict]) -> String {
+    if verdict.cure.is_empty() || verdict.acs.is_empty() {
+        return verdict.cure.clone();
+    }
+    let alike = all.iter().filter(|other| other.reach == verdict.reach);
+    fabric.acs_cure(verdict.reach, alike.flat_map(|other| &other.acs))
+}
+
 /// Writes a table of those who reach a provider or do not. What is to be done goes to `notes`.
-fn clients(verdicts: &[&Verdict], notes: &mut Vec<String>, width: u16) -> String {
+fn clients(fabric: &Fabric, verdicts: &[&Verdict], notes: &mut Vec<String>, width: u16) -> String {
     let rows = verdicts.iter().map(|verdict| {
-        let note = if verdict.cure.is_empty() {
+        let cure = cure(fabric, verdict, verdicts);
+        let note = if cure.is_empty() {
             String::new()
         } else {
-            let known = notes.iter().position(|note| *note == verdict.cure);
+            let known = notes.iter().position(|note| *note == cure);
             let index = known.unwrap_or_else(|| {
-                notes.push(verdict.cure.clone());
+                notes.push(cure);
                 notes.len() - 1
             });
             format!(" [{}]", index + 1)

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Fabric, Function, Provider, Redirection, Route, RouteKind};
+use super::{Fabric, Function, Port, Provider, Redirection, Route, RouteKind, Translation};
 
 /// Whether and how a function reaches device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -172,7 +172,7 @@ impl Fabric {
                 format!("{up}; Linux lets an AMD Zen forward")
             }
             RouteKind::HostBridge => format!("{up}; Linux lets host bridge {hosts} forward"),
-            RouteKind::None if hosts.is_empty() => {
+            RouteKind::None if route.hosts.iter().any(|host| host == "-") => {
                 format!("{up}; the root complex has no device that Linux could look up")
             }
             RouteKind::None => {
@@ -185,38 +185,47 @@ impl Fabric {
     fn cure(&self, provider: &Provider, route: &Route) -> String {
         match route.kind {
             RouteKind::Own | RouteKind::Switch => String::new(),
-            RouteKind::HostBridge if route.acs.is_empty() => String::new(),
-            RouteKind::HostBridge => format!(
-                "It works. To keep it within the switch: {}",
-                self.acs_cure(route.acs.iter())
-            ),
-            RouteKind::None if !route.acs.is_empty() => self.acs_cure(route.acs.iter()),
+            _ if !route.acs.is_empty() => self.acs_cure(route.kind.into(), &route.acs),
+            RouteKind::HostBridge => String::new(),
             RouteKind::None => self.apart_cure(provider, &route.address),
         }
     }
 
-    /// Says what to do about ports that redirect.
-    pub fn acs_cure<'a>(&self, ports: impl Iterator<Item = &'a Redirection>) -> String {
+    /// Says what to do about ports that redirect, where that leaves such a way.
+    pub fn acs_cure<'a>(
+        &self,
+        reach: Reach,
+        ports: impl IntoIterator<Item = &'a Redirection>,
+    ) -> String {
         let parameter = self.acs_parameter(ports);
+        let goal = match reach {
+            Reach::None => "",
+            _ => "It works, through the root complex. To keep it within the switch: ",
+        };
         let quoting = if parameter.contains(';') {
             r" (in /etc/default/grub write \; for each ;)"
         } else {
             ""
         };
-        let because = if self.translation() == super::Translation::Off {
-            "No IOMMU is in use here, so the firmware turned ACS on: look for ACS in the BIOS setup as well."
-        } else {
-            "Linux turns ACS on where it uses an IOMMU; the BIOS setup may have a switch for ACS, too."
+        let because = match self.translation() {
+            Translation::Off => {
+                "No IOMMU is in use, so it was the firmware that turned ACS on: look for ACS in the \
+                 BIOS setup as well."
+            }
+            _ => {
+                "Linux turns ACS on where it uses an IOMMU; the BIOS setup may have a setting for \
+                 ACS, too."
+            }
         };
         format!(
-            "Boot with `{parameter}`{quoting}. The IOMMU groups below these ports get larger: their \
-             devices are less isolated from each other. {because}"
+            "{goal}Boot with `{parameter}`{quoting}. The IOMMU groups below these ports get larger: \
+             their devices are less isolated from each other. {because}"
         )
     }
 
     /// Returns the kernel parameter that turns redirection off at ports. Contains those for which
     /// the command line does so already: the last parameter counts.
-    fn acs_parameter<'a>(&self, ports: impl Iterator<Item = &'a Redirection>) -> String {
+    fn acs_parameter<'a>(&self, ports: impl IntoIterator<Item = &'a Redirection>) -> String {
         const NAME: &str = "disable_acs_redir=";
         let mut addresses: Vec<&str> = self
             .kernel
@@ -225,7 +234,7 @@ impl Fabric {
             .filter_map(|word| word.trim_start_matches("pci=").strip_prefix(NAME))
             .flat_map(|list| list.split(';'))
             .collect();
-        addresses.extend(ports.map(|port| port.port.as_str()));
+        addresses.extend(ports.into_iter().map(|port| port.port.as_str()));
         let mut seen = Vec::new();
         addresses.retain(|address| {
             let new = !seen.contains(address);
@@ -239,21 +248,29 @@ impl Fabric {
     fn apart_cure(&self, provider: &Provider, client: &str) -> String {
         let switch = |address: &str| {
             self.way_up(address)
-                .find(|function| function.port == Some(super::Port::Upstream))
+                .find(|function| function.port == Some(Port::Upstream))
                 .map(|port| port.address.clone())
         };
+        let integrated = |address: &str| {
+            self.function(address)
+                .is_some_and(|function| function.parent.is_none())
+        };
         let place = match (switch(&provider.pci), switch(client)) {
+            _ if integrated(client) || integrated(&provider.pci) => {
+                "One of the two is part of the root complex, and cannot be moved: use another device"
+                    .to_owned()
+            }
             (Some(port), _) => {
-                format!("Move {client} to a slot below the switch at {port}, as the memory is")
+                format!("Move the device to a slot below the switch at {port}, as the memory is")
             }
             (None, Some(port)) => {
-                format!("Move the memory to a slot below the switch at {port}, as {client} is")
+                format!("Move the memory to a slot below the switch at {port}, as the device is")
             }
             (None, None) => "Move both to slots below one PCIe switch".to_owned(),
         };
         format!(
             "{place}; or use a machine whose root complex Linux lets forward: AMD Zen and newer, \
-             Intel Xeon since Skylake. No setting of the kernel changes this."
+             Intel Xeon since Skylake. No setting changes this."
         )
     }
 }
