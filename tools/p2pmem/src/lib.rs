@@ -18,6 +18,7 @@ pub mod size;
 pub mod sysfs;
 mod table;
 pub mod uring;
+pub mod users;
 
 pub use buffer::Buffer;
 pub use handle::Handle;

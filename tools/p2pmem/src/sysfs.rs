@@ -7,6 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::makedev;
+use serde::Serialize;
+
 /// A provider as sysfs shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -14,6 +17,8 @@ pub struct Entry {
     pub number: u32,
     /// Its node.
     pub path: PathBuf,
+    /// The directory of its node, where its settings are.
+    pub node: PathBuf,
     /// The directory of its PCI device.
     pub device: PathBuf,
     /// The address of its PCI device, like `0000:04:00.0`.
@@ -28,6 +33,96 @@ impl Entry {
     /// Returns how many bytes of the device's pool nobody uses.
     pub fn available(&self) -> io::Result<u64> {
         number(&self.device.join("p2pmem/available"))
+    }
+
+    /// Returns the number of its node, as `st_rdev` of a file has it.
+    pub fn device_number(&self) -> io::Result<u64> {
+        let text = fs::read_to_string(self.node.join("dev"))?;
+        let numbers = text
+            .trim()
+            .split_once(':')
+            .and_then(|(major, minor)| Some(makedev(major.parse().ok()?, minor.parse().ok()?)));
+        numbers.ok_or_else(|| wrong("no device number"))
+    }
+
+    /// Returns the rest of what the driver tells of it.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` or `ENODEV` if the device goes away meanwhile.
+    pub fn details(&self) -> io::Result<Details> {
+        let count = |name| number(&self.node.join(name));
+        let numa_node = fs::read_to_string(self.device.join("numa_node"))?;
+
+        Ok(Details {
+            size: count("size")?,
+            allocated: count("allocated")?,
+            largest: count("largest")?,
+            regions: fs::read_to_string(self.node.join("regions"))?
+                .split_whitespace()
+                .map(Region::parse)
+                .collect::<Option<_>>()
+                .ok_or_else(|| wrong("not a list of regions"))?,
+            adopted: count("adopted")? != 0,
+            clear: count("clear")? != 0,
+            limit_per_file: count("limit_per_file")?,
+            limit_per_user: count("limit_per_user")?,
+            // -1 is one that the kernel does not know.
+            numa_node: numa_node.trim().parse().ok(),
+        })
+    }
+}
+
+/// What the driver tells of a provider. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Details {
+    /// How much there is.
+    pub size: u64,
+    /// How much of it is allocated through the node.
+    pub allocated: u64,
+    /// The longest run of the rest.
+    pub largest: u64,
+    /// Where it lies.
+    pub regions: Vec<Region>,
+    /// Whether another driver has the device.
+    pub adopted: bool,
+    /// Whether memory is cleared before it is given out.
+    pub clear: bool,
+    /// How much one open file may have; 0 for any number.
+    pub limit_per_file: u64,
+    /// How much one user may have; 0 for any number.
+    pub limit_per_user: u64,
+    /// The NUMA node that the device is near to. Null if it is not known.
+    pub numa_node: Option<u32>,
+}
+
+/// A part of a BAR. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Region {
+    /// What it is: `bar`, `cmb` or `pmr`.
+    pub kind: String,
+    /// The number of the BAR.
+    pub bar: u32,
+    /// Where it starts, from the start of the BAR.
+    pub offset: u64,
+    /// How long it is.
+    pub size: u64,
+}
+
+impl Region {
+    /// Reads what the driver writes, like `bar2@0x0+0x4000000:cmb`.
+    fn parse(text: &str) -> Option<Self> {
+        let (range, kind) = text.strip_prefix("bar")?.split_once(':')?;
+        let (bar, range) = range.split_once('@')?;
+        let (offset, size) = range.split_once('+')?;
+        let hexadecimal = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+
+        Some(Self {
+            kind: kind.to_owned(),
+            bar: bar.parse().ok()?,
+            offset: hexadecimal(offset)?,
+            size: hexadecimal(size)?,
+        })
     }
 }
 
@@ -68,6 +163,7 @@ fn read(number: u32, node: &Path) -> io::Result<Entry> {
     Ok(Entry {
         number,
         path: Path::new("/dev").join(node.file_name().unwrap_or_default()),
+        node: node.to_owned(),
         pci: device
             .file_name()
             .unwrap_or_default()
@@ -84,7 +180,22 @@ pub fn number(path: &Path) -> io::Result<u64> {
     fs::read_to_string(path)?
         .trim()
         .parse()
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a number"))
+        .map_err(|_| wrong("not a number"))
+}
+
+/// Returns the number that a provider is named by: `0`, `p2pmem0` and `/dev/p2pmem0` are the same.
+pub fn node_number(text: &str) -> Option<u32> {
+    let name = text.strip_prefix("/dev/").unwrap_or(text);
+    let digits = name.strip_prefix("p2pmem").unwrap_or(name);
+
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())?
+}
+
+fn wrong(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]
@@ -110,6 +221,23 @@ mod tests {
             fs::write(device.join("p2pmem/available"), "4096\n").unwrap();
             let node = self.0.join("class/misc").join(node);
             fs::create_dir_all(&node).unwrap();
+            fs::write(device.join("numa_node"), "-1\n").unwrap();
+            for (name, text) in [
+                ("dev", "10:120"),
+                ("size", "67108864"),
+                ("allocated", "4096"),
+                ("largest", "33554432"),
+                (
+                    "regions",
+                    "bar2@0x0+0x2000000:cmb bar4@0x1000+0x2000000:bar",
+                ),
+                ("adopted", "1"),
+                ("clear", "0"),
+                ("limit_per_file", "65536"),
+                ("limit_per_user", "0"),
+            ] {
+                fs::write(node.join(name), format!("{text}\n")).unwrap();
+            }
             symlink(&device, node.join("device")).unwrap();
         }
     }
@@ -154,5 +282,43 @@ mod tests {
         sys.add("p2pmem1", "0000:05:00.0");
         fs::remove_file(sys.0.join("class/misc/p2pmem1/device")).unwrap();
         assert_eq!(providers(&sys.0).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn details_are_read() {
+        let sys = Sys::new("details");
+        sys.add("p2pmem0", "0000:04:00.0");
+        let entry = providers(&sys.0).unwrap().remove(0);
+        assert_eq!(entry.device_number().unwrap(), makedev(10, 120));
+
+        let details = entry.details().unwrap();
+        assert_eq!((details.size, details.allocated), (64 << 20, 4096));
+        assert_eq!(details.largest, 32 << 20);
+        assert!(details.adopted && !details.clear);
+        assert_eq!((details.limit_per_file, details.limit_per_user), (65536, 0));
+        assert_eq!(details.numa_node, None);
+        let region = |kind: &str, bar, offset| Region {
+            kind: kind.to_owned(),
+            bar,
+            offset,
+            size: 32 << 20,
+        };
+        assert_eq!(
+            details.regions,
+            [region("cmb", 2, 0), region("bar", 4, 4096)]
+        );
+
+        fs::write(entry.node.join("regions"), "bar2\n").unwrap();
+        assert!(entry.details().is_err());
+    }
+
+    #[test]
+    fn nodes_are_named_in_three_ways() {
+        for text in ["7", "p2pmem7", "/dev/p2pmem7"] {
+            assert_eq!(node_number(text), Some(7), "{text}");
+        }
+        for text in ["", "p2pmem", "nvme0", "+7", "05:00.0", "/tmp/p2pmem7"] {
+            assert_eq!(node_number(text), None, "{text}");
+        }
     }
 }

@@ -2,104 +2,166 @@
 
 //! `p2pmem list`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use p2pmem::{size, sysfs};
+use p2pmem::{
+    size,
+    sysfs::{self, Details, Entry},
+    users::{users, User},
+};
+use rustix::{io::Errno, param::page_size};
 use serde::Serialize;
 
-use super::open;
+use super::table;
 
 /// Show the providers of device memory.
+///
+/// Works without any rights. Who uses the memory is told as far as this user may know it: of all
+/// processes for root, of one's own for others.
 #[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    p2pmem list --users\n  \
+    p2pmem list --json")]
 pub struct Arguments {
+    /// Show the processes that have the nodes open as well.
+    #[arg(long)]
+    users: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
+/// What `--json` prints.
 #[derive(Serialize)]
 struct Listing {
+    /// By the numbers of the nodes.
     providers: Vec<Listed>,
 }
 
+/// A provider.
 #[derive(Serialize)]
 struct Listed {
+    /// The node.
     path: PathBuf,
+    /// The address of the PCI device.
     pci: String,
+    /// PCI vendor ID, four hexadecimal digits.
     vendor: String,
+    /// PCI device ID, four hexadecimal digits.
     device: String,
-    size: u64,
-    allocated: u64,
+    /// How many bytes of the device's pool nobody uses, the kernel itself included.
     available: u64,
-    granule: u32,
-    regions: Vec<Region>,
+    /// The unit of allocation in bytes.
+    granule: usize,
+    #[serde(flatten)]
+    details: Details,
+    /// Processes that have the node open.
+    users: Vec<User>,
 }
 
-#[derive(Serialize)]
-struct Region {
-    bar: u32,
-    offset: u64,
-    size: u64,
-}
+impl Listed {
+    fn new(entry: Entry, users: &[User]) -> io::Result<Self> {
+        let device = entry.device_number()?;
+        let users = users.iter().filter(|user| user.device == device);
 
-/// Shows the providers.
-pub fn run(arguments: &Arguments) -> Result<()> {
-    let mut providers = Vec::new();
-    for entry in sysfs::providers(Path::new("/sys")).context("cannot read sysfs")? {
-        let provider = open(&entry.path)?;
-        let info = provider.info()?;
-        let regions = (0..info.regions)
-            .map(|index| {
-                let region = provider.region(index)?;
-                Ok(Region {
-                    bar: region.bar,
-                    offset: region.offset,
-                    size: region.size,
-                })
-            })
-            .collect::<Result<_>>()?;
-
-        providers.push(Listed {
+        Ok(Self {
             available: entry.available()?,
+            details: entry.details()?,
+            users: users.cloned().collect(),
             path: entry.path,
             pci: entry.pci,
             vendor: entry.vendor,
             device: entry.product,
-            size: info.size,
-            allocated: info.allocated,
-            granule: info.granule,
-            regions,
-        });
+            granule: page_size(),
+        })
+    }
+}
+
+/// Shows the providers.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let users = users(Path::new("/proc")).context("cannot read /proc")?;
+    let mut providers = Vec::new();
+    for entry in sysfs::providers(Path::new("/sys")).context("cannot read sysfs")? {
+        let path = entry.path.clone();
+        match Listed::new(entry, &users) {
+            Ok(listed) => providers.push(listed),
+            // It went away at this very moment.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NOENT | Errno::NODEV)
+                ) => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "cannot read what sysfs tells of {}: does p2pmem_rs fit this program?",
+                        path.display()
+                    )
+                })
+            }
+        }
     }
 
     if arguments.json {
         println!("{}", serde_json::to_string(&Listing { providers })?);
     } else if providers.is_empty() {
-        println!("no providers: load p2pmem_rs, and bind a device to it");
+        println!("no providers: load p2pmem_rs, and bind a device to it (p2pmem bind)");
     } else {
-        println!(
-            "{:<14} {:<13} {:<10} {:>4} {:>10} {:>10}",
-            "NODE", "DEVICE", "ID", "BAR", "SIZE", "FREE"
-        );
-        for provider in providers {
-            let bars: Vec<_> = provider
-                .regions
-                .iter()
-                .map(|region| region.bar.to_string())
-                .collect();
-            println!(
-                "{:<14} {:<13} {:<10} {:>4} {:>10} {:>10}",
-                provider.path.display(),
-                provider.pci,
-                format!("{}:{}", provider.vendor, provider.device),
-                bars.join(","),
-                size::format(provider.size),
-                size::format(provider.available),
-            );
+        print(&providers);
+        if arguments.users {
+            println!();
+            print_users(&providers);
         }
     }
 
     Ok(())
+}
+
+fn print(providers: &[Listed]) {
+    let mut table = table::new(&[
+        "NODE", "DEVICE", "ID", "KIND", "BAR", "SIZE#", "FREE#", "NUMA#", "USERS#",
+    ]);
+    for provider in providers {
+        // A kind or BAR that several regions have is named once.
+        let words = |of: fn(&sysfs::Region) -> String| {
+            let mut words: Vec<_> = provider.details.regions.iter().map(of).collect();
+            words.dedup();
+            words.join(",")
+        };
+        table.add_row([
+            provider.path.display().to_string(),
+            provider.pci.clone(),
+            format!("{}:{}", provider.vendor, provider.device),
+            words(|region| region.kind.clone()),
+            words(|region| region.bar.to_string()),
+            size::format(provider.details.size),
+            size::format(provider.available),
+            provider
+                .details
+                .numa_node
+                .map_or("-".to_owned(), |node| node.to_string()),
+            provider.users.len().to_string(),
+        ]);
+    }
+    table::print(&table);
+}
+
+fn print_users(providers: &[Listed]) {
+    let mut table = table::new(&["NODE", "PID#", "NAME", "ALLOCATED#"]);
+    for provider in providers {
+        for user in &provider.users {
+            table.add_row([
+                provider.path.display().to_string(),
+                user.pid.to_string(),
+                user.name.clone(),
+                size::format(user.bytes),
+            ]);
+        }
+    }
+    table::print(&table);
 }

@@ -16,6 +16,7 @@ mod copy;
 mod doctor;
 mod list;
 mod topo;
+mod table;
 
 /// PCI peer-to-peer memory: buffers in devices, and direct I/O between devices through them.
 #[derive(Parser)]

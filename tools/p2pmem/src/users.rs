@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which processes have memory, as far as this one may know it.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
+};
+
+use serde::Serialize;
+
+/// A process that has a node open.
+///
+/// Memory counts for the file that it was allocated through. A process that inherited the file is
+/// listed as well, with the same number; memory whose file is closed is listed nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct User {
+    /// Its number.
+    pub pid: i32,
+    /// Its name.
+    pub name: String,
+    /// How much its open files have allocated, in bytes.
+    pub bytes: u64,
+    /// The number of the node, see [`device_number`](crate::sysfs::Entry::device_number).
+    #[serde(skip)]
+    pub device: u64,
+}
+
+/// Returns the users of all nodes. `proc` is where procfs is mounted. Processes that this one may not
+/// look at are left out.
+pub fn users(proc: &Path) -> io::Result<Vec<User>> {
+    let mut found = Vec::new();
+
+    for entry in fs::read_dir(proc)? {
+        let entry = entry?;
+        // All else there is no process. One that ends meanwhile has nothing.
+        if let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        {
+            let _ = add_process(&mut found, &entry.path(), pid);
+        }
+    }
+    found.sort_by_key(|user| (user.device, user.pid));
+
+    Ok(found)
+}
+
+/// Adds what a process has.
+fn add_process(found: &mut Vec<User>, process: &Path, pid: i32) -> io::Result<()> {
+    let first = found.len();
+    let mut seen: Vec<i32> = Vec::new();
+
+    for entry in fs::read_dir(process.join("fd"))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let (Some(fd), Ok(file)) = (
+            name.to_str().and_then(|name| name.parse().ok()),
+            fs::metadata(entry.path()),
+        ) else {
+            continue;
+        };
+        if !file.file_type().is_char_device() {
+            continue;
+        }
+        let info = fs::read_to_string(process.join("fdinfo").join(&name)).unwrap_or_default();
+        let Some(bytes) = allocated(&info) else {
+            continue;
+        };
+        // A file may have several descriptors.
+        if seen.iter().any(|&other| is_same_file(pid, fd, other)) {
+            continue;
+        }
+        seen.push(fd);
+
+        let device = file.rdev();
+        match found[first..].iter_mut().find(|user| user.device == device) {
+            Some(user) => user.bytes += bytes,
+            None => found.push(User {
+                pid,
+                name: fs::read_to_string(process.join("comm"))?.trim().to_owned(),
+                bytes,
+                device,
+            }),
+        }
+    }
+
+    Ok(())
+}
+
+/// Returns what a file has, by the line that the driver adds to its fdinfo.
+fn allocated(info: &str) -> Option<u64> {
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("p2pmem-allocated:"))?;
+    line.trim().parse().ok()
+}
+
+/// Asks the kernel whether two descriptors of a process are of one open file.
+fn is_same_file(pid: i32, one: i32, other: i32) -> bool {
+    /// Of linux/kcmp.h.
+    const KCMP_FILE: libc::c_int = 0;
+
+    // SAFETY: The call takes numbers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one, other) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{env, os::unix::fs::symlink, process};
+
+    /// Numbers that no process has.
+    const FIRST: i32 = 1 << 30;
+
+    #[test]
+    fn processes_are_found_by_their_files() {
+        let proc = env::temp_dir().join(format!("p2pmem-users-{}", process::id()));
+        let add = |pid: i32, name: &str, files: &[(i32, &str, &str)]| {
+            let process = proc.join(pid.to_string());
+            fs::create_dir_all(process.join("fd")).unwrap();
+            fs::create_dir_all(process.join("fdinfo")).unwrap();
+            fs::write(process.join("comm"), format!("{name}\n")).unwrap();
+            for (fd, target, info) in files {
+                symlink(target, process.join(format!("fd/{fd}"))).unwrap();
+                fs::write(process.join(format!("fdinfo/{fd}")), info).unwrap();
+            }
+        };
+        let info = |bytes| format!("pos:\t0\np2pmem-allocated:\t{bytes}\n");
+        // Any character devices will do.
+        let files: &[(i32, &str, &str)] = &[
+            (0, "/dev/null", "pos:\t0\n"),
+            (3, "/dev/null", &info(4096)),
+            (4, "/dev/null", &info(8192)),
+            (5, "/dev/zero", &info(0)),
+            (6, "/", &info(1)),
+        ];
+        add(FIRST + 1, "two", &files[1..2]);
+        add(FIRST, "one", files);
+        add(FIRST + 2, "none", &files[..1]);
+        fs::create_dir_all(proc.join("sys")).unwrap();
+
+        let found = users(&proc);
+        let _ = fs::remove_dir_all(&proc);
+        let device = |path| fs::metadata(path).unwrap().rdev();
+        let user = |pid, name: &str, bytes, path| User {
+            pid,
+            name: name.to_owned(),
+            bytes,
+            device: device(path),
+        };
+        assert_eq!(
+            found.unwrap(),
+            [
+                user(FIRST, "one", 12288, "/dev/null"),
+                user(FIRST + 1, "two", 4096, "/dev/null"),
+                user(FIRST, "one", 0, "/dev/zero"),
+            ]
+        );
+    }
+}
