@@ -13,6 +13,7 @@ pub mod copy;
 pub mod doctor;
 pub mod fabric;
 mod handle;
+pub mod manage;
 mod provider;
 pub mod size;
 pub mod sysfs;

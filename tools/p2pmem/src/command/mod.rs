@@ -12,11 +12,15 @@ use clap::{Parser, Subcommand};
 use p2pmem::Provider;
 
 mod bench;
+mod bind;
+mod change;
+mod config;
 mod copy;
 mod doctor;
 mod list;
 mod topo;
 mod table;
+mod unbind;
 
 /// PCI peer-to-peer memory: buffers in devices, and direct I/O between devices through them.
 #[derive(Parser)]
@@ -33,6 +37,9 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     List(list::Arguments),
+    Bind(bind::Arguments),
+    Unbind(unbind::Arguments),
+    Config(config::Arguments),
     Copy(copy::Arguments),
     Bench(bench::Arguments),
     Topo(topo::Arguments),
@@ -44,6 +51,9 @@ impl Arguments {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::List(arguments) => list::run(&arguments),
+            Command::Bind(arguments) => bind::run(&arguments),
+            Command::Unbind(arguments) => unbind::run(&arguments),
+            Command::Config(arguments) => config::run(&arguments),
             Command::Copy(arguments) => copy::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Topo(arguments) => topo::run(&arguments),

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What commands print that change something of a device.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use p2pmem::manage::{Device, Plan, Step};
+use serde::Serialize;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+pub struct Change {
+    /// The address of the PCI device.
+    pub pci: String,
+    /// The driver that has the device now. Null if none has.
+    pub driver: Option<String>,
+    /// The node that it has now. Null if it has none, and after a dry run.
+    pub path: Option<PathBuf>,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// What was written, or would be: files and lines.
+    pub steps: Vec<Step>,
+}
+
+impl Change {
+    /// Begins with what was planned.
+    pub fn new(device: &Device, plan: &Plan, dry_run: bool) -> Self {
+        Self {
+            pci: device.pci.clone(),
+            driver: None,
+            path: None,
+            dry_run,
+            steps: plan.steps().to_vec(),
+        }
+    }
+}
+
+/// Prints what was done, in words that the command knows, or what would be.
+pub fn report(change: &Change, json: bool, words: impl FnOnce()) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(change)?);
+    } else if change.dry_run {
+        for step in &change.steps {
+            println!("{step}");
+        }
+    } else {
+        words();
+    }
+
+    Ok(())
+}

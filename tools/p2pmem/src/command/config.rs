@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `p2pmem config`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{builder::BoolishValueParser, ArgGroup, Args};
+use p2pmem::{
+    manage::{self, Device, Roots, Settings},
+    size,
+    sysfs::{self, Details, Entry},
+};
+use serde::Serialize;
+
+use super::{
+    change::{report, Change},
+    table,
+};
+
+/// Show and change settings of devices.
+///
+/// Without options, shows those of one device or of all. Regions count from the next time on that the
+/// device is bound; all else counts at once, and until the device is unbound.
+#[derive(Args)]
+#[command(
+    group(ArgGroup::new("setting").multiple(true).requires("device")),
+    after_help = "Examples:\n  \
+    p2pmem config\n  \
+    p2pmem config p2pmem0 --limit-per-user 64M --clear on\n  \
+    p2pmem config 03:00.0 --regions pmr"
+)]
+pub struct Arguments {
+    /// The device, like 0000:05:00.0 or 05:00.0, or its node.
+    device: Option<String>,
+    /// What to take of it: cmb, pmr, or barN[@OFFSET][+SIZE], in bytes or with K, M or G; or default.
+    ///
+    /// Can be given several times.
+    #[arg(long, value_parser = regions, group = "setting")]
+    regions: Vec<String>,
+    /// Whether memory is cleared before it is given out: on or off.
+    #[arg(long, value_parser = BoolishValueParser::new(), value_name = "on|off", group = "setting")]
+    clear: Option<bool>,
+    /// How much one open file may have: bytes, or with K, M or G; 0 for any number.
+    #[arg(long, value_parser = size::parse, value_name = "SIZE", group = "setting")]
+    limit_per_file: Option<u64>,
+    /// How much one user may have through all files of the node: bytes, or with K, M or G; 0 for any number.
+    #[arg(long, value_parser = size::parse, value_name = "SIZE", group = "setting")]
+    limit_per_user: Option<u64>,
+    /// Print what would be done as shell commands, and do nothing.
+    #[arg(long, requires = "setting")]
+    dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads regions as far as the shell is concerned. What they mean is for the driver to say.
+pub fn regions(text: &str) -> Result<String, String> {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"@+".contains(&byte);
+
+    if words.is_empty() || !words.iter().all(|word| word.bytes().all(known)) {
+        return Err(format!(
+            "`{text}` names no regions: write cmb, pmr, bar2, bar2@16M+64M or default"
+        ));
+    }
+    Ok(words.join(" "))
+}
+
+/// What `--json` prints without an option that sets something.
+#[derive(Serialize)]
+struct Shown {
+    /// By the numbers of the nodes; then devices without one, of which something is chosen.
+    devices: Vec<Configured>,
+}
+
+/// The settings of a device.
+#[derive(Serialize)]
+struct Configured {
+    /// The address of the PCI device.
+    pci: String,
+    /// The node. Null if there is none.
+    path: Option<PathBuf>,
+    /// What is chosen for the next time that it is bound. Null for the default.
+    choice: Option<String>,
+    /// What it is now. Null without a node.
+    current: Option<Details>,
+}
+
+/// Shows or changes settings.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let roots = Roots::default();
+    let device = match &arguments.device {
+        Some(text) => Some(Device::find(&roots, text)?),
+        None => None,
+    };
+    let regions = arguments.regions.join(" ");
+    let settings = Settings {
+        regions: Some(regions).filter(|regions| !regions.is_empty()),
+        clear: arguments.clear,
+        limit_per_file: arguments.limit_per_file,
+        limit_per_user: arguments.limit_per_user,
+    };
+
+    match device {
+        Some(device) if settings != Settings::default() => {
+            set(&roots, &device, &settings, arguments)
+        }
+        device => show(&roots, device, arguments.json),
+    }
+}
+
+fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Arguments) -> Result<()> {
+    let plan = manage::configure(roots, device, settings)?;
+    if !arguments.dry_run {
+        plan.run(roots, || Ok(()))
+            .with_context(|| format!("cannot configure {}", device.pci))?;
+    }
+
+    let change = Change {
+        driver: device.driver(roots),
+        path: device.node.as_ref().map(|node| node.path.clone()),
+        ..Change::new(device, &plan, arguments.dry_run)
+    };
+    report(&change, arguments.json, || {
+        if settings.regions.is_some() && device.node.is_some() {
+            println!(
+                "regions count from the next time on that {} is bound",
+                device.pci
+            );
+        }
+    })
+}
+
+fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
+    let mut choices = roots.choices()?;
+    let nodes = match &device {
+        Some(device) => device.node.iter().cloned().collect(),
+        None => sysfs::providers(&roots.sys).context("cannot read sysfs")?,
+    };
+    let mut devices = Vec::new();
+    for node in nodes {
+        let place = choices.iter().position(|(pci, _)| *pci == node.pci);
+        devices.push(Configured {
+            choice: place.map(|place| choices.remove(place).1),
+            current: Some(read(&node)?),
+            pci: node.pci,
+            path: Some(node.path),
+        });
+    }
+    for (pci, choice) in choices {
+        if device.as_ref().is_none_or(|device| device.pci == pci) {
+            devices.push(Configured {
+                pci,
+                path: None,
+                choice: Some(choice),
+                current: None,
+            });
+        }
+    }
+
+    if json {
+        println!("{}", serde_json::to_string(&Shown { devices })?);
+        return Ok(());
+    }
+    let mut table = table::new(&[
+        "NODE",
+        "DEVICE",
+        "REGIONS",
+        "CLEAR",
+        "PER FILE#",
+        "PER USER#",
+    ]);
+    for device in devices {
+        let of_node = |text: &dyn Fn(&Details) -> String| {
+            device.current.as_ref().map_or("-".to_owned(), text)
+        };
+        let limit = |bytes: u64| match bytes {
+            0 => "any".to_owned(),
+            _ => size::format(bytes),
+        };
+        table.add_row([
+            device
+                .path
+                .as_ref()
+                .map_or("-".to_owned(), |path| path.display().to_string()),
+            device.pci.clone(),
+            device.choice.clone().unwrap_or("default".to_owned()),
+            of_node(&|now| if now.clear { "on" } else { "off" }.to_owned()),
+            of_node(&|now| limit(now.limit_per_file)),
+            of_node(&|now| limit(now.limit_per_user)),
+        ]);
+    }
+    table::print(&table);
+    Ok(())
+}
+
+fn read(node: &Entry) -> Result<Details> {
+    node.details().with_context(|| {
+        format!(
+            "cannot read the settings of {}: is it still there (p2pmem list)?",
+            node.path.display()
+        )
+    })
+}

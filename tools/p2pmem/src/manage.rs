@@ -1,0 +1,850 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Binds devices to the driver, gives them back, and sets what the driver lets the administrator set.
+//!
+//! All of it is a [`Plan`]: files of sysfs, and what is to be written to each. It can be printed as
+//! shell commands. If a step fails, those before it are undone.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, ensure, Context, Result};
+use rustix::{fs::OFlags, io::Errno};
+use serde::Serialize;
+
+use crate::sysfs::{self, Entry};
+
+/// The driver.
+const DRIVER: &str = "p2pmem_rs";
+/// How long a node may take to come up.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Where the kernel shows what it has.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// Where sysfs is mounted.
+    pub sys: PathBuf,
+    /// Where procfs is mounted.
+    pub proc: PathBuf,
+    /// Where device nodes are.
+    pub dev: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            sys: "/sys".into(),
+            proc: "/proc".into(),
+            dev: "/dev".into(),
+        }
+    }
+}
+
+impl Roots {
+    fn regions(&self) -> PathBuf {
+        self.sys.join("module").join(DRIVER).join("regions")
+    }
+
+    fn driver(&self, name: &str) -> PathBuf {
+        self.sys.join("bus/pci/drivers").join(name)
+    }
+
+    fn device(&self, pci: &str) -> PathBuf {
+        self.sys.join("bus/pci/devices").join(pci)
+    }
+
+    /// Returns what is chosen: pairs of a device and its regions.
+    pub fn choices(&self) -> Result<Vec<(String, String)>> {
+        let path = self.regions();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text
+                .lines()
+                .filter_map(|line| line.split_once(' '))
+                .map(|(device, regions)| (device.to_owned(), regions.to_owned()))
+                .collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("{DRIVER} is not loaded: run modprobe {DRIVER}")
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Returns what is chosen for a device.
+    pub fn choice(&self, pci: &str) -> Result<Option<String>> {
+        let mut choices = self.choices()?.into_iter();
+        Ok(choices
+            .find(|(device, _)| device == pci)
+            .map(|(_, regions)| regions))
+    }
+}
+
+/// A PCI device, as the command line names it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its address, like `0000:05:00.0`.
+    pub pci: String,
+    /// Its node, if it has one.
+    pub node: Option<Entry>,
+}
+
+impl Device {
+    /// Finds a device by its address, with or without the domain, or by its node: `/dev/p2pmem0`,
+    /// `p2pmem0` or `0`.
+    pub fn find(roots: &Roots, text: &str) -> Result<Self> {
+        let entries = sysfs::providers(&roots.sys).context("cannot read sysfs")?;
+        let mut entries = entries.into_iter();
+
+        if let Some(number) = sysfs::node_number(text) {
+            let node = entries
+                .find(|entry| entry.number == number)
+                .with_context(|| {
+                    format!("there is no /dev/p2pmem{number}: p2pmem list shows those there are")
+                })?;
+            return Ok(Self {
+                pci: node.pci.clone(),
+                node: Some(node),
+            });
+        }
+
+        let pci = address(text).with_context(|| {
+            format!("{text} is no device: write it like 0000:05:00.0, 05:00.0 or p2pmem0")
+        })?;
+        ensure!(
+            roots.device(&pci).exists(),
+            "there is no PCI device {pci}: lspci -D lists those there are"
+        );
+        Ok(Self {
+            node: entries.find(|entry| entry.pci == pci),
+            pci,
+        })
+    }
+
+    /// Returns the driver that has the device.
+    pub fn driver(&self, roots: &Roots) -> Option<String> {
+        let link = fs::read_link(roots.device(&self.pci).join("driver")).ok()?;
+        Some(link.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Returns the only driver that may have it.
+    fn driver_override(&self, roots: &Roots) -> Option<String> {
+        let text = fs::read_to_string(roots.device(&self.pci).join("driver_override")).ok()?;
+        // How the kernel shows none.
+        Some(text.trim().to_owned()).filter(|name| !name.is_empty() && name != "(null)")
+    }
+}
+
+/// Reads the address of a device, and writes it as the kernel does.
+fn address(text: &str) -> Option<String> {
+    let hexadecimal = |text: &str, digits| -> Option<u32> {
+        let valid = text.len() <= digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        valid.then(|| u32::from_str_radix(text, 16).ok())?
+    };
+    let (rest, function) = text.split_once('.')?;
+    let (rest, device) = rest.rsplit_once(':')?;
+    let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0", rest));
+    let (device, function) = (hexadecimal(device, 2)?, hexadecimal(function, 1)?);
+
+    (device < 32 && function < 8).then_some(format!(
+        "{:04x}:{:02x}:{device:02x}.{function:x}",
+        hexadecimal(domain, 8)?,
+        hexadecimal(bus, 2)?
+    ))
+}
+
+/// Something to be written to a file of sysfs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The file.
+    pub path: PathBuf,
+    /// A line.
+    pub text: String,
+    /// What undoes it.
+    #[serde(skip)]
+    undo: Option<(PathBuf, String)>,
+}
+
+/// As a shell command.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, text, .. } = self;
+        let path = path.display();
+        if text.is_empty() {
+            write!(f, "echo > {path}")
+        } else if text.contains(' ') {
+            write!(f, "echo '{text}' > {path}")
+        } else {
+            write!(f, "echo {text} > {path}")
+        }
+    }
+}
+
+/// What is to be done to a device, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pci: String,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    fn new(device: &Device) -> Self {
+        Self {
+            pci: device.pci.clone(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Returns what is to be done.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    fn add(&mut self, path: PathBuf, text: &str, undo: Option<(PathBuf, String)>) {
+        self.steps.push(Step {
+            path,
+            text: text.to_owned(),
+            undo,
+        });
+    }
+
+    /// As [`add`](Self::add), where writing what was there before undoes it.
+    fn set(&mut self, path: PathBuf, text: &str, before: String) {
+        self.add(path.clone(), text, Some((path, before)));
+    }
+
+    /// Chooses regions, or `default`.
+    fn choose(&mut self, roots: &Roots, regions: &str) -> Result<()> {
+        let before = roots.choice(&self.pci)?;
+        let line = |regions: &str| format!("{} {regions}", self.pci);
+        let before = line(before.as_deref().unwrap_or("default"));
+        let text = line(regions);
+        self.set(roots.regions(), &text, before);
+        Ok(())
+    }
+
+    /// Does it, and then what must work as well. If something fails all is undone, and the error has
+    /// what the kernel said, as far as this user may read it.
+    pub fn run<T>(&self, roots: &Roots, then: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut log = Log::from_now(roots);
+        let mut done = 0;
+        let result = self
+            .steps
+            .iter()
+            .try_for_each(|step| {
+                put(&step.path, &step.text)?;
+                done += 1;
+                Ok(())
+            })
+            .and_then(|()| then());
+
+        result.map_err(|error| {
+            // Before undoing adds to it.
+            let error = match log.last(&self.pci) {
+                Some(line) => error.context(format!("the kernel says `{line}`")),
+                None => error,
+            };
+            match self.undo(done) {
+                Ok(()) => error.context("nothing has changed"),
+                Err(other) => error.context(format!("not all could be put back: {other:#}")),
+            }
+        })
+    }
+
+    /// Undoes the first steps, the last one first. Goes on if one cannot be undone.
+    fn undo(&self, done: usize) -> Result<()> {
+        let mut result = Ok(());
+        for step in self.steps[..done].iter().rev() {
+            if let Some((path, text)) = &step.undo {
+                result = result.and(put(path, text));
+            }
+        }
+        result
+    }
+}
+
+/// Writes a line to a file that is there.
+fn put(path: &Path, text: &str) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()))
+        .with_context(|| match rustix::process::geteuid().is_root() {
+            true => format!("cannot write `{text}` to {}", path.display()),
+            false => format!("cannot write to {}: do it as root", path.display()),
+        })
+}
+
+/// Plans to bind a device to the driver, with certain regions, or those that were chosen before.
+///
+/// # Errors
+///
+/// The driver is not loaded, has the device already and would not do anything else with it, or the device
+/// is in use; the latter only without `force`.
+pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) -> Result<Plan> {
+    let pci = &device.pci;
+    let mut plan = Plan::new(device);
+
+    // Tells whether the driver is loaded, too.
+    roots.choices()?;
+    if !force {
+        if let Some(use_) = use_of(roots, pci)? {
+            bail!("{pci} is in use: {use_}: end that, or say --force");
+        }
+    }
+
+    // On the way back, a driver is allowed again before it is bound.
+    if let Some(driver) = device.driver(roots) {
+        ensure!(
+            driver != DRIVER || regions.is_some(),
+            "{pci} is bound to {DRIVER} already: say what to take of it by --regions"
+        );
+        let folder = roots.driver(&driver);
+        let undo = (folder.join("bind"), pci.clone());
+        plan.add(folder.join("unbind"), pci, Some(undo));
+    }
+    let before = device.driver_override(roots);
+    if before.as_deref() != Some(DRIVER) {
+        let path = roots.device(pci).join("driver_override");
+        plan.set(path, DRIVER, before.unwrap_or_default());
+    }
+    if let Some(regions) = regions {
+        plan.choose(roots, regions)?;
+    }
+    plan.add(roots.sys.join("bus/pci/drivers_probe"), pci, None);
+
+    Ok(plan)
+}
+
+/// Waits until a device that was bound has its node, and returns that.
+pub fn wait_for_node(roots: &Roots, device: &Device) -> Result<Entry> {
+    let pci = &device.pci;
+    ensure!(
+        device.driver(roots).as_deref() == Some(DRIVER),
+        "{DRIVER} refused the device: dmesg tells why"
+    );
+
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let entry = sysfs::providers(&roots.sys)?
+            .into_iter()
+            .find(|entry| entry.pci == *pci);
+        if let Some(entry) = entry {
+            if roots.dev.join(format!("p2pmem{}", entry.number)).exists() {
+                return Ok(entry);
+            }
+        }
+        if Instant::now() > deadline {
+            put(&roots.driver(DRIVER).join("unbind"), pci)?;
+            bail!("no node came up within {} s", LIMIT.as_secs());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Plans to undo [`bind`]: unbind, allow any driver, forget the choice, and let the driver have the device
+/// that wants it. A device that the driver has by its ID is left without a driver.
+///
+/// # Errors
+///
+/// The driver is not loaded, or has nothing to do with the device.
+pub fn unbind(roots: &Roots, device: &Device) -> Result<Plan> {
+    let pci = &device.pci;
+    let mut plan = Plan::new(device);
+    let choice = roots.choice(pci)?;
+
+    match device.driver(roots) {
+        Some(driver) if driver == DRIVER => {
+            let folder = roots.driver(DRIVER);
+            let undo = (folder.join("bind"), pci.clone());
+            plan.add(folder.join("unbind"), pci, Some(undo));
+        }
+        Some(driver) if device.node.is_some() => bail!(
+            "{pci} belongs to {driver}, its memory is only adopted: \
+             unload {DRIVER}, or give up a PMR (p2pmem config {pci} --regions default)"
+        ),
+        _ => (),
+    }
+    let was_ours = device.driver_override(roots).as_deref() == Some(DRIVER);
+    if was_ours {
+        let path = roots.device(pci).join("driver_override");
+        plan.set(path, "", DRIVER.to_owned());
+    }
+    if choice.is_some() {
+        plan.choose(roots, "default")?;
+    }
+    if was_ours {
+        plan.add(roots.sys.join("bus/pci/drivers_probe"), pci, None);
+    }
+    ensure!(
+        !plan.steps.is_empty(),
+        "{pci} is not bound to {DRIVER}: p2pmem list shows what is"
+    );
+
+    Ok(plan)
+}
+
+/// What can be set. [`None`] leaves it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What to take of the device from the next time on that it is bound, or `default`.
+    pub regions: Option<String>,
+    /// Whether memory is cleared before it is given out.
+    pub clear: Option<bool>,
+    /// How many bytes one open file may have; 0 for any number.
+    pub limit_per_file: Option<u64>,
+    /// How many bytes one user may have; 0 for any number.
+    pub limit_per_user: Option<u64>,
+}
+
+/// Plans to set something.
+///
+/// # Errors
+///
+/// The driver is not loaded, or the device has no node to set anything of.
+pub fn configure(roots: &Roots, device: &Device, settings: &Settings) -> Result<Plan> {
+    let mut plan = Plan::new(device);
+
+    let of_node = [
+        ("clear", settings.clear.map(u64::from)),
+        ("limit_per_file", settings.limit_per_file),
+        ("limit_per_user", settings.limit_per_user),
+    ];
+    for (name, value) in of_node {
+        let Some(value) = value else { continue };
+        let node = device.node.as_ref().with_context(|| {
+            format!(
+                "{0} has no node: bind it first (p2pmem bind {0})",
+                device.pci
+            )
+        })?;
+        let path = node.node.join(name);
+        let before = sysfs::number(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .to_string();
+        plan.set(path, &value.to_string(), before);
+    }
+    if let Some(regions) = &settings.regions {
+        plan.choose(roots, regions)?;
+    }
+
+    Ok(plan)
+}
+
+/// Says what uses the block devices that a device has, if something does.
+fn use_of(roots: &Roots, pci: &str) -> Result<Option<String>> {
+    let directory = fs::canonicalize(roots.device(pci))?;
+    let Ok(disks) = fs::read_dir(roots.sys.join("block")) else {
+        // There are none.
+        return Ok(None);
+    };
+    let mounts = fs::read_to_string(roots.proc.join("self/mountinfo"))?;
+    let swaps = fs::read_to_string(roots.proc.join("swaps")).unwrap_or_default();
+
+    for disk in disks {
+        let disk = disk?;
+        if !fs::canonicalize(disk.path()).is_ok_and(|path| path.starts_with(&directory)) {
+            continue;
+        }
+        let name = disk.file_name().to_string_lossy().into_owned();
+        // A drive with several paths is used by a name that tells of none.
+        let name = head_of(&name).unwrap_or(name);
+        let folder = roots.sys.join("block").join(&name);
+
+        let mut parts = vec![(name.clone(), folder.clone())];
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.path().join("partition").exists() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                parts.push((name, entry.path()));
+            }
+        }
+        for (name, folder) in parts {
+            if let Some(use_) = use_of_part(&name, &folder, &mounts, &swaps) {
+                return Ok(Some(use_));
+            }
+        }
+        if is_claimed(&roots.dev.join(&name)) {
+            return Ok(Some(format!("/dev/{name} is opened for exclusive use")));
+        }
+    }
+
+    Ok(None)
+}
+
+/// Says what uses a disk or a partition, by the directory that it has in sysfs, and what procfs shows.
+fn use_of_part(name: &str, folder: &Path, mounts: &str, swaps: &str) -> Option<String> {
+    let number = fs::read_to_string(folder.join("dev")).unwrap_or_default();
+    let node = format!("/dev/{name}");
+
+    let holder = fs::read_dir(folder.join("holders"))
+        .ok()
+        .and_then(|mut holders| holders.next()?.ok());
+    if let Some(holder) = holder {
+        let holder = holder.file_name();
+        return Some(format!("{node} is part of {}", holder.to_string_lossy()));
+    }
+    for line in mounts.lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        let source = line
+            .split_once(" - ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1));
+        if let [_, _, device, _, point, ..] = words[..] {
+            if device == number.trim() || source == Some(&node) {
+                return Some(format!("{node} is mounted at {point}"));
+            }
+        }
+    }
+
+    swaps
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some(&node))
+        .then(|| format!("{node} is swapped to"))
+}
+
+/// Returns the drive that a path to it (`nvme0c1n2`) belongs to (`nvme0n2`).
+fn head_of(name: &str) -> Option<String> {
+    let (subsystem, rest) = name.strip_prefix("nvme")?.split_once('c')?;
+    let (_, namespace) = rest.split_once('n')?;
+
+    Some(format!("nvme{subsystem}n{namespace}"))
+}
+
+/// Returns whether the kernel, or a program, claimed a disk or a part of it for itself.
+fn is_claimed(node: &Path) -> bool {
+    let result = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::EXCL.bits() as i32)
+        .open(node);
+
+    result.is_err_and(|error| Errno::from_io_error(&error) == Some(Errno::BUSY))
+}
+
+/// The kernel's log from some point on, if this user may read it.
+struct Log(Option<File>);
+
+impl Log {
+    fn from_now(roots: &Roots) -> Self {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(roots.dev.join("kmsg"));
+        Self(file.ok().and_then(|mut file| {
+            file.seek(SeekFrom::End(0)).ok()?;
+            Some(file)
+        }))
+    }
+
+    /// Returns what the driver said last of a device, or of the line that was written.
+    fn last(&mut self, pci: &str) -> Option<String> {
+        let file = self.0.as_mut()?;
+        let heads = [format!("{DRIVER} {pci}: "), format!("{DRIVER}: regions: ")];
+        let mut last = None;
+        // Longer than any record.
+        let mut record = [0; 8192];
+
+        loop {
+            let length = match file.read(&mut record) {
+                Ok(0) => break,
+                Ok(length) => length,
+                // Records were overwritten before they were read.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => continue,
+                Err(_) => break,
+            };
+            let text = String::from_utf8_lossy(&record[..length]);
+            let line = text.split_once(';').map_or("", |(_, text)| text);
+            let line = line.lines().next().unwrap_or_default();
+            if let Some(said) = heads.iter().find_map(|head| line.strip_prefix(&**head)) {
+                last = Some(said.to_owned());
+            }
+        }
+
+        last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{env, os::unix::fs::symlink, process};
+
+    const PCI: &str = "0000:05:00.0";
+
+    /// A machine with one drive, in a directory that goes away with the test.
+    struct Machine {
+        top: PathBuf,
+        roots: Roots,
+    }
+
+    impl Machine {
+        fn new(name: &str) -> Self {
+            let top = env::temp_dir().join(format!("p2pmem-manage-{name}-{}", process::id()));
+            let roots = Roots {
+                sys: top.join("sys"),
+                proc: top.join("proc"),
+                dev: top.join("dev"),
+            };
+            let machine = Self { top, roots };
+            for file in [
+                "sys/module/p2pmem_rs/regions",
+                "sys/bus/pci/drivers/p2pmem_rs/bind",
+                "sys/bus/pci/drivers/p2pmem_rs/unbind",
+                "sys/bus/pci/drivers/nvme/bind",
+                "sys/bus/pci/drivers/nvme/unbind",
+                "sys/bus/pci/drivers_probe",
+                "proc/self/mountinfo",
+                "proc/swaps",
+            ] {
+                machine.write(file, "");
+            }
+            let device = format!("sys/bus/pci/devices/{PCI}");
+            machine.write(&format!("{device}/driver_override"), "(null)\n");
+            machine.write(&format!("{device}/block/nvme0n1/dev"), "259:0\n");
+            machine.write(&format!("{device}/block/nvme0n1/nvme0n1p1/dev"), "259:1\n");
+            machine.write(&format!("{device}/block/nvme0n1/nvme0n1p1/partition"), "1");
+            fs::create_dir_all(machine.roots.sys.join("class/misc")).unwrap();
+            fs::create_dir_all(machine.roots.sys.join("block")).unwrap();
+            symlink(
+                machine.top.join(&device).join("block/nvme0n1"),
+                machine.roots.sys.join("block/nvme0n1"),
+            )
+            .unwrap();
+            machine.set_driver("nvme");
+            machine
+        }
+
+        fn write(&self, file: &str, text: &str) {
+            let path = self.top.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn read(&self, file: &str) -> String {
+            fs::read_to_string(self.top.join(file)).unwrap()
+        }
+
+        fn set_driver(&self, name: &str) {
+            let link = self.roots.device(PCI).join("driver");
+            let _ = fs::remove_file(&link);
+            symlink(self.roots.driver(name), link).unwrap();
+        }
+
+        fn device(&self) -> Device {
+            Device::find(&self.roots, "05:00.0").unwrap()
+        }
+
+        /// The commands of a plan, without where the tree is.
+        fn commands(&self, plan: &Plan) -> Vec<String> {
+            let top = format!("{}/", self.top.display());
+            let steps = plan.steps().iter();
+            steps
+                .map(|step| step.to_string().replace(&top, ""))
+                .collect()
+        }
+    }
+
+    impl Drop for Machine {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.top);
+        }
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_kernel_does() {
+        for text in ["0000:05:00.0", "05:00.0", "5:0.0", "0:5:0.0"] {
+            assert_eq!(address(text).as_deref(), Some(PCI), "{text}");
+        }
+        assert_eq!(address("10000:aB:1f.7").unwrap(), "10000:ab:1f.7");
+        for text in [
+            "",
+            "05",
+            "05:00",
+            "05:20.0",
+            "05:00.8",
+            "+5:00.0",
+            "1:2:3:4.0",
+            "105:00.0",
+        ] {
+            assert_eq!(address(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn binding_takes_the_device_from_its_driver() {
+        let machine = Machine::new("bind");
+        let plan = bind(
+            &machine.roots,
+            &machine.device(),
+            Some("bar2@16M+64M"),
+            false,
+        )
+        .unwrap();
+        assert_eq!(
+            machine.commands(&plan),
+            [
+                "echo 0000:05:00.0 > sys/bus/pci/drivers/nvme/unbind",
+                "echo p2pmem_rs > sys/bus/pci/devices/0000:05:00.0/driver_override",
+                "echo '0000:05:00.0 bar2@16M+64M' > sys/module/p2pmem_rs/regions",
+                "echo 0000:05:00.0 > sys/bus/pci/drivers_probe",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_failed_is_undone() {
+        let machine = Machine::new("undo");
+        machine.write("sys/module/p2pmem_rs/regions", "0000:05:00.0 cmb\n");
+        let plan = bind(&machine.roots, &machine.device(), Some("pmr"), false).unwrap();
+        // The last step does not work.
+        fs::remove_file(machine.roots.sys.join("bus/pci/drivers_probe")).unwrap();
+        let error = plan.run(&machine.roots, || Ok(())).unwrap_err();
+
+        let text = format!("{error:#}");
+        assert!(
+            text.starts_with("nothing has changed: cannot write"),
+            "{text}"
+        );
+        assert!(text.contains("drivers_probe"), "{text}");
+        // Each was written over what was there before.
+        let regions = machine.read("sys/module/p2pmem_rs/regions");
+        assert_eq!(regions, "0000:05:00.0 cmb\n");
+        assert_eq!(
+            machine.read("sys/bus/pci/drivers/nvme/bind"),
+            "0000:05:00.0\n"
+        );
+        let file = format!("sys/bus/pci/devices/{PCI}/driver_override");
+        assert!(machine.read(&file).starts_with('\n'));
+    }
+
+    #[test]
+    fn a_device_in_use_is_refused() {
+        let machine = Machine::new("use");
+        let refusal = || {
+            let device = machine.device();
+            bind(&machine.roots, &device, None, true).unwrap();
+            format!(
+                "{:#}",
+                bind(&machine.roots, &device, None, false).unwrap_err()
+            )
+        };
+        for (file, text, expected) in [
+            (
+                "proc/self/mountinfo",
+                "29 1 259:1 / /boot rw - ext4 /dev/root rw\n",
+                "/dev/nvme0n1p1 is mounted at /boot",
+            ),
+            (
+                "proc/self/mountinfo",
+                "29 1 0:33 / /data rw shared:1 - btrfs /dev/nvme0n1 rw\n",
+                "/dev/nvme0n1 is mounted at /data",
+            ),
+            (
+                "proc/swaps",
+                "Filename Type Size\n/dev/nvme0n1p1 partition 1024\n",
+                "/dev/nvme0n1p1 is swapped to",
+            ),
+            (
+                "sys/block/nvme0n1/nvme0n1p1/holders/dm-0",
+                "",
+                "/dev/nvme0n1p1 is part of dm-0",
+            ),
+        ] {
+            machine.write(file, text);
+            assert!(refusal().contains(expected), "{}", refusal());
+            machine.write(file, "");
+        }
+    }
+
+    #[test]
+    fn a_path_to_a_drive_is_known() {
+        assert_eq!(head_of("nvme0c1n2").as_deref(), Some("nvme0n2"));
+        assert_eq!(head_of("nvme0n1"), None);
+        assert_eq!(head_of("sdc"), None);
+    }
+
+    #[test]
+    fn unbinding_gives_the_device_back() {
+        let machine = Machine::new("unbind");
+        machine.set_driver("p2pmem_rs");
+        let file = format!("sys/bus/pci/devices/{PCI}/driver_override");
+        machine.write(&file, "p2pmem_rs\n");
+        machine.write("sys/module/p2pmem_rs/regions", "0000:05:00.0 cmb\n");
+        let plan = unbind(&machine.roots, &machine.device()).unwrap();
+        assert_eq!(
+            machine.commands(&plan),
+            [
+                "echo 0000:05:00.0 > sys/bus/pci/drivers/p2pmem_rs/unbind",
+                "echo > sys/bus/pci/devices/0000:05:00.0/driver_override",
+                "echo '0000:05:00.0 default' > sys/module/p2pmem_rs/regions",
+                "echo 0000:05:00.0 > sys/bus/pci/drivers_probe",
+            ]
+        );
+        // One that is bound by its ID.
+        machine.write(&file, "(null)\n");
+        machine.write("sys/module/p2pmem_rs/regions", "");
+        let plan = unbind(&machine.roots, &machine.device()).unwrap();
+        assert_eq!(plan.steps().len(), 1);
+        // One that is not bound.
+        machine.set_driver("nvme");
+        let error = unbind(&machine.roots, &machine.device()).unwrap_err();
+        assert!(error.to_string().contains("is not bound"), "{error}");
+    }
+
+    #[test]
+    fn settings_are_those_of_the_node() {
+        let machine = Machine::new("configure");
+        let mut device = machine.device();
+        let settings = Settings {
+            regions: Some("default".to_owned()),
+            clear: Some(false),
+            limit_per_file: Some(1 << 20),
+            limit_per_user: None,
+        };
+        let error = configure(&machine.roots, &device, &settings).unwrap_err();
+        assert!(error.to_string().contains("has no node"), "{error}");
+
+        let node = "sys/class/misc/p2pmem0";
+        machine.write(&format!("{node}/clear"), "1\n");
+        machine.write(&format!("{node}/limit_per_file"), "0\n");
+        device.node = Some(Entry {
+            number: 0,
+            path: "/dev/p2pmem0".into(),
+            node: machine.top.join(node),
+            device: machine.roots.device(PCI),
+            pci: PCI.to_owned(),
+            vendor: "1b36".to_owned(),
+            product: "0010".to_owned(),
+        });
+        let plan = configure(&machine.roots, &device, &settings).unwrap();
+        assert_eq!(
+            machine.commands(&plan),
+            [
+                "echo 0 > sys/class/misc/p2pmem0/clear",
+                "echo 1048576 > sys/class/misc/p2pmem0/limit_per_file",
+                "echo '0000:05:00.0 default' > sys/module/p2pmem_rs/regions",
+            ]
+        );
+        plan.run(&machine.roots, || Ok(())).unwrap();
+        assert_eq!(machine.read(&format!("{node}/clear")), "0\n");
+    }
+
+    #[test]
+    fn a_driver_that_is_not_loaded_is_named() {
+        let machine = Machine::new("absent");
+        fs::remove_file(machine.roots.regions()).unwrap();
+        let error = bind(&machine.roots, &machine.device(), None, false).unwrap_err();
+        assert!(error.to_string().contains("modprobe p2pmem_rs"), "{error}");
+        for (text, word) in [
+            ("3", "p2pmem list"),
+            ("06:00.0", "lspci"),
+            ("x", "no device"),
+        ] {
+            let error = Device::find(&machine.roots, text).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+}
