@@ -16,6 +16,7 @@ mod handle;
 pub mod manage;
 mod provider;
 pub mod size;
+pub mod stream;
 pub mod sysfs;
 mod table;
 pub mod uring;
