@@ -1,31 +1,102 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a read costs by the kind of memory that it goes to.
+//! What memory costs, by its kind and by size: to have it, to put it into a ring, to use it by the CPU,
+//! and to move data between it and a drive.
 //!
-//! All kinds are measured in turn, round by round, and the best round of each counts: what else
-//! the machine does meanwhile disturbs all of them alike.
+//! All kinds of a comparison are measured in turn, round by round, and the best round of each counts:
+//! what else the machine does meanwhile disturbs all of them alike.
+
+mod cpu;
+mod drive;
+pub mod plot;
 
 use std::{
-    fs::{File, OpenOptions},
-    os::fd::AsRawFd,
+    fmt, io,
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{ensure, Context, Result};
-use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
+use anyhow::{anyhow, ensure, Context, Result};
+use clap::ValueEnum;
+use io_uring::{squeue::Entry, IoUring};
+use rustix::{io::Errno, param::page_size};
 use serde::Serialize;
 
-use crate::{copy::Direct, uring, Buffer, Handle, Provider};
+use crate::{copy::Direct, size, Buffer, Provider};
 
-/// Where a read goes to.
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// Memory is mapped, each page is touched, and it is unmapped.
+    Map,
+    /// Memory is put into a slot of an io_uring, and taken out.
+    Register,
+    /// The CPU writes to memory.
+    Store,
+    /// The CPU reads from memory.
+    Load,
+    /// A drive is read into memory.
+    Read,
+    /// Memory is written to a drive.
+    Write,
+}
+
+impl What {
+    /// Returns the kinds of memory that are compared; the others are related to the first one.
+    pub fn kinds(self) -> &'static [Kind] {
+        use Kind::*;
+        match self {
+            Self::Map => &[Mainline, Mapped, Ordinary],
+            Self::Register => &[OrdinaryRegistered, Registered],
+            Self::Store | Self::Load => &[Ordinary, Mapped, WriteCombining],
+            Self::Read | Self::Write => {
+                &[Mainline, Mapped, Registered, Ordinary, OrdinaryRegistered]
+            }
+        }
+    }
+
+    /// Returns whether a drive is needed.
+    pub fn needs_drive(self) -> bool {
+        matches!(self, Self::Read | Self::Write)
+    }
+
+    /// How often it is done in a round.
+    fn count(self, size: u64) -> u32 {
+        let bytes: u64 = match self {
+            // Does not depend on the size.
+            Self::Register => return 64,
+            Self::Map => 16 << 20,
+            Self::Store | Self::Load => 1 << 20,
+            Self::Read | Self::Write => 64 << 20,
+        };
+        (bytes / size).clamp(1, 64) as u32
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Map => "map, touch, unmap",
+            Self::Register => "register with io_uring, unregister",
+            Self::Store => "store by the CPU",
+            Self::Load => "load by the CPU",
+            Self::Read => "read from the drive",
+            Self::Write => "write to the drive",
+        })
+    }
+}
+
+/// A kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Device memory that the kernel's own `p2pmem/allocate` mapped.
     Mainline,
-    /// Device memory that the node mapped.
+    /// Device memory that the node mapped, uncached.
     Mapped,
+    /// Device memory that is mapped so that writes are combined.
+    WriteCombining,
     /// Device memory in a slot of the ring.
     Registered,
     /// Ordinary memory.
@@ -34,176 +105,252 @@ pub enum Kind {
     OrdinaryRegistered,
 }
 
-/// All kinds; the first one is what the others are compared to.
-pub const KINDS: [Kind; 5] = [
-    Kind::Mainline,
-    Kind::Mapped,
-    Kind::Registered,
-    Kind::Ordinary,
-    Kind::OrdinaryRegistered,
-];
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mainline => "mainline's p2pmem/allocate, mapped",
+            Self::Mapped => "the node, mapped",
+            Self::WriteCombining => "the node, write-combining",
+            Self::Registered => "the node, registered with io_uring",
+            Self::Ordinary => "ordinary memory",
+            Self::OrdinaryRegistered => "ordinary memory, registered",
+        })
+    }
+}
 
 /// What was measured.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Row {
-    /// Where the reads went to.
+    /// What was done.
+    pub what: What,
+    /// With which memory.
     pub kind: Kind,
-    /// How many were under way at a time.
-    pub depth: u32,
     /// Bytes of each.
     pub size: u64,
-    /// Time for each, in the best round, in microseconds.
-    pub microseconds: f64,
-    /// That, divided by what it is for [`Kind::Mainline`] at the same depth.
+    /// How many were under way at a time.
+    pub depth: u32,
+    /// Time for each in the best round, in nanoseconds.
+    pub nanoseconds: f64,
+    /// Bytes of each, divided by that time.
+    pub bytes_per_second: f64,
+    /// That time, divided by what it is for the first kind in the list of the same comparison.
     pub ratio: f64,
 }
 
-/// Memory that a ring reads into.
-struct Target {
-    kind: Kind,
-    ring: IoUring,
-    /// What is mapped, and what must stay open.
-    buffer: Option<Buffer>,
-    _handle: Option<Handle>,
+/// What was found out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// What was measured.
+    pub rows: Vec<Row>,
+    /// What could not be measured, and why.
+    pub notes: Vec<String>,
 }
 
-impl Target {
-    fn new(kind: Kind, device: &Path, provider: &Provider, length: usize) -> Result<Self> {
-        let mut ring = IoUring::new(64)?;
-        let mut handle = None;
-        let buffer = match kind {
-            Kind::Mainline => {
-                let path = device.join("p2pmem/allocate");
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open(&path)
-                    .with_context(|| format!("cannot open {}", path.display()))?;
-                Some(Buffer::map(&file, length)?)
-            }
-            Kind::Mapped => Some(Buffer::map(provider, length)?),
-            Kind::Registered => {
-                let memory = provider.alloc(length as u64, 0)?;
-                ring.submitter().register_buffers_sparse(1)?;
-                let entry = uring::register(provider, &memory, 0, 0, 0);
-                run(&mut ring, &[entry], 1)?;
-                handle = Some(memory);
-                None
-            }
-            Kind::Ordinary | Kind::OrdinaryRegistered => Some(Buffer::ordinary(length)?),
+/// What is to be measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The provider of the memory.
+    pub provider: &'a Provider,
+    /// The directory of its PCI device.
+    pub device: &'a Path,
+    /// The drive that is read, and overwritten if [`What::Write`] is asked for.
+    pub drive: Option<&'a Path>,
+    /// What to do.
+    pub what: &'a [What],
+    /// Bytes of each: multiples of the page size, less than 4 GiB.
+    pub sizes: &'a [u64],
+    /// How many are under way at a time, of what is done with a drive.
+    pub depths: &'a [u32],
+    /// How often each is measured.
+    pub rounds: u32,
+}
+
+/// What is done once, so often, and took that long.
+type Round<'a> = Box<dyn FnMut(u32) -> Result<Duration> + 'a>;
+
+/// Measures. What there is no memory for is left out, with a note.
+///
+/// # Errors
+///
+/// A size that is none, a drive that is missing or in use, or I/O that fails.
+pub fn run(request: &Request<'_>) -> Result<Report> {
+    for &size in request.sizes {
+        ensure!(
+            size > 0 && size % page_size() as u64 == 0 && u32::try_from(size).is_ok(),
+            "{} is not a multiple of {} below 4G: choose another --size, like 1M",
+            size::format(size),
+            size::format(page_size() as u64)
+        );
+    }
+
+    let mut report = Report::default();
+    for &what in request.what {
+        let drive = match (what, request.drive) {
+            (What::Read, Some(path)) => Some(Direct::source(path)?),
+            (What::Write, Some(path)) => Some(to_overwrite(path)?),
+            _ => None,
         };
-        if let (Kind::OrdinaryRegistered, Some(buffer)) = (kind, &buffer) {
-            let table = [libc::iovec {
-                iov_base: buffer.as_ptr().cast(),
-                iov_len: length,
-            }];
-            // SAFETY: The memory is mapped for longer than the ring exists.
-            unsafe { ring.submitter().register_buffers(&table)? };
+        ensure!(
+            drive.is_some() || !what.needs_drive(),
+            "there is no drive to {what:?}: name one, like /dev/nvme0n1"
+        );
+        let depths = if what.needs_drive() {
+            request.depths
+        } else {
+            &[1]
+        };
+        for &size in request.sizes {
+            for &depth in depths {
+                report.compare(request, what, drive.as_ref(), size, depth)?;
+            }
         }
-
-        Ok(Self {
-            kind,
-            ring,
-            buffer,
-            _handle: handle,
-        })
     }
 
-    /// Reads from the start of a file on, so many at a time, each into its own part.
-    fn read(&mut self, file: &File, depth: u32, size: u32, count: u32) -> Result<Duration> {
-        let base = self
-            .buffer
-            .as_ref()
-            .map_or(std::ptr::null_mut(), Buffer::as_ptr);
-        let entries: Vec<_> = (0..depth)
-            .map(|index| {
-                let address = base.wrapping_add(index as usize * size as usize);
-                let offset = u64::from(index) * u64::from(size);
-                let fd = Fd(file.as_raw_fd());
-                match self.kind {
-                    Kind::Registered | Kind::OrdinaryRegistered => {
-                        opcode::ReadFixed::new(fd, address, size, 0)
-                            .offset(offset)
-                            .build()
-                    }
-                    _ => opcode::Read::new(fd, address, size).offset(offset).build(),
-                }
-            })
-            .collect();
-
-        let started = Instant::now();
-        for _ in 0..count.div_ceil(depth) {
-            let bytes = run(&mut self.ring, &entries, entries.len())?;
-            ensure!(bytes == u64::from(depth) * u64::from(size), "a short read");
-        }
-
-        Ok(started.elapsed() / count.next_multiple_of(depth))
-    }
+    Ok(report)
 }
 
-/// Submits requests, waits for all of them, and returns the sum of their results.
-fn run(ring: &mut IoUring, entries: &[Entry], count: usize) -> Result<u64> {
-    for entry in entries {
-        // SAFETY: What the requests refer to lives until they have completed, which is waited for.
-        unsafe { ring.submission().push(entry)? };
-    }
-    ring.submit_and_wait(count)?;
+impl Report {
+    /// Measures all kinds of memory in turn.
+    fn compare(
+        &mut self,
+        request: &Request<'_>,
+        what: What,
+        drive: Option<&Direct>,
+        size: u64,
+        depth: u32,
+    ) -> Result<()> {
+        let length = size * u64::from(depth);
+        if let Some(drive) = drive.filter(|drive| drive.length() < length) {
+            self.notes.push(format!(
+                "{what}, {} at depth {depth}: left out, the drive has {}",
+                size::format(size),
+                size::format(drive.length())
+            ));
+            return Ok(());
+        }
 
-    let mut sum = 0;
-    for event in ring.completion() {
-        sum += u64::try_from(event.result())
-            .map_err(|_| std::io::Error::from_raw_os_error(-event.result()))?;
-    }
-    Ok(sum)
-}
+        let mut subjects = Vec::new();
+        for &kind in what.kinds() {
+            let round = match drive {
+                Some(drive) => drive::round(request, what, kind, drive, size as u32, depth),
+                None => cpu::round(request, what, kind, size as usize),
+            };
+            match round {
+                Ok(round) => subjects.push((kind, round, Duration::MAX)),
+                Err(error) if is_lack(&error) => self.notes.push(format!(
+                    "{what}, {}, {kind}: left out, there is none of {}: {error:#}",
+                    size::format(size),
+                    size::format(length)
+                )),
+                Err(error) => return Err(error).with_context(|| format!("{what}, {kind}")),
+            }
+        }
 
-/// Measures reads of `size` bytes from a drive at several depths. `device` is the directory of the
-/// provider's PCI device.
-pub fn reads(
-    drive: &Path,
-    provider: &Provider,
-    device: &Path,
-    size: u32,
-    depths: &[u32],
-) -> Result<Vec<Row>> {
-    /// Reads of each round, and rounds.
-    const READS: u32 = 64;
-    const ROUNDS: u32 = 8;
-
-    let drive = Direct::source(drive)?;
-    let mut rows = Vec::new();
-
-    for &depth in depths {
-        let length = depth as usize * size as usize;
-        let mut targets = KINDS
-            .iter()
-            .map(|&kind| {
-                Target::new(kind, device, provider, length)
-                    .with_context(|| format!("{kind:?} memory, {length} bytes"))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let mut best = [Duration::MAX; KINDS.len()];
+        let count = what.count(size).next_multiple_of(depth);
         // The first round warms up.
-        for round in 0..=ROUNDS {
-            for (target, best) in targets.iter_mut().zip(&mut best) {
-                let took = target
-                    .read(drive.file(), depth, size, READS)
-                    .with_context(|| format!("reading into {:?} memory", target.kind))?;
-                if round > 0 {
+        for number in 0..=request.rounds {
+            for (kind, round, best) in &mut subjects {
+                let took = round(count).with_context(|| format!("{what}, {kind}"))?;
+                if number > 0 {
                     *best = took.min(*best);
                 }
             }
         }
-        for (kind, took) in KINDS.into_iter().zip(best) {
-            rows.push(Row {
+        let Some(first) = subjects.first().map(|subject| subject.2.as_secs_f64()) else {
+            return Ok(());
+        };
+        for (kind, _, best) in subjects {
+            let seconds = best.as_secs_f64() / f64::from(count);
+            self.rows.push(Row {
+                what,
                 kind,
+                size,
                 depth,
-                size: size.into(),
-                microseconds: took.as_secs_f64() * 1e6,
-                ratio: took.as_secs_f64() / best[0].as_secs_f64(),
+                nanoseconds: seconds * 1e9,
+                bytes_per_second: size as f64 / seconds,
+                ratio: best.as_secs_f64() / first,
             });
         }
-    }
 
-    Ok(rows)
+        Ok(())
+    }
+}
+
+/// Opens a drive that is to be overwritten.
+fn to_overwrite(path: &Path) -> Result<Direct> {
+    Direct::destination(path, false).map_err(|error| match errno(&error) {
+        Some(Errno::BUSY) => anyhow!(
+            "{} is in use: unmount it, or choose another drive",
+            path.display()
+        ),
+        _ => error,
+    })
+}
+
+/// Returns what the kernel said.
+fn errno(error: &anyhow::Error) -> Option<Errno> {
+    error
+        .downcast_ref::<io::Error>()
+        .and_then(Errno::from_io_error)
+}
+
+/// Returns whether there is no such memory, or not as much. All that the program did is right then.
+fn is_lack(error: &anyhow::Error) -> bool {
+    // FAULT: io_uring does not take more than 1 GiB.
+    const LACK: [Errno; 5] = [
+        Errno::NOSPC,
+        Errno::DQUOT,
+        Errno::NOMEM,
+        Errno::NOENT,
+        Errno::FAULT,
+    ];
+
+    errno(error).is_some_and(|error| LACK.contains(&error))
+}
+
+/// Opens what mainline gives device memory by.
+fn mainline(device: &Path) -> Result<std::fs::File> {
+    let path = device.join("p2pmem/allocate");
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// Puts ordinary memory into a ring.
+fn register_ordinary(ring: &IoUring, buffer: &Buffer) -> Result<()> {
+    let table = [libc::iovec {
+        iov_base: buffer.as_ptr().cast(),
+        iov_len: buffer.len(),
+    }];
+    // SAFETY: The kernel keeps the pages for as long as they are registered; the memory is mapped for
+    // as long as the ring is used.
+    unsafe { ring.submitter().register_buffers(&table)? };
+    Ok(())
+}
+
+/// Submits requests, waits for all of them, and returns the sum of their results.
+fn submit(ring: &mut IoUring, entries: &[Entry]) -> Result<u64> {
+    for entry in entries {
+        // SAFETY: What the requests refer to lives until they have completed, which is waited for.
+        unsafe { ring.submission().push(entry)? };
+    }
+    ring.submit_and_wait(entries.len())?;
+
+    let mut sum = 0;
+    for event in ring.completion() {
+        sum += u64::try_from(event.result())
+            .map_err(|_| io::Error::from_raw_os_error(-event.result()))?;
+    }
+    Ok(sum)
+}
+
+/// Measures how long something takes that is done so often.
+fn time(count: u32, mut once: impl FnMut() -> Result<()>) -> Result<Duration> {
+    let started = Instant::now();
+    for _ in 0..count {
+        once()?;
+    }
+    Ok(started.elapsed())
 }

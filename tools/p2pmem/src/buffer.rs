@@ -4,7 +4,10 @@
 
 use std::{io, os::fd::AsFd, ptr};
 
-use rustix::mm::{mmap, mmap_anonymous, munmap, MapFlags, ProtFlags};
+use rustix::{
+    mm::{mmap, mmap_anonymous, munmap, MapFlags, ProtFlags},
+    param::page_size,
+};
 
 /// Device memory that is mapped. It goes back to the device when this is dropped.
 ///
@@ -32,7 +35,16 @@ impl Buffer {
 
     /// Maps ordinary memory, aligned to pages as direct I/O wants it, to compare with.
     pub(crate) fn ordinary(length: usize) -> io::Result<Self> {
-        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
+        Self::anonymous(length, MapFlags::POPULATE)
+    }
+
+    /// As [`ordinary`](Self::ordinary), whose pages come when they are touched.
+    pub(crate) fn untouched(length: usize) -> io::Result<Self> {
+        Self::anonymous(length, MapFlags::empty())
+    }
+
+    fn anonymous(length: usize, flags: MapFlags) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | flags;
         // SAFETY: A new mapping, at an address that the kernel chooses.
         let start = unsafe {
             mmap_anonymous(
@@ -82,6 +94,14 @@ impl Buffer {
     /// Returns whether the length is 0; it never is.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// Touches each page: writes a byte of it.
+    pub(crate) fn touch(&mut self) {
+        for offset in (0..self.length).step_by(page_size()) {
+            // SAFETY: Within the mapping.
+            unsafe { self.start.add(offset).write_volatile(0) };
+        }
     }
 
     /// Returns the first `length` bytes as a slice, for reading into.

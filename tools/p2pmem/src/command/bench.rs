@@ -2,31 +2,53 @@
 
 //! `p2pmem bench`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use clap::Args;
-use p2pmem::{bench, size, sysfs};
+use p2pmem::{
+    bench::{self, plot, Report, Request, What},
+    size, sysfs,
+};
 
-use super::open;
+use super::{open, table};
 
-/// Measure what reads from a drive cost by the kind of memory that they go to.
+/// Measure what memory costs, by its kind and by size.
 ///
-/// Nothing is written to the drive. The memory must be the drive's peer.
+/// Compares device memory with ordinary memory, and with what the kernel gives by itself. Each kind is
+/// measured in turn, and the best round counts. Figures of virtual machines say little of real ones.
 #[derive(Args)]
-#[command(after_help = "Example:\n  p2pmem bench /dev/nvme0n1 --via /dev/p2pmem0 --depth 1,16")]
+#[command(after_help = "Examples:\n  \
+    p2pmem bench /dev/nvme0n1 --via p2pmem0 --depth 1,16\n  \
+    p2pmem bench --what store,load --size 4K,64K,1M --plot cpu.svg\n  \
+    p2pmem bench /dev/nvme1n1 --what read,write --write --json")]
 pub struct Arguments {
-    /// What is read.
-    drive: PathBuf,
-    /// The provider of the memory.
-    #[arg(long, default_value = "/dev/p2pmem0")]
-    via: PathBuf,
-    /// How much is read at a time, a multiple of 4K and less than 4G.
-    #[arg(long, value_parser = size::parse, default_value = "1M")]
-    size: u64,
-    /// How many reads are under way at a time: up to 64.
+    /// The drive that is read or written. It must reach the memory.
+    drive: Option<PathBuf>,
+    /// The provider of the memory: a node, or its number.
+    #[arg(long, default_value = "p2pmem0")]
+    via: String,
+    /// What is measured. Default: read if a drive is named, else all that needs none.
+    #[arg(long, value_delimiter = ',')]
+    what: Vec<What>,
+    /// How much at a time: multiples of 4K, less than 4G.
+    #[arg(long, value_parser = size::parse, value_delimiter = ',', default_value = "1M")]
+    size: Vec<u64>,
+    /// How many reads and writes are under way at a time: up to 64.
     #[arg(long, value_delimiter = ',', default_value = "1,16", value_parser = clap::value_parser!(u32).range(1..=64))]
     depth: Vec<u32>,
+    /// How often each kind is measured.
+    #[arg(long, default_value = "8", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Allow to measure writes: they DESTROY what is on the drive.
+    #[arg(long)]
+    write: bool,
+    /// Draw charts, and write them to a file as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -34,45 +56,72 @@ pub struct Arguments {
 
 /// Measures, and prints a table.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments {
-        drive,
-        via,
-        size,
-        depth,
-        json,
-    } = arguments;
-
-    let size = u32::try_from(*size)
-        .ok()
-        .filter(|size| size % 4096 == 0 && *size > 0)
-        .context("--size is not a multiple of 4K below 4G: choose one, like 1M")?;
-    let provider = open(via)?;
+    let what = match (&*arguments.what, &arguments.drive) {
+        ([], Some(_)) => &[What::Read][..],
+        ([], None) => &[What::Map, What::Register, What::Store, What::Load],
+        (what, _) => what,
+    };
+    ensure!(
+        arguments.write || !what.contains(&What::Write),
+        "measuring writes destroys what is on the drive: say --write if you want that"
+    );
+    let number = sysfs::node_number(&arguments.via);
     let entry = sysfs::providers(Path::new("/sys"))?
         .into_iter()
-        .find(|entry| entry.path.file_name() == via.file_name())
-        .with_context(|| format!("{} is not a node in /dev", via.display()))?;
-    let rows = bench::reads(drive, &provider, &entry.device, size, depth)?;
+        .find(|entry| Some(entry.number) == number)
+        .with_context(|| {
+            format!(
+                "there is no provider {}: p2pmem list shows those there are",
+                arguments.via
+            )
+        })?;
+    let provider = open(&entry.path)?;
 
-    if *json {
-        println!("{}", serde_json::to_string(&rows)?);
-        return Ok(());
+    let report = bench::run(&Request {
+        provider: &provider,
+        device: &entry.device,
+        drive: arguments.drive.as_deref(),
+        what,
+        sizes: &arguments.size,
+        depths: &arguments.depth,
+        rounds: arguments.rounds,
+    })?;
+
+    if let Some(path) = &arguments.plot {
+        fs::write(path, plot::svg(&report.rows)?)
+            .with_context(|| format!("cannot write {}: choose another file", path.display()))?;
     }
-    println!(
-        "{:<36} {:>6} {:>12} {:>8}",
-        "READS INTO", "DEPTH", "MICROSECONDS", "RATIO"
-    );
-    for row in rows {
-        let kind = match row.kind {
-            bench::Kind::Mainline => "mainline's p2pmem/allocate, mapped",
-            bench::Kind::Mapped => "the node, mapped",
-            bench::Kind::Registered => "the node, registered with io_uring",
-            bench::Kind::Ordinary => "ordinary memory",
-            bench::Kind::OrdinaryRegistered => "ordinary memory, registered",
-        };
-        println!(
-            "{kind:<36} {:>6} {:>12.1} {:>8.2}",
-            row.depth, row.microseconds, row.ratio
-        );
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
     }
     Ok(())
+}
+
+fn print(report: &Report) {
+    let mut table = table::new(&[
+        "WHAT",
+        "KIND OF MEMORY",
+        "SIZE#",
+        "DEPTH#",
+        "MICROSECONDS#",
+        "MB/S#",
+        "RATIO#",
+    ]);
+    for row in &report.rows {
+        table.add_row([
+            row.what.to_string(),
+            row.kind.to_string(),
+            size::format(row.size),
+            row.depth.to_string(),
+            format!("{:.1}", row.nanoseconds / 1e3),
+            format!("{:.0}", row.bytes_per_second / 1e6),
+            format!("{:.2}", row.ratio),
+        ]);
+    }
+    table::print(&table);
+    for note in &report.notes {
+        eprintln!("note: {note}");
+    }
 }

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is done to memory without a drive.
+
+use std::hint::black_box;
+
+use anyhow::Result;
+use io_uring::IoUring;
+
+use super::{mainline, register_ordinary, submit, time, Kind, Request, Round, What};
+use crate::{abi::P2PMEM_ALLOC_WRITE_COMBINING, stream, uring, Buffer};
+
+/// Returns what does it. Memory that there is too little of is an error here, not later.
+pub fn round<'a>(
+    request: &Request<'a>,
+    what: What,
+    kind: Kind,
+    length: usize,
+) -> Result<Round<'a>> {
+    match what {
+        What::Map => map(request, kind, length),
+        What::Register => register(request, kind, length),
+        What::Load => {
+            let buffer = buffer(request, kind, length)?;
+            let mut data = vec![0; length];
+            Ok(Box::new(move |count| {
+                time(count, || {
+                    stream::load(&buffer, 0, &mut data);
+                    black_box(&data);
+                    Ok(())
+                })
+            }))
+        }
+        _ => {
+            let mut buffer = buffer(request, kind, length)?;
+            let data = vec![0; length];
+            Ok(Box::new(move |count| {
+                time(count, || {
+                    stream::store(&mut buffer, 0, black_box(&data));
+                    Ok(())
+                })
+            }))
+        }
+    }
+}
+
+/// Memory that the CPU is to use.
+fn buffer(request: &Request<'_>, kind: Kind, length: usize) -> Result<Buffer> {
+    Ok(match kind {
+        Kind::WriteCombining => request
+            .provider
+            .alloc(length as u64, P2PMEM_ALLOC_WRITE_COMBINING)?
+            .map(0, length)?,
+        Kind::Mapped => Buffer::map(request.provider, length)?,
+        _ => Buffer::ordinary(length)?,
+    })
+}
+
+fn map<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {
+    let provider = request.provider;
+    let file = match kind {
+        Kind::Mainline => Some(mainline(request.device)?),
+        _ => None,
+    };
+    let once = move || -> Result<()> {
+        let mut buffer = match (&file, kind) {
+            (Some(file), _) => Buffer::map(file, length)?,
+            (None, Kind::Mapped) => Buffer::map(provider, length)?,
+            _ => Buffer::untouched(length)?,
+        };
+        buffer.touch();
+        Ok(())
+    };
+
+    once()?;
+    Ok(Box::new(move |count| time(count, &once)))
+}
+
+fn register<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {
+    let provider = request.provider;
+    let mut ring = IoUring::new(1)?;
+
+    if kind == Kind::Registered {
+        let memory = provider.alloc(length as u64, 0)?;
+        ring.submitter().register_buffers_sparse(1)?;
+        return Ok(Box::new(move |count| {
+            time(count, || {
+                submit(&mut ring, &[uring::register(provider, &memory, 0, 0, 0)])?;
+                submit(&mut ring, &[uring::unregister(provider, 0)])?;
+                Ok(())
+            })
+        }));
+    }
+    let buffer = Buffer::ordinary(length)?;
+    let once = move || -> Result<()> {
+        register_ordinary(&ring, &buffer)?;
+        Ok(ring.submitter().unregister_buffers()?)
+    };
+
+    once()?;
+    Ok(Box::new(move |count| time(count, &once)))
+}

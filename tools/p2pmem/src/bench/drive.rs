@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What moves between memory and a drive.
+
+use std::{
+    fs::File,
+    os::fd::AsRawFd,
+    time::{Duration, Instant},
+};
+
+use anyhow::{ensure, Context, Result};
+use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
+
+use super::{mainline, register_ordinary, submit, Kind, Request, Round, What};
+use crate::{copy::Direct, uring, Buffer, Handle};
+
+/// Returns what does it. Memory that there is too little of is an error here, not later.
+pub fn round<'a>(
+    request: &Request<'a>,
+    what: What,
+    kind: Kind,
+    drive: &'a Direct,
+    size: u32,
+    depth: u32,
+) -> Result<Round<'a>> {
+    let length = depth as usize * size as usize;
+    let mut memory = Memory::new(request, kind, length, depth)?;
+    let entries: Vec<_> = (0..depth)
+        .map(|index| memory.transfer(what, drive.file(), index, size))
+        .collect();
+
+    Ok(Box::new(move |count| {
+        memory.run(&entries, count, length as u64)
+    }))
+}
+
+/// Memory that a ring uses.
+struct Memory {
+    ring: IoUring,
+    /// Whether it is in a slot.
+    fixed: bool,
+    /// What is mapped, and what must stay open.
+    buffer: Option<Buffer>,
+    _handle: Option<Handle>,
+}
+
+impl Memory {
+    fn new(request: &Request<'_>, kind: Kind, length: usize, depth: u32) -> Result<Self> {
+        let provider = request.provider;
+        let mut ring = IoUring::new(depth)?;
+        let mut handle = None;
+        let buffer = match kind {
+            Kind::Mainline => Some(Buffer::map(&mainline(request.device)?, length)?),
+            Kind::Registered => {
+                let memory = provider.alloc(length as u64, 0)?;
+                ring.submitter().register_buffers_sparse(1)?;
+                submit(&mut ring, &[uring::register(provider, &memory, 0, 0, 0)])?;
+                handle = Some(memory);
+                None
+            }
+            Kind::Ordinary | Kind::OrdinaryRegistered => Some(Buffer::ordinary(length)?),
+            _ => Some(Buffer::map(provider, length)?),
+        };
+        if let (Kind::OrdinaryRegistered, Some(buffer)) = (kind, &buffer) {
+            register_ordinary(&ring, buffer)?;
+        }
+
+        Ok(Self {
+            ring,
+            fixed: matches!(kind, Kind::Registered | Kind::OrdinaryRegistered),
+            buffer,
+            _handle: handle,
+        })
+    }
+
+    /// Returns the request that moves the part with a number, from or to the same place of the drive.
+    fn transfer(&self, what: What, file: &File, index: u32, size: u32) -> Entry {
+        let base = self
+            .buffer
+            .as_ref()
+            .map_or(std::ptr::null_mut(), Buffer::as_ptr);
+        let address = base.wrapping_add(index as usize * size as usize);
+        let offset = u64::from(index) * u64::from(size);
+        let fd = Fd(file.as_raw_fd());
+
+        match (what, self.fixed) {
+            (What::Write, true) => opcode::WriteFixed::new(fd, address, size, 0)
+                .offset(offset)
+                .build(),
+            (What::Write, false) => opcode::Write::new(fd, address, size).offset(offset).build(),
+            (_, true) => opcode::ReadFixed::new(fd, address, size, 0)
+                .offset(offset)
+                .build(),
+            (_, false) => opcode::Read::new(fd, address, size).offset(offset).build(),
+        }
+    }
+
+    /// Does all transfers at a time, again and again, until it were so many.
+    fn run(&mut self, entries: &[Entry], count: u32, length: u64) -> Result<Duration> {
+        let started = Instant::now();
+        for _ in 0..count / entries.len() as u32 {
+            let bytes = submit(&mut self.ring, entries).context(
+                "is the memory the drive's peer (make sure that both are below a switch)?",
+            )?;
+            ensure!(
+                bytes == length,
+                "a short transfer: {bytes} of {length} bytes"
+            );
+        }
+
+        Ok(started.elapsed())
+    }
+}

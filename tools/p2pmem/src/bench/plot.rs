@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Draws what was measured.
+
+use anyhow::{ensure, Result};
+use plotters::prelude::*;
+
+use super::{Kind, Row, What};
+use crate::size;
+
+/// Width of the picture, and height of each chart, in pixels.
+const WIDTH: u32 = 960;
+const HEIGHT: u32 = 480;
+/// Colours that people with any eyes can tell apart.
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+];
+
+/// Returns an SVG with a chart for all that was done: time over size, both logarithmic, with a line for
+/// each kind of memory and depth.
+///
+/// # Errors
+///
+/// There is nothing to draw.
+pub fn svg(rows: &[Row]) -> Result<String> {
+    let mut done: Vec<What> = rows.iter().map(|row| row.what).collect();
+    done.dedup();
+    ensure!(!done.is_empty(), "nothing was measured that could be drawn");
+
+    let mut text = String::new();
+    {
+        let size = (WIDTH, HEIGHT * done.len() as u32);
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        area.fill(&WHITE)?;
+        for (part, what) in area.split_evenly((done.len(), 1)).iter().zip(done) {
+            let rows: Vec<_> = rows.iter().filter(|row| row.what == what).collect();
+            chart(part, what, &rows)?;
+        }
+        area.present()?;
+    }
+
+    Ok(text)
+}
+
+fn chart(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    what: What,
+    rows: &[&Row],
+) -> Result<()> {
+    let sizes = rows.iter().map(|row| row.size as f64);
+    let times = rows.iter().map(|row| row.nanoseconds);
+    // With some space around, also if there is one size only.
+    let (left, right) = (
+        sizes.clone().fold(f64::MAX, f64::min),
+        sizes.fold(0.0, f64::max),
+    );
+    let (low, high) = (
+        times.clone().fold(f64::MAX, f64::min),
+        times.fold(0.0, f64::max),
+    );
+
+    let mut chart = ChartBuilder::on(area)
+        .caption(what.to_string(), ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(70)
+        .build_cartesian_2d(
+            (left / 2.0..right * 2.0).log_scale().base(2.0),
+            (low / 2.0..high * 2.0).log_scale(),
+        )?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_labels((right / left).log2() as usize + 3)
+        .x_desc("size")
+        .y_desc("time")
+        .x_label_formatter(&|&bytes| size::format(bytes.round() as u64))
+        .y_label_formatter(&|&nanoseconds| time(nanoseconds))
+        .draw()?;
+
+    for (number, (kind, depth)) in series(rows).into_iter().enumerate() {
+        let colour = COLOURS[number % COLOURS.len()];
+        let points: Vec<_> = rows
+            .iter()
+            .filter(|row| (row.kind, row.depth) == (kind, depth))
+            .map(|row| (row.size as f64, row.nanoseconds))
+            .collect();
+        let label = match depth {
+            1 => kind.to_string(),
+            _ => format!("{kind}, depth {depth}"),
+        };
+        let line = LineSeries::new(points, colour.stroke_width(2)).point_size(3);
+        chart
+            .draw_series(line)?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK)
+        .draw()?;
+
+    Ok(())
+}
+
+/// The lines of a chart, in the order of the rows.
+fn series(rows: &[&Row]) -> Vec<(Kind, u32)> {
+    let mut found = Vec::new();
+    for row in rows {
+        if !found.contains(&(row.kind, row.depth)) {
+            found.push((row.kind, row.depth));
+        }
+    }
+    found
+}
+
+/// Writes a time as people do.
+fn time(nanoseconds: f64) -> String {
+    match nanoseconds {
+        ..1e3 => format!("{nanoseconds:.0} ns"),
+        ..1e6 => format!("{:.0} us", nanoseconds / 1e3),
+        ..1e9 => format!("{:.0} ms", nanoseconds / 1e6),
+        _ => format!("{:.0} s", nanoseconds / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_line() {
+        let row = |what, kind, size: u64| Row {
+            what,
+            kind,
+            size,
+            depth: 1,
+            nanoseconds: size as f64 / 10.0,
+            bytes_per_second: 1e10,
+            ratio: 1.0,
+        };
+        let rows = [
+            row(What::Map, Kind::Mainline, 4096),
+            row(What::Map, Kind::Mainline, 65536),
+            row(What::Map, Kind::Mapped, 4096),
+            row(What::Store, Kind::WriteCombining, 1 << 20),
+        ];
+        let text = svg(&rows).unwrap();
+        assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
+        for word in [
+            "map, touch",
+            "store by",
+            "write-combining",
+            "the node, mapped",
+            "64 KiB",
+        ] {
+            assert!(text.contains(word), "{word} is not in {text}");
+        }
+        assert!(!text.contains("depth"));
+        assert!(svg(&[]).is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(time(10.0), "10 ns");
+        assert_eq!(time(1000.0), "1 us");
+        assert_eq!(time(2e7), "20 ms");
+        assert_eq!(time(3e9), "3 s");
+    }
+}
