@@ -25,7 +25,7 @@ help:
 	@echo '  make modules          p2pmem_rs.ko for the newest stock kernel, in $(BUILD)/module/'
 	@echo '  make modules KDIR=DIR the same for any kernel build tree with Rust, 7.3 or newer'
 	@echo '  make modules_install  put the built module under /lib/modules (as root)'
-	@echo '  make tools            the user-space programs, in $(BUILD)/bin/'
+	@echo '  make tools            the user-space programs, in $(BUILD)/bin/; man pages, completions in $(BUILD)/share/'
 	@echo '  make lint             formats, lints, warnings of all languages'
 	@echo '  make doc              rustdoc of both crates, in $(BUILD)/doc/'
 	@echo '  make clean            remove $(BUILD)/'
@@ -122,6 +122,7 @@ tools:
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/guest-tests $(BUILD)/bin/
 	@gcc-14 -static -O2 -Wall -Wextra -Werror -Iinclude/uapi -o $(BUILD)/bin/example-copy \
 		tests/example/copy.c -luring
+	@$(BUILD)/bin/p2pmem generate $(BUILD)/share
 
 run: modules tools
 	@qemu/demo --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem

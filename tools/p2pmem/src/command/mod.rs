@@ -17,17 +17,40 @@ mod change;
 mod config;
 mod copy;
 mod doctor;
+mod generate;
 mod list;
 mod topo;
 mod table;
 mod unbind;
+
+/// What the program ends with.
+pub const EXIT_STATUS: &[(&str, &str)] = &[
+    ("0", "All went well."),
+    (
+        "1",
+        "Something failed: a line on standard error says what, and what to do.",
+    ),
+    ("2", "The command line is wrong."),
+    ("130", "A copy was interrupted."),
+];
+
+fn exit_status() -> String {
+    let lines = EXIT_STATUS
+        .iter()
+        .map(|(status, meaning)| format!("  {status:<5}{meaning}"));
+    ["Exit status:".to_owned()]
+        .into_iter()
+        .chain(lines)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
 
 /// PCI peer-to-peer memory: buffers in devices, and direct I/O between devices through them.
 #[derive(Parser)]
 #[command(
     name = "p2pmem",
     version,
-    after_help = "Exit status: 0 if all went well, 1 if something failed, 2 for a wrong command line."
+    after_help = exit_status()
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -44,6 +67,8 @@ enum Command {
     Bench(bench::Arguments),
     Topo(topo::Arguments),
     Doctor(doctor::Arguments),
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 impl Arguments {
@@ -58,6 +83,7 @@ impl Arguments {
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Topo(arguments) => topo::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),
+            Command::Generate(arguments) => generate::run(&arguments),
         }
     }
 }

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `p2pmem generate`: what is installed beside the program.
+
+use std::{fs, iter, path::PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, Command, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::{
+    roff::{bold, roman, Roff},
+    Man,
+};
+
+use super::EXIT_STATUS;
+
+/// Write man pages and shell completions.
+#[derive(Args)]
+#[command(after_help = "Example:\n  p2pmem generate /usr/share")]
+pub struct Arguments {
+    /// Where: the folders in it are named as in /usr/share.
+    directory: PathBuf,
+}
+
+/// Files that commands use, and what they are for.
+const FILES: &[(&str, &str)] = &[
+    (
+        "/dev/p2pmemN",
+        "A provider: the memory of a PCI device. Programs map it.",
+    ),
+    (
+        "/sys/class/misc/p2pmemN/",
+        "What a provider has, and its settings.",
+    ),
+    (
+        "/sys/module/p2pmem_rs/regions",
+        "What is to be taken of devices when they are bound.",
+    ),
+];
+
+/// Writes the files.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let folder = |name: &str| -> Result<PathBuf> {
+        let path = arguments.directory.join(name);
+        fs::create_dir_all(&path)
+            .with_context(|| format!("cannot create {}: choose another folder", path.display()))?;
+        Ok(path)
+    };
+
+    let mut command = super::Arguments::command().disable_help_subcommand(true);
+    command.build();
+    let pages: Vec<_> = iter::once(&command)
+        // What is hidden is not for users.
+        .chain(command.get_subcommands().filter(|one| !one.is_hide_set()))
+        .collect();
+    let man = folder("man/man1")?;
+    for one in &pages {
+        let others = pages.iter().map(|page| name_of(page));
+        let others: Vec<_> = others.filter(|name| *name != name_of(one)).collect();
+        let path = man.join(format!("{}.1", name_of(one)));
+        fs::write(&path, page(one, &others)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+
+    for (shell, name, file) in [
+        (Shell::Bash, "bash-completion/completions", "p2pmem"),
+        (Shell::Zsh, "zsh/site-functions", "_p2pmem"),
+        (Shell::Fish, "fish/vendor_completions.d", "p2pmem.fish"),
+    ] {
+        let path = folder(name)?.join(file);
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut super::Arguments::command(), "p2pmem", &mut text);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+
+    Ok(())
+}
+
+/// The name of a command's page, like p2pmem-list.
+fn name_of(command: &Command) -> &str {
+    command.get_display_name().unwrap_or(command.get_name())
+}
+
+/// Returns a page: what the command's definition tells, and what all pages have.
+fn page(command: &Command, others: &[&str]) -> Result<Vec<u8>> {
+    let man = Man::new(command.clone())
+        .manual("User Commands")
+        .source(concat!("p2pmem ", env!("CARGO_PKG_VERSION")));
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut text)?;
+    }
+
+    let mut roff = Roff::new();
+    let help = command.get_after_help().map(ToString::to_string);
+    if let Some(help) = help.filter(|help| help.starts_with("Example")) {
+        roff.control("SH", ["EXAMPLES"]).control("nf", []);
+        for line in help.lines().skip(1) {
+            roff.text([roman(line.trim_start())]);
+        }
+        roff.control("fi", []);
+    }
+    for (section, list) in [("EXIT STATUS", EXIT_STATUS), ("FILES", FILES)] {
+        roff.control("SH", [section]);
+        for &(name, meaning) in list {
+            roff.control("TP", []).text([bold(name)]);
+            roff.text([roman(meaning)]);
+        }
+    }
+    roff.control("SH", ["SEE ALSO"]);
+    for (index, name) in others.iter().enumerate() {
+        let end = if index + 1 < others.len() {
+            "(1),"
+        } else {
+            "(1)"
+        };
+        roff.text([bold(*name), roman(end)]);
+    }
+    roff.to_writer(&mut text)?;
+
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_has_a_page_and_an_example() {
+        let mut command = crate::command::Arguments::command().disable_help_subcommand(true);
+        command.build();
+        for one in command.get_subcommands() {
+            let text = String::from_utf8(page(one, &["p2pmem"]).unwrap()).unwrap();
+            for word in [
+                &format!("p2pmem {}", one.get_name()),
+                ".SH EXAMPLES",
+                ".SH \"EXIT STATUS\"",
+                ".SH FILES",
+                ".SH \"SEE ALSO\"",
+            ] {
+                assert!(text.contains(word), "{word} is not in {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn definitions_are_sound() {
+        crate::command::Arguments::command().debug_assert();
+    }
+}
