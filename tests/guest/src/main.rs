@@ -48,6 +48,8 @@ fn main() -> ExitCode {
                     "apart_",
                     "override_",
                     "unmappable_",
+                    "manage_",
+                    "lend_",
                     "cmb_",
                     "pmr_",
                     "hotplug_",

@@ -4,6 +4,7 @@
 
 use crate::harness::Case;
 
+mod bench;
 mod buffers;
 mod debug;
 mod direct_io;
@@ -13,6 +14,7 @@ mod handle;
 mod hotplug;
 mod ioctl;
 mod mainline;
+mod manage;
 mod mmap;
 mod module;
 mod nvme;
@@ -37,6 +39,7 @@ pub const CASES: &[&[Case]] = &[
     mainline::CASES,
     direct_io::CASES,
     fabric::CASES,
+    bench::CASES,
     unbind::CASES,
     fault::CASES,
     fault::nth::CASES,
@@ -46,6 +49,8 @@ pub const CASES: &[&[Case]] = &[
     fabric::apart::CASES,
     override_::CASES,
     override_::unmappable::CASES,
+    manage::CASES,
+    manage::lend::CASES,
     nvme::adopt::CASES,
     nvme::cmb::CASES,
     nvme::pmr::CASES,

@@ -1,0 +1,546 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices that the `p2pmem` command binds, gives back and configures. Needs the topology any-bar. The
+//! group `lend` needs a drive with memory of its own: the topology cmb.
+
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use anyhow::{ensure, Context, Result};
+use serde_json::Value;
+
+use crate::{
+    cases,
+    guest::{
+        address_of, choices, choose, controller, drive_named, on_debug_kernel, restore, unbind,
+        wait_until, Child, Map, Provider, PAGE,
+    },
+};
+
+cases!(
+    "manage": list_json, list_users, list_needs_no_rights, bind_with_regions, bind_again, dry_run_changes_nothing,
+    failed_bind_is_undone, drive_comes_back, wrong_regions, mounted_drive, config_sets, config_fails, wrong_names,
+);
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+const MIB: u64 = 1 << 20;
+
+/// Runs the command.
+fn p2pmem(arguments: &[&str]) -> Result<Output> {
+    Command::new("p2pmem")
+        .args(arguments)
+        .output()
+        .context("p2pmem cannot be run")
+}
+
+/// Runs the command, which must succeed, and returns what it prints.
+fn says(arguments: &[&str]) -> Result<String> {
+    let run = p2pmem(arguments)?;
+    let complaint = String::from_utf8_lossy(&run.stderr);
+    ensure!(run.status.success(), "{arguments:?}: {complaint}");
+    Ok(String::from_utf8(run.stdout)?)
+}
+
+/// As [`says`], in JSON.
+fn tells(arguments: &[&str]) -> Result<Value> {
+    Ok(serde_json::from_str(&says(
+        &[arguments, &["--json"]].concat(),
+    )?)?)
+}
+
+/// Checks that the command fails, and says all of these words in one line.
+fn fails(arguments: &[&str], words: &[&str]) -> Result<()> {
+    let run = p2pmem(arguments)?;
+    let text = String::from_utf8_lossy(&run.stderr);
+    ensure!(
+        run.status.code() == Some(1),
+        "{arguments:?}: {:?}",
+        run.status
+    );
+    ensure!(
+        text.lines().count() == 1 && words.iter().all(|word| text.contains(word)),
+        "{arguments:?}: {text}"
+    );
+    Ok(())
+}
+
+/// The device that is bound by its ID: 64 MiB of memory in BAR 2.
+fn parts() -> Result<String> {
+    let devices = crate::guest::devices()?;
+    devices
+        .into_iter()
+        .next()
+        .context("no device that is known")
+}
+
+/// The driver that has a device.
+fn driver(pci: &str) -> Option<String> {
+    let link = fs::read_link(format!("{DEVICES}/{pci}/driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
+/// All that a command here may change.
+fn state(pci: &str) -> Result<[String; 4]> {
+    let nodes: Vec<_> = Provider::all()?.into_iter().map(|one| one.path).collect();
+    Ok([
+        format!("{:?}", driver(pci)),
+        fs::read_to_string(format!("{DEVICES}/{pci}/driver_override"))?,
+        choices()?,
+        format!("{nodes:?}"),
+    ])
+}
+
+/// A device that is as it was before when this is dropped, whatever became of it.
+struct Restored(String);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        let pci = &self.0;
+        if driver(pci).as_deref() == Some("p2pmem_rs") {
+            unbind(pci).expect("the device can be unbound");
+        }
+        fs::write(format!("{DEVICES}/{pci}/driver_override"), "\n").expect("an attribute");
+        choose(&format!("{pci} default")).expect("the default can be set");
+        fs::write("/sys/bus/pci/drivers_probe", pci).expect("a driver is found, or none");
+        restore().expect("what is bound by its ID is bound again");
+    }
+}
+
+fn list_json() -> Result<()> {
+    let pci = parts()?;
+    let listing = tells(&["list"])?;
+    let all = listing["providers"].as_array().context("no list")?;
+    let one = all
+        .iter()
+        .find(|one| one["pci"] == *pci)
+        .context("the device is not listed")?;
+    for (name, expected) in [
+        ("vendor", Value::from("1af4")),
+        ("device", "1110".into()),
+        ("size", (64 * MIB).into()),
+        ("allocated", 0.into()),
+        ("available", (64 * MIB).into()),
+        ("largest", (64 * MIB).into()),
+        ("granule", PAGE.into()),
+        ("adopted", false.into()),
+        ("clear", true.into()),
+        ("limit_per_file", 0.into()),
+        ("limit_per_user", 0.into()),
+        ("users", Value::Array(Vec::new())),
+        (
+            "regions",
+            serde_json::json!([{"kind": "bar", "bar": 2, "offset": 0, "size": 64 * MIB}]),
+        ),
+    ] {
+        ensure!(one[name] == expected, "{name} is {}", one[name]);
+    }
+    ensure!(one.get("numa_node").is_some(), "{one}");
+
+    let table = says(&["list"])?;
+    let row = table
+        .lines()
+        .find(|line| line.contains(&pci))
+        .context("no row")?;
+    for word in ["/dev/p2pmem", "1af4:1110", "bar", "64 MiB"] {
+        ensure!(row.contains(word), "{table}");
+    }
+    Ok(())
+}
+
+fn list_users() -> Result<()> {
+    let provider = Provider::of(&parts()?)?.context("no node")?;
+    let file = provider.open()?;
+    // Of the same open file: counted once. The debug kernel does not tell (it has no kcmp).
+    let _other = match on_debug_kernel() {
+        true => None,
+        false => Some(file.try_clone()?),
+    };
+    let _map = Map::new(&file, 3 * PAGE)?;
+    let child = Child::spawn_ready(|ready| {
+        ready();
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    })?;
+
+    let listing = tells(&["list"])?;
+    let users = &listing["providers"][0]["users"];
+    let users = users.as_array().context("no users")?;
+    // This process, and the child that inherited the file.
+    ensure!(users.len() == 2, "{users:?}");
+    ensure!(
+        users.iter().all(|user| user["bytes"] == 3 * PAGE),
+        "{users:?}"
+    );
+    ensure!(
+        users.iter().all(|user| user["name"] == "guest-tests"),
+        "{users:?}"
+    );
+    ensure!(
+        users.iter().any(|user| user["pid"] == std::process::id()),
+        "{users:?}"
+    );
+    let table = says(&["list", "--users"])?;
+    ensure!(
+        table.contains(&format!("{}", std::process::id())) && table.contains("12 KiB"),
+        "{table}"
+    );
+    child.kill()?;
+    child.expect_signal(libc::SIGKILL)
+}
+
+fn list_needs_no_rights() -> Result<()> {
+    let file = Provider::first()?.open()?;
+    Child::spawn(|| {
+        crate::guest::become_user()?;
+        let listing = tells(&["list"])?;
+        ensure!(listing["providers"][0]["size"] == 64 * MIB, "{listing}");
+        // Root's processes cannot be looked at.
+        ensure!(
+            listing["providers"][0]["users"] == serde_json::json!([]),
+            "{listing}"
+        );
+        fails(&["unbind", "p2pmem0"], &["cannot write", "as root"])
+    })?
+    .expect_success()?;
+    drop(file);
+    Ok(())
+}
+
+fn bind_with_regions() -> Result<()> {
+    let pci = parts()?;
+    let _restored = Restored(pci.clone());
+    let before = state(&pci)?;
+
+    let told = tells(&[
+        "bind",
+        &pci,
+        "--regions",
+        "bar2@16M+8M",
+        "--regions",
+        "bar2+2M",
+    ])?;
+    ensure!(
+        told["driver"] == "p2pmem_rs" && told["dry_run"] == false,
+        "{told}"
+    );
+    let provider = Provider::of(&pci)?.context("no node")?;
+    ensure!(told["path"] == *provider.path.to_string_lossy(), "{told}");
+    ensure!(provider.size as u64 == 10 * MIB, "{}", provider.size);
+    drop(Map::new(provider.open()?, PAGE)?);
+    let listing = tells(&["list"])?;
+    let regions = serde_json::json!([
+        {"kind": "bar", "bar": 2, "offset": 16 * MIB, "size": 8 * MIB},
+        {"kind": "bar", "bar": 2, "offset": 0, "size": 2 * MIB},
+    ]);
+    ensure!(listing["providers"][0]["regions"] == regions, "{listing}");
+
+    // By its node, and by an address without the domain.
+    let node = provider.path.to_string_lossy().into_owned();
+    let text = says(&["unbind", &node])?;
+    ensure!(text.contains("is back with p2pmem_rs"), "{text}");
+    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+    let text = says(&["unbind", pci.trim_start_matches("0000:")])?;
+    ensure!(text.contains("has no driver now"), "{text}");
+    ensure!(driver(&pci).is_none() && Provider::of(&pci)?.is_none());
+    fails(
+        &["unbind", &pci],
+        &["is not bound to p2pmem_rs", "p2pmem list"],
+    )?;
+    says(&["bind", &pci])?;
+    ensure!(driver(&pci).as_deref() == Some("p2pmem_rs"));
+    Ok(())
+}
+
+fn bind_again() -> Result<()> {
+    let pci = parts()?;
+    let _restored = Restored(pci.clone());
+    fails(&["bind", &pci], &["already", "--regions"])?;
+    // What does not work leaves what was there.
+    let before = state(&pci)?;
+    fails(
+        &["bind", &pci, "--regions", "bar2@64M+2M"],
+        &["nothing has changed", "the range ends beyond BAR 2"],
+    )?;
+    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+    Ok(())
+}
+
+fn dry_run_changes_nothing() -> Result<()> {
+    let pci = parts()?;
+    let before = state(&pci)?;
+    let text = says(&["bind", "0", "--regions", "bar2@16M+8M", "--dry-run"])?;
+    let expected = format!(
+        "echo {pci} > /sys/bus/pci/drivers/p2pmem_rs/unbind\n\
+         echo p2pmem_rs > {DEVICES}/{pci}/driver_override\n\
+         echo '{pci} bar2@16M+8M' > /sys/module/p2pmem_rs/regions\n\
+         echo {pci} > /sys/bus/pci/drivers_probe\n"
+    );
+    ensure!(text == expected, "{text}");
+    for arguments in [
+        &["unbind", "p2pmem0"][..],
+        &["config", "p2pmem0", "--clear", "off", "--regions", "cmb"],
+    ] {
+        let told = tells(&[arguments, &["--dry-run"]].concat())?;
+        let steps = told["steps"].as_array().context("no steps")?;
+        ensure!(!steps.is_empty() && told["dry_run"] == true, "{told}");
+    }
+    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+
+    // What is printed does what is done.
+    let _restored = Restored(pci.clone());
+    let run = Command::new("sh").args(["-ec", &text]).status()?;
+    ensure!(run.success(), "{run:?}");
+    let provider = Provider::of(&pci)?.context("no node")?;
+    ensure!(provider.size as u64 == 8 * MIB);
+    Ok(())
+}
+
+fn failed_bind_is_undone() -> Result<()> {
+    // A drive without memory that could be given out: its registers are 16 KiB.
+    let serial = "disk1";
+    let pci = address_of(&controller(serial)?.context("no such drive")?)?;
+    let _restored = Restored(pci.clone());
+    drive_named(serial)?;
+    let before = state(&pci)?;
+    for regions in [&[][..], &["--regions", "bar0"], &["--regions", "cmb"]] {
+        fails(
+            &[&["bind", &*pci][..], regions].concat(),
+            &[
+                "cannot bind",
+                &pci,
+                "nothing has changed",
+                "the kernel says",
+            ],
+        )?;
+        ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+        drive_named(serial)?;
+    }
+    Ok(())
+}
+
+/// The driver refuses this drive, so what bind would do is done by hand.
+fn drive_comes_back() -> Result<()> {
+    let serial = "disk1";
+    let pci = address_of(&controller(serial)?.context("no such drive")?)?;
+    let _restored = Restored(pci.clone());
+    drive_named(serial)?;
+    let before = state(&pci)?;
+    fs::write("/sys/bus/pci/drivers/nvme/unbind", &pci)?;
+    fs::write(format!("{DEVICES}/{pci}/driver_override"), "p2pmem_rs")?;
+    choose(&format!("{pci} bar0"))?;
+    let text = says(&["unbind", &pci])?;
+    ensure!(text.contains("is back with nvme"), "{text}");
+    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+    drive_named(serial)?;
+    Ok(())
+}
+
+fn wrong_regions() -> Result<()> {
+    let pci = parts()?;
+    let before = state(&pci)?;
+    // What only the driver knows.
+    fails(
+        &["config", &pci, "--regions", "bar9"],
+        &[
+            "cannot configure",
+            "bar9 has no valid number",
+            "nothing has changed",
+        ],
+    )?;
+    // What is not even one.
+    for regions in ["", "bar2;reboot", "bar2'"] {
+        let run = p2pmem(&["bind", &pci, "--regions", regions])?;
+        ensure!(run.status.code() == Some(2), "{regions}: {:?}", run.status);
+    }
+    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+    Ok(())
+}
+
+/// Puts a file system on a drive, mounts it, and does something meanwhile.
+fn with_mounted(node: &str, then: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    const POINT: &str = "/tmp/mounted";
+    let run = |program: &str, arguments: &[&str]| -> Result<()> {
+        let output = Command::new(program).args(arguments).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{program}: {said}");
+        Ok(())
+    };
+    if !fs::read_to_string("/proc/filesystems")?.contains("ext4") {
+        run("modprobe", &["ext4"])?;
+    }
+    run("mke2fs", &[node])?;
+    fs::create_dir_all(POINT)?;
+    run("mount", &["-t", "ext2", node, POINT])?;
+    let result = then(POINT);
+    run("umount", &[POINT])?;
+    result
+}
+
+fn mounted_drive() -> Result<()> {
+    let controller = controller("disk1")?.context("no such drive")?;
+    let pci = address_of(&controller)?;
+    drive_named("disk1")?;
+    let name = controller.file_name().context("no name")?.to_string_lossy();
+    let node = format!("/dev/{name}n1");
+    let before = state(&pci)?;
+
+    with_mounted(&node, |point| {
+        for extra in [&[][..], &["--dry-run"]] {
+            fails(
+                &[&["bind", &*pci][..], extra].concat(),
+                &["is in use", &node, "is mounted at", point, "--force"],
+            )?;
+        }
+        // Neither is it overwritten.
+        let write = ["bench", &node, "--what", "write", "--write", "--size", "4K"];
+        fails(&write, &["is in use", "unmount it"])
+    })?;
+    // A program may claim it as well.
+    let claim = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(&node)?;
+    fails(&["bind", &pci], &["opened for exclusive use", "--force"])?;
+    drop(claim);
+    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+    Ok(())
+}
+
+fn config_sets() -> Result<()> {
+    let pci = parts()?;
+    let _restored = Restored(pci.clone());
+    let folder = Path::new("/sys/class/misc/p2pmem0");
+    let setting = |name: &str| -> Result<String> {
+        Ok(fs::read_to_string(folder.join(name))?.trim().to_owned())
+    };
+    let set = [
+        "config",
+        "p2pmem0",
+        "--clear",
+        "off",
+        "--limit-per-file",
+        "2M",
+        "--limit-per-user",
+        "64K",
+        "--regions",
+        "bar2+4M",
+    ];
+    says(&set)?;
+    ensure!(setting("clear")? == "0" && setting("limit_per_file")? == "2097152");
+    ensure!(setting("limit_per_user")? == "65536");
+    ensure!(
+        choices()? == format!("{pci} bar2@0x0+0x400000\n"),
+        "{}",
+        choices()?
+    );
+
+    let told = tells(&["config"])?;
+    let one = &told["devices"][0];
+    ensure!(
+        one["pci"] == *pci && one["path"] == "/dev/p2pmem0",
+        "{told}"
+    );
+    ensure!(one["choice"] == "bar2@0x0+0x400000", "{told}");
+    ensure!(one["current"]["clear"] == false, "{told}");
+    ensure!(one["current"]["limit_per_user"] == 65536, "{told}");
+    let table = says(&["config", &pci])?;
+    for word in ["off", "2 MiB", "64 KiB", "bar2@0x0+0x400000"] {
+        ensure!(table.contains(word), "{table}");
+    }
+
+    says(&[
+        "config",
+        "0",
+        "--clear",
+        "on",
+        "--limit-per-file",
+        "0",
+        "--limit-per-user",
+        "0",
+        "--regions",
+        "default",
+    ])?;
+    ensure!(setting("clear")? == "1" && setting("limit_per_file")? == "0");
+    ensure!(choices()?.is_empty(), "{}", choices()?);
+    Ok(())
+}
+
+fn config_fails() -> Result<()> {
+    let pci = address_of(&controller("disk1")?.context("no such drive")?)?;
+    fails(
+        &["config", &pci, "--clear", "off"],
+        &["has no node", "p2pmem bind"],
+    )?;
+    // A device must be named.
+    for arguments in [
+        &["config", "--clear", "off"][..],
+        &["config", "0", "--dry-run"],
+    ] {
+        let run = p2pmem(arguments)?;
+        ensure!(
+            run.status.code() == Some(2),
+            "{arguments:?}: {:?}",
+            run.status
+        );
+    }
+    Ok(())
+}
+
+fn wrong_names() -> Result<()> {
+    for (name, words) in [
+        ("99", ["no /dev/p2pmem99", "p2pmem list"]),
+        ("ff:1f.7", ["no PCI device 0000:ff:1f.7", "lspci"]),
+        ("nonsense", ["nonsense is no device", "0000:05:00.0"]),
+    ] {
+        for command in ["bind", "unbind", "config"] {
+            fails(&[command, name], &words)?;
+        }
+    }
+    Ok(())
+}
+
+/// Cases with a drive that has memory of its own. Needs the topology cmb.
+pub mod lend {
+    use super::*;
+
+    cases!("lend": drive_and_back);
+
+    fn drive_and_back() -> Result<()> {
+        let serial = "new";
+        let pci = address_of(&controller(serial)?.context("no such drive")?)?;
+        let _restored = Restored(pci.clone());
+        drive_named(serial)?;
+        let before = state(&pci)?;
+        // Its memory is adopted so far.
+        fails(&["unbind", &pci], &["belongs to nvme", "adopted"])?;
+
+        let told = tells(&["bind", &pci, "--regions", "cmb"])?;
+        ensure!(told["driver"] == "p2pmem_rs", "{told}");
+        ensure!(controller(serial)?.is_none(), "still a drive");
+        let provider = Provider::of(&pci)?.context("no node")?;
+        drop(Map::new(provider.open()?, PAGE)?);
+        let listing = tells(&["list"])?;
+        let all = listing["providers"].as_array().context("no list")?;
+        let one = all.iter().find(|one| one["pci"] == *pci);
+        let one = one.context("the device is not listed")?;
+        ensure!(
+            one["regions"][0]["kind"] == "cmb" && one["adopted"] == false,
+            "{one}"
+        );
+
+        let text = says(&["unbind", &pci])?;
+        ensure!(text.contains("is back with nvme"), "{text}");
+        drive_named(serial)?;
+        wait_until(
+            Duration::from_secs(10),
+            "its memory is adopted again",
+            || Ok(state(&pci)? == before),
+        )
+    }
+}
