@@ -21,8 +21,9 @@ BOOTS = [
     ("switch", ["buffers", "handle", "uring"]),  # not for the topology: so that no boot takes too long
     ("switch-two-bars", ["providers"]),
     ("no-switch", ["unreachable", "apart"]),
-    ("any-bar", ["override"]),
-    ("no-switch", ["unreachable"]),
+    ("acs", ["redirected"]),
+    ("host-bridge", ["bridged"]),
+    ("iommu", ["translated"]),
     ("any-bar", ["override", "manage"]),
     ("far-bar", ["unmappable"]),
     ("cmb", ["adopt", "cmb", "lend"]),

@@ -269,3 +269,81 @@ pub mod apart {
         Ok(())
     }
 }
+
+/// A drive beside the memory, below a port that redirects, and one elsewhere. Needs the topology acs.
+pub mod redirected {
+    use super::{ensure, expect_verdicts, printed, Result};
+    use crate::cases;
+
+    cases!("redirected": verdicts_are_true, the_port_is_named);
+
+    fn verdicts_are_true() -> Result<()> {
+        expect_verdicts(2, "none")
+    }
+
+    fn the_port_is_named() -> Result<()> {
+        let drawn = printed(&["topo"])?;
+        for word in [
+            "pci=disable_acs_redir=0000:00:01.0",
+            "below different root ports",
+        ] {
+            ensure!(drawn.contains(word), "{word} is not in:\n{drawn}");
+        }
+        Ok(())
+    }
+}
+
+/// The same on a CPU whose host bridges send back what comes up. Needs the topology host-bridge.
+pub mod bridged {
+    use super::{expect_verdicts, Result};
+    use crate::cases;
+
+    cases!("bridged": verdicts_are_true);
+
+    fn verdicts_are_true() -> Result<()> {
+        expect_verdicts(2, "host-bridge")
+    }
+}
+
+/// Drives behind an IOMMU that translates. Needs the topology iommu.
+pub mod translated {
+    use super::{ensure, json, text, Context, Map, Provider, Result, LENGTH};
+    use crate::{
+        cases,
+        guest::{address_of, controller, drive_named, put_on_drive, read_at, WINDOW},
+    };
+
+    cases!("translated": by_the_host_bridge, lost_below_the_switch);
+
+    /// Reads a pattern from a drive into device memory, which holds another one. Returns what
+    /// `p2pmem topo` says, and what is in the memory then.
+    fn read_from(serial: &str) -> Result<(String, Map)> {
+        let pci = address_of(&controller(serial)?.context("no such drive")?)?;
+        let report = json(&["topo", "--json"])?;
+        let verdict = report["verdicts"]
+            .as_array()
+            .and_then(|all| all.iter().find(|verdict| verdict["client"] == *pci))
+            .with_context(|| format!("nothing of {pci} in {report}"))?;
+
+        let drive = drive_named(serial)?;
+        put_on_drive(&drive, LENGTH, 7)?;
+        let map = Map::new(Provider::first()?.open()?, WINDOW)?;
+        map.fill(0..LENGTH, 8);
+        read_at(&drive, &map, 0..LENGTH, 0)?;
+        Ok((text(verdict, "reach")?.to_owned(), map))
+    }
+
+    fn by_the_host_bridge() -> Result<()> {
+        let (reach, map) = read_from("disk1")?;
+        ensure!(reach == "host-bridge", "{reach}");
+        map.check(0..LENGTH, 7)
+    }
+
+    /// The kernel is right to expect that it works: what is lost is lost by the machine, which says
+    /// that all went well.
+    fn lost_below_the_switch() -> Result<()> {
+        let (reach, map) = read_from("disk0")?;
+        ensure!(reach == "switch", "{reach}");
+        map.check(0..LENGTH, 8).context("the data arrived")
+    }
+}

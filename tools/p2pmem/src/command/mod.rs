@@ -19,8 +19,8 @@ mod copy;
 mod doctor;
 mod generate;
 mod list;
-mod topo;
 mod table;
+mod topo;
 mod unbind;
 
 /// What the program ends with.
