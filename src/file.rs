@@ -44,6 +44,7 @@ pub(crate) struct File {
 #[vtable]
 impl MiscDevice for File {
     type Data = Provider;
+    const ALIGN_AREAS: bool = true;
     const ATTRIBUTES: &'static [Attribute<Provider>] = attributes::ALL;
     const LISTINGS: &'static [Listing<Provider>] = attributes::LISTINGS;
 

@@ -62,6 +62,7 @@ fn set_up(vma: &VmaNew, buffer: Arc<Buffer>) {
     vma.set_mixedmap();
     vma.set_dontexpand();
     vma.set_dontdump();
+    virt::set_random_access(vma);
     virt::set_caching(vma, buffer.caching);
     virt::set_operations(vma, buffer);
 }

@@ -7,12 +7,19 @@ __rust_helper int rust_helper_page_ref_count(const struct page *page)
 	return page_ref_count(page);
 }
 
-__rust_helper bool rust_helper_page_ref_freeze(struct page *page, int count)
+/*
+ * Freezes pages that follow each other, up to the first one that somebody else refers to, and
+ * returns how many: a call for each of them would cost more than what it does.
+ */
+__rust_helper unsigned long rust_helper_page_ref_freeze_run(struct page *first,
+							    unsigned long nr)
 {
-	return page_ref_freeze(page, count);
-}
+	unsigned long i;
 
-__rust_helper void rust_helper_set_page_count(struct page *page, int v)
-{
-	set_page_count(page, v);
+	for (i = 0; i < nr; i++) {
+		if (!page_ref_freeze(first + i, 1))
+			break;
+	}
+
+	return i;
 }

@@ -93,6 +93,10 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
     /// What all files of a device share.
     type Data: Send + Sync + 'static;
 
+    /// Whether areas that are longer than what one page table spans start where one starts, so that they need no
+    /// more page tables than they must. Only where the kernel has transparent huge pages.
+    const ALIGN_AREAS: bool = false;
+
     /// The files of a device in sysfs.
     const ATTRIBUTES: &'static [Attribute<Self::Data>] = &[];
 
@@ -412,6 +416,12 @@ impl<T: MiscDevice> Table<T> {
         open: Some(Self::open),
         release: Some(Self::release),
         mmap: if T::HAS_MMAP { Some(Self::mmap) } else { None },
+        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+        get_unmapped_area: if T::ALIGN_AREAS {
+            Some(bindings::thp_get_unmapped_area)
+        } else {
+            None
+        },
         unlocked_ioctl: if T::HAS_IOCTL {
             Some(Self::ioctl)
         } else {

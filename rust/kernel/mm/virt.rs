@@ -92,6 +92,7 @@ impl<T: Operations> Table<T> {
         open: Some(Self::open),
         close: Some(Self::close),
         fault: Some(Self::fault),
+        huge_fault: Some(Self::huge_fault),
         ..pin_init::zeroed()
     };
 
@@ -132,6 +133,32 @@ impl<T: Operations> Table<T> {
 
         T::fault(data, fault).as_raw()
     }
+
+    /// Called where there is no page table yet, if the VMA has all that one spans. What is inserted
+    /// brings its own; before [`Self::fault`] the kernel makes one that would not be used.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::fault`].
+    unsafe extern "C" fn huge_fault(
+        vmf: *mut bindings::vm_fault,
+        order: c_uint,
+    ) -> bindings::vm_fault_t {
+        const PAGE_TABLE: usize = bindings::PMD_SHIFT as usize - PAGE_SHIFT;
+
+        if order as usize != PAGE_TABLE {
+            return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+        }
+        // SAFETY: By the safety requirements.
+        unsafe { Self::fault(vmf) }
+    }
+}
+
+/// Says that nobody wants to know which pages of a VMA that is being set up were used lately, as `MADV_RANDOM`
+/// does: for memory that is never reclaimed it is not worth being remembered.
+pub fn set_random_access(vma: &VmaNew) {
+    // SAFETY: The VMA is being set up, so that nobody else uses it. Processes may set the flag as well.
+    unsafe { (*vma.as_ptr()).__bindgen_anon_2.vm_flags |= bindings::VM_RAND_READ };
 }
 
 /// Gives operations to a VMA that is being set up. The VMA owns `data` from now on.
