@@ -19,7 +19,7 @@ help:
 	@echo '  make test             all tests; T=NAME runs the guest cases whose names begin so'
 	@echo '  make test-debug       the guest cases on a kernel that looks for mistakes (10 minutes to build, once)'
 	@echo '  make coverage         which lines of the module the guest cases reach, in $(BUILD)/coverage/'
-	@echo '  make bench            what reads cost, beside mainline and ordinary memory'
+	@echo '  make bench            what all costs, beside mainline and ordinary memory, in $(BUILD)/bench/'
 	@echo '  make torture          all at once, at random; SECONDS=600 for how long, SEED=N to do it again'
 	@echo '  make lab              a shell in the guest; TOPOLOGY=NAME, one of qemu/topologies/'
 	@echo '  make modules          p2pmem_rs.ko for the newest stock kernel, in $(BUILD)/module/'
@@ -129,11 +129,8 @@ run: modules tools
 
 # What things cost, side by side in one boot: ratios hold, times are those of the machine.
 bench: modules tools
-	@mkdir -p $(BUILD)/bench
-	@qemu/boot --kernel $(KERNEL) --topology switch --name bench --module $(MO)/p2pmem_rs.ko \
-		--program $(BUILD)/bin/p2pmem -- 'insmod /modules/p2pmem_rs.ko && p2pmem bench /dev/nvme0n1' \
-		>$(BUILD)/bench/report.txt || { cat $(BUILD)/bench/report.txt; exit 1; }
-	@cat $(BUILD)/bench/report.txt
+	@qemu/bench --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem \
+		--output $(BUILD)/bench
 
 test: modules kmod tools
 	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')

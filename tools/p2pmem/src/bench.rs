@@ -13,6 +13,8 @@ pub mod plot;
 use std::{
     fmt, io,
     path::Path,
+    sync::Barrier,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,12 +22,12 @@ use anyhow::{anyhow, ensure, Context, Result};
 use clap::ValueEnum;
 use io_uring::{squeue::Entry, IoUring};
 use rustix::{io::Errno, param::page_size};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{copy::Direct, size, Buffer, Provider};
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
     /// Memory is mapped, each page is touched, and it is unmapped.
@@ -88,7 +90,7 @@ impl fmt::Display for What {
 }
 
 /// A kind of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Device memory that the kernel's own `p2pmem/allocate` mapped.
@@ -103,6 +105,9 @@ pub enum Kind {
     Ordinary,
     /// Ordinary memory in a slot of the ring.
     OrdinaryRegistered,
+    /// The device's BAR as page frames, mapped by the kernel's own `resourceN`. Nothing can be cheaper, and
+    /// no I/O be done with it.
+    Frames,
 }
 
 impl fmt::Display for Kind {
@@ -114,12 +119,13 @@ impl fmt::Display for Kind {
             Self::Registered => "the node, registered with io_uring",
             Self::Ordinary => "ordinary memory",
             Self::OrdinaryRegistered => "ordinary memory, registered",
+            Self::Frames => "page frames of the BAR, no I/O",
         })
     }
 }
 
 /// What was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// What was done.
     pub what: What,
@@ -127,18 +133,20 @@ pub struct Row {
     pub kind: Kind,
     /// Bytes of each.
     pub size: u64,
-    /// How many were under way at a time.
+    /// How many were under way at a time, in each thread.
     pub depth: u32,
+    /// How many threads did it side by side.
+    pub threads: u32,
     /// Time for each in the best round, in nanoseconds.
     pub nanoseconds: f64,
-    /// Bytes of each, divided by that time.
+    /// Bytes of all threads, divided by that time.
     pub bytes_per_second: f64,
     /// That time, divided by what it is for the first kind in the list of the same comparison.
     pub ratio: f64,
 }
 
 /// What was found out.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// What was measured.
     pub rows: Vec<Row>,
@@ -161,12 +169,27 @@ pub struct Request<'a> {
     pub sizes: &'a [u64],
     /// How many are under way at a time, of what is done with a drive.
     pub depths: &'a [u32],
+    /// How many threads do it side by side, each with memory of its own.
+    pub threads: u32,
+    /// Whether [`Kind::Frames`] is compared as well, when memory is mapped.
+    pub floor: bool,
     /// How often each is measured.
     pub rounds: u32,
 }
 
+impl Request<'_> {
+    /// Returns the kinds of memory that are compared.
+    fn kinds(&self, what: What) -> Vec<Kind> {
+        let mut kinds = what.kinds().to_vec();
+        if self.floor && what == What::Map {
+            kinds.push(Kind::Frames);
+        }
+        kinds
+    }
+}
+
 /// What is done once, so often, and took that long.
-type Round<'a> = Box<dyn FnMut(u32) -> Result<Duration> + 'a>;
+type Round<'a> = Box<dyn FnMut(u32) -> Result<Duration> + Send + 'a>;
 
 /// Measures. What there is no memory for is left out, with a note.
 ///
@@ -219,6 +242,7 @@ impl Report {
         size: u64,
         depth: u32,
     ) -> Result<()> {
+        let threads = request.threads;
         let length = size * u64::from(depth);
         if let Some(drive) = drive.filter(|drive| drive.length() < length) {
             self.notes.push(format!(
@@ -230,17 +254,19 @@ impl Report {
         }
 
         let mut subjects = Vec::new();
-        for &kind in what.kinds() {
-            let round = match drive {
-                Some(drive) => drive::round(request, what, kind, drive, size as u32, depth),
-                None => cpu::round(request, what, kind, size as usize),
-            };
-            match round {
-                Ok(round) => subjects.push((kind, round, Duration::MAX)),
+        for kind in request.kinds(what) {
+            let rounds: Result<Vec<_>> = (0..threads)
+                .map(|_| match drive {
+                    Some(drive) => drive::round(request, what, kind, drive, size as u32, depth),
+                    None => cpu::round(request, what, kind, size as usize),
+                })
+                .collect();
+            match rounds {
+                Ok(rounds) => subjects.push((kind, rounds, Duration::MAX)),
                 Err(error) if is_lack(&error) => self.notes.push(format!(
                     "{what}, {}, {kind}: left out, there is none of {}: {error:#}",
                     size::format(size),
-                    size::format(length)
+                    size::format(length * u64::from(threads))
                 )),
                 Err(error) => return Err(error).with_context(|| format!("{what}, {kind}")),
             }
@@ -249,8 +275,9 @@ impl Report {
         let count = what.count(size).next_multiple_of(depth);
         // The first round warms up.
         for number in 0..=request.rounds {
-            for (kind, round, best) in &mut subjects {
-                let took = round(count).with_context(|| format!("{what}, {kind}"))?;
+            for (kind, rounds, best) in &mut subjects {
+                let took =
+                    side_by_side(rounds, count).with_context(|| format!("{what}, {kind}"))?;
                 if number > 0 {
                     *best = took.min(*best);
                 }
@@ -266,14 +293,63 @@ impl Report {
                 kind,
                 size,
                 depth,
+                threads,
                 nanoseconds: seconds * 1e9,
-                bytes_per_second: size as f64 / seconds,
+                bytes_per_second: f64::from(threads) * size as f64 / seconds,
                 ratio: best.as_secs_f64() / first,
             });
         }
 
         Ok(())
     }
+}
+
+/// Does a round in as many threads as there are, and returns how long the slowest took.
+fn side_by_side(rounds: &mut [Round<'_>], count: u32) -> Result<Duration> {
+    // A thread of its own would have to be started first.
+    if let [round] = rounds {
+        return round(count);
+    }
+    let start = Barrier::new(rounds.len());
+    thread::scope(|scope| {
+        let threads: Vec<_> = rounds
+            .iter_mut()
+            .map(|round| {
+                scope.spawn(|| {
+                    start.wait();
+                    round(count)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a thread does not panic"))
+            .try_fold(Duration::ZERO, |longest, took| Ok(longest.max(took?)))
+    })
+}
+
+/// Fills the pool with pieces of that many bytes, and gives back every other one. What is left is held
+/// as long as what is returned.
+///
+/// # Errors
+///
+/// Anything but a full pool.
+pub fn fragment(provider: &Provider, size: u64) -> Result<Vec<Buffer>> {
+    let size = usize::try_from(size)?;
+    let mut pieces = Vec::new();
+    loop {
+        match Buffer::map(provider, size) {
+            Ok(piece) => pieces.push(piece),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOSPC) => break,
+            Err(error) => return Err(error).context("filling the pool"),
+        }
+    }
+    let mut keep = false;
+    pieces.retain(|_| {
+        keep = !keep;
+        keep
+    });
+    Ok(pieces)
 }
 
 /// Opens a drive that is to be overwritten.

@@ -2,9 +2,9 @@
 
 //! What is done to memory without a drive.
 
-use std::hint::black_box;
+use std::{fs::File, hint::black_box, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use io_uring::IoUring;
 
 use super::{mainline, register_ordinary, submit, time, Kind, Request, Round, What};
@@ -58,12 +58,18 @@ fn buffer(request: &Request<'_>, kind: Kind, length: usize) -> Result<Buffer> {
 
 fn map<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {
     let provider = request.provider;
-    let file = match kind {
-        Kind::Mainline => Some(mainline(request.device)?),
-        _ => None,
+    let (file, offset) = match kind {
+        Kind::Mainline => (Some(mainline(request.device)?), 0),
+        Kind::Frames => {
+            let region = provider.region(0)?;
+            (Some(frames(request.device, region.bar)?), region.offset)
+        }
+        _ => (None, 0),
     };
     let once = move || -> Result<()> {
         let mut buffer = match (&file, kind) {
+            (Some(file), Kind::Frames) => Buffer::map_at(file, offset, length)
+                .context("cannot map the BAR: was the kernel booted with iomem=relaxed?")?,
             (Some(file), _) => Buffer::map(file, length)?,
             (None, Kind::Mapped) => Buffer::map(provider, length)?,
             _ => Buffer::untouched(length)?,
@@ -74,6 +80,16 @@ fn map<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>
 
     once()?;
     Ok(Box::new(move |count| time(count, &once)))
+}
+
+/// Opens a BAR.
+fn frames(device: &Path, bar: u32) -> Result<File> {
+    let path = device.join(format!("resource{bar}"));
+    File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))
 }
 
 fn register<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {

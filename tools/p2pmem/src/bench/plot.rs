@@ -143,6 +143,7 @@ mod tests {
             kind,
             size,
             depth: 1,
+            threads: 1,
             nanoseconds: size as f64 / 10.0,
             bytes_per_second: 1e10,
             ratio: 1.0,

@@ -24,7 +24,8 @@ use super::{open, table};
 #[command(after_help = "Examples:\n  \
     p2pmem bench /dev/nvme0n1 --via p2pmem0 --depth 1,16\n  \
     p2pmem bench --what store,load --size 4K,64K,1M --plot cpu.svg\n  \
-    p2pmem bench /dev/nvme1n1 --what read,write --write --json")]
+    p2pmem bench /dev/nvme1n1 --what read,write --write --json >report\n  \
+    p2pmem bench --replay report --plot report.svg")]
 pub struct Arguments {
     /// The drive that is read or written. It must reach the memory.
     drive: Option<PathBuf>,
@@ -43,6 +44,19 @@ pub struct Arguments {
     /// How often each kind is measured.
     #[arg(long, default_value = "8", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// How many threads do it side by side, each with memory of its own: up to 64.
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// Fill the pool with pieces of this size and give back every other one, before.
+    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
+    fragment: Option<u64>,
+    /// Compare mapping with that of bare page frames, for which the kernel must have been booted with
+    /// iomem=relaxed.
+    #[arg(long)]
+    floor: bool,
+    /// Show what was measured earlier, and printed as JSON to a file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["drive", "what", "write"])]
+    replay: Option<PathBuf>,
     /// Allow to measure writes: they DESTROY what is on the drive.
     #[arg(long)]
     write: bool,
@@ -56,6 +70,27 @@ pub struct Arguments {
 
 /// Measures, and prints a table.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let report = match &arguments.replay {
+        Some(path) => fs::read(path)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(serde_json::from_slice(&text)?))
+            .with_context(|| format!("{} is not what --json printed", path.display()))?,
+        None => measure(arguments)?,
+    };
+
+    if let Some(path) = &arguments.plot {
+        fs::write(path, plot::svg(&report.rows)?)
+            .with_context(|| format!("cannot write {}: choose another file", path.display()))?;
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+fn measure(arguments: &Arguments) -> Result<Report> {
     let what = match (&*arguments.what, &arguments.drive) {
         ([], Some(_)) => &[What::Read][..],
         ([], None) => &[What::Map, What::Register, What::Store, What::Load],
@@ -76,27 +111,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             )
         })?;
     let provider = open(&entry.path)?;
+    let _pieces = arguments
+        .fragment
+        .map(|size| bench::fragment(&provider, size))
+        .transpose()?;
 
-    let report = bench::run(&Request {
+    bench::run(&Request {
         provider: &provider,
         device: &entry.device,
         drive: arguments.drive.as_deref(),
         what,
         sizes: &arguments.size,
         depths: &arguments.depth,
+        threads: arguments.threads,
+        floor: arguments.floor,
         rounds: arguments.rounds,
-    })?;
-
-    if let Some(path) = &arguments.plot {
-        fs::write(path, plot::svg(&report.rows)?)
-            .with_context(|| format!("cannot write {}: choose another file", path.display()))?;
-    }
-    if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        print(&report);
-    }
-    Ok(())
+    })
 }
 
 fn print(report: &Report) {
@@ -105,6 +135,7 @@ fn print(report: &Report) {
         "KIND OF MEMORY",
         "SIZE#",
         "DEPTH#",
+        "THREADS#",
         "MICROSECONDS#",
         "MB/S#",
         "RATIO#",
@@ -115,6 +146,7 @@ fn print(report: &Report) {
             row.kind.to_string(),
             size::format(row.size),
             row.depth.to_string(),
+            row.threads.to_string(),
             format!("{:.1}", row.nanoseconds / 1e3),
             format!("{:.0}", row.bytes_per_second / 1e6),
             format!("{:.2}", row.ratio),
