@@ -558,7 +558,9 @@ impl Log {
             let text = String::from_utf8_lossy(&record[..length]);
             let line = text.split_once(';').map_or("", |(_, text)| text);
             let line = line.lines().next().unwrap_or_default();
-            if let Some(said) = heads.iter().find_map(|head| line.strip_prefix(&**head)) {
+            let said = heads.iter().find_map(|head| line.strip_prefix(&**head));
+            // What the driver core adds tells no reason.
+            if let Some(said) = said.filter(|said| !said.starts_with("probe with driver")) {
                 last = Some(said.to_owned());
             }
         }

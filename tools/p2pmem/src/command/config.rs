@@ -5,7 +5,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::{builder::BoolishValueParser, ArgGroup, Args};
+use clap::{
+    builder::{PossibleValuesParser, TypedValueParser},
+    ArgGroup, Args,
+};
 use p2pmem::{
     manage::{self, Device, Roots, Settings},
     size,
@@ -38,8 +41,8 @@ pub struct Arguments {
     /// Can be given several times.
     #[arg(long, value_parser = regions, group = "setting")]
     regions: Vec<String>,
-    /// Whether memory is cleared before it is given out: on or off.
-    #[arg(long, value_parser = BoolishValueParser::new(), value_name = "on|off", group = "setting")]
+    /// Whether memory is cleared before it is given out.
+    #[arg(long, value_parser = on_or_off(), group = "setting")]
     clear: Option<bool>,
     /// How much one open file may have: bytes, or with K, M or G; 0 for any number.
     #[arg(long, value_parser = size::parse, value_name = "SIZE", group = "setting")]
@@ -53,6 +56,10 @@ pub struct Arguments {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+fn on_or_off() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
 }
 
 /// Reads regions as far as the shell is concerned. What they mean is for the driver to say.

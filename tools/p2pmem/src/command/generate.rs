@@ -85,6 +85,8 @@ fn name_of(command: &Command) -> &str {
 fn page(command: &Command, others: &[&str]) -> Result<Vec<u8>> {
     let man = Man::new(command.clone())
         .manual("User Commands")
+        // None, so that the same sources make the same page. It must not be empty.
+        .date(" ")
         .source(concat!("p2pmem ", env!("CARGO_PKG_VERSION")));
     let mut text = Vec::new();
     man.render_title(&mut text)?;
