@@ -11,6 +11,7 @@ use crate::size;
 /// Width of the picture, and height of each chart, in pixels.
 const WIDTH: u32 = 960;
 const HEIGHT: u32 = 480;
+const FONT: &str = "sans-serif";
 /// Colours that people with any eyes can tell apart.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
@@ -55,29 +56,30 @@ fn chart(
 ) -> Result<()> {
     let sizes = rows.iter().map(|row| row.size as f64);
     let times = rows.iter().map(|row| row.nanoseconds);
-    // With some space around, also if there is one size only.
-    let (left, right) = (
-        sizes.clone().fold(f64::MAX, f64::min),
-        sizes.fold(0.0, f64::max),
-    );
-    let (low, high) = (
-        times.clone().fold(f64::MAX, f64::min),
-        times.fold(0.0, f64::max),
-    );
+    let least = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::MAX, f64::min);
+    let most = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
+    let (left, right) = (least(&mut sizes.clone()), most(&mut sizes.clone()));
+    // From one power of ten to another, which have their labels; the last one is within the range.
+    let low = 10_f64.powf(least(&mut times.clone()).log10().floor());
+    let high = 10_f64.powf(most(&mut times.clone()).log10().floor() + 1.0) * 1.01;
 
     let mut chart = ChartBuilder::on(area)
-        .caption(what.to_string(), ("sans-serif", 20))
-        .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(70)
+        .caption(what.to_string(), (FONT, 28))
+        .margin(16)
+        .x_label_area_size(56)
+        .y_label_area_size(90)
         .build_cartesian_2d(
+            // With some space around, also if there is one size only.
             (left / 2.0..right * 2.0).log_scale().base(2.0),
-            (low / 2.0..high * 2.0).log_scale(),
+            (low..high).log_scale(),
         )?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
+        // Powers of two and of ten only.
         .x_labels((right / left).log2() as usize + 3)
+        .y_labels(9)
+        .label_style((FONT, 18))
         .x_desc("size")
         .y_desc("time")
         .x_label_formatter(&|&bytes| size::format(bytes.round() as u64))
@@ -104,6 +106,7 @@ fn chart(
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
+        .label_font((FONT, 18))
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK)
         .draw()?;
