@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::sysfs::{self, Entry};
 
 /// The driver.
-const DRIVER: &str = "p2pmem_rs";
+pub const DRIVER: &str = "p2pmem_rs";
 /// How long a node may take to come up.
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -24,7 +24,8 @@ use super::{
 /// Show and change settings of devices.
 ///
 /// Without options, shows those of one device or of all. Regions count from the next time on that the
-/// device is bound; all else counts at once, and until the device is unbound.
+/// device is bound; the PMR of a drive in use is switched on and off at once. All else counts at once, and
+/// until the device is unbound.
 #[derive(Args)]
 #[command(
     group(ArgGroup::new("setting").multiple(true).requires("device")),
@@ -131,7 +132,7 @@ fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Argument
         ..Change::new(device, &plan, arguments.dry_run)
     };
     report(&change, arguments.json, || {
-        if settings.regions.is_some() && device.node.is_some() {
+        if settings.regions.is_some() && change.driver.as_deref() == Some(manage::DRIVER) {
             println!(
                 "regions count from the next time on that {} is bound",
                 device.pci
