@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use rustix::{fs::OFlags, io::Errno};
 use serde_json::Value;
 
@@ -67,50 +67,73 @@ fn direct(path: &str) -> Result<File> {
         .with_context(|| path.to_owned())
 }
 
+/// What was said of a drive and a provider, and proved to be true.
+pub struct Proved {
+    /// The name of the drive.
+    pub drive: String,
+    /// As in the JSON: `self`, `switch`, `host-bridge`, `none`.
+    pub reach: String,
+    /// All that was said.
+    pub verdict: Value,
+}
+
 /// Reads from each drive into the memory of each provider, and checks that it works exactly where
-/// `p2pmem topo` says so. Checks also that there are `drives` drives, and that all are reached in
-/// the way `reach`: as in the JSON, `switch`, `host-bridge`, `none`.
-pub fn expect_verdicts(drives: usize, reach: &str) -> Result<()> {
+/// `p2pmem topo` says so. The data is compared where no IOMMU translates: QEMU's does not see what
+/// stays within a switch.
+pub fn prove_verdicts() -> Result<Vec<Proved>> {
     let report = json(&["topo", "--json"])?;
+    let compare = report["translation"] != "on";
     let verdicts = report["verdicts"].as_array().context("no verdicts")?;
-    let mut count = 0;
+    let mut proved = Vec::new();
     for verdict in verdicts {
-        let said = text(verdict, "reach")?;
+        let reach = text(verdict, "reach")?;
         for drive in verdict["drives"].as_array().context("no drives")? {
             let drive = drive.as_str().context("no name")?;
             let node = format!("/dev/p2pmem{}", verdict["provider"]);
-            let works = read_works(drive, &node)?;
-            // The memory of a drive itself has a name of its own.
+            let works = read_works(drive, &node, compare)?;
+            ensure!(reach != "unknown", "{drive} and {node}: {verdict}");
             ensure!(
-                said == reach || said == "self",
-                "{drive} and {node}: {said}, expected {reach}: {verdict}"
+                works == (reach != "none"),
+                "{drive} and {node}: {reach}, but direct I/O works: {works}"
             );
-            ensure!(
-                works == (said != "none"),
-                "{drive} and {node}: {said}, but direct I/O works: {works}"
-            );
-            count += 1;
+            proved.push(Proved {
+                drive: drive.to_owned(),
+                reach: reach.to_owned(),
+                verdict: verdict.clone(),
+            });
         }
+    }
+    Ok(proved)
+}
+
+/// Proves the verdicts, and checks that each of `drives` drives has one on each provider, and that
+/// they are all `reach`.
+pub fn expect_verdicts(drives: usize, reach: &str) -> Result<()> {
+    let proved = prove_verdicts()?;
+    if let Some(other) = proved.iter().find(|one| one.reach != reach) {
+        bail!("{}: expected {reach}: {}", other.drive, other.verdict);
     }
     let expected = drives * Provider::all()?.len();
     ensure!(
-        count == expected,
-        "{count} verdicts on drives, expected {expected}"
+        proved.len() == expected,
+        "{} verdicts on drives, expected {expected}",
+        proved.len()
     );
     Ok(())
 }
 
 /// Reads a pattern from a drive into device memory. Returns whether the kernel lets that be done.
-fn read_works(drive: &str, node: &str) -> Result<bool> {
+fn read_works(drive: &str, node: &str, compare: bool) -> Result<bool> {
     let drive = direct(&format!("/dev/{drive}"))?;
     put_on_drive(&drive, LENGTH, 7)?;
     let node = OpenOptions::new().read(true).write(true).open(node)?;
     let map = Map::new(node, WINDOW)?;
     match read_at(&drive, &map, 0..LENGTH, 0) {
-        Ok(()) => {
+        Ok(()) if compare => {
             map.check(0..LENGTH, 7)?;
             Ok(true)
         }
+        Ok(()) => Ok(true),
         Err(Errno::INVAL | Errno::REMOTEIO) => {
             ensure!(
                 map.get(0) != pattern(7, 0),

@@ -152,7 +152,9 @@ fn kernel_release(fabric: &Fabric) -> Check {
         return Check::new("kernel", Status::Ok, release);
     }
     Check::new("kernel", Status::Problem, release)
-        .because("Before 7.3 the kernel's Rust has no safe way to own a device file.")
+        .because(
+            "Before 7.3 device files of Rust drivers do not hold their module: rmmod would crash.",
+        )
         .cured_by("Boot a kernel of 7.3 or newer: Debian 13 has one in trixie-backports.")
 }
 
@@ -514,8 +516,8 @@ impl FileSystem {
             ),
             "btrfs" => (
                 Status::Warning,
-                "Files with checksums are written through the page cache, and the CPU reads all \
-                 that is read.",
+                "Files with checksums, and mirrored ones, are written through the page cache; what is \
+                 read is checked by the CPU.",
                 "Turn checksums off for new files (chattr +C DIRECTORY), or use ext4 or XFS.",
             ),
             "nfs" | "nfs4" | "cifs" | "9p" | "ceph" | "fuse" | "fuseblk" | "virtiofs" => (
@@ -525,7 +527,7 @@ impl FileSystem {
             ),
             "zfs" => (
                 Status::Problem,
-                "All data goes through its cache in host memory.",
+                "It takes no device memory: data goes through its cache in host memory.",
                 "Use ext4 or XFS on an NVMe drive.",
             ),
             _ => return None,

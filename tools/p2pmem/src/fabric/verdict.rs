@@ -119,7 +119,7 @@ impl Fabric {
             .flatten()
             .find(|route| route.address == function.address);
         let (why, cure) = match route {
-            Some(route) => (self.why(route), self.cure(provider, route)),
+            Some(route) => (self.why(provider, route), self.cure(provider, route)),
             None if provider.routes.is_some() => {
                 ("the driver lists no way to it".to_owned(), String::new())
             }
@@ -151,10 +151,12 @@ impl Fabric {
     }
 
     /// Says in a line why a way is what it is.
-    fn why(&self, route: &Route) -> String {
+    fn why(&self, provider: &Provider, route: &Route) -> String {
         let up = if !route.acs.is_empty() {
             let ports: Vec<_> = route.acs.iter().map(|one| one.port.as_str()).collect();
             format!("ACS redirects to the root complex at {}", ports.join(", "))
+        } else if self.is_integrated(&provider.pci) || self.is_integrated(&route.address) {
+            "on a root bus, no port is above both".to_owned()
         } else if route.hosts.len() > 1 {
             "below different host bridges".to_owned()
         } else {
@@ -244,6 +246,12 @@ impl Fabric {
         format!("pci={NAME}{}", addresses.join(";"))
     }
 
+    /// Returns whether a function is part of the root complex: there is no port above it.
+    fn is_integrated(&self, address: &str) -> bool {
+        self.function(address)
+            .is_some_and(|function| function.parent.is_none())
+    }
+
     /// Says what to do about devices that no port is above.
     fn apart_cure(&self, provider: &Provider, client: &str) -> String {
         let switch = |address: &str| {
@@ -251,12 +259,8 @@ impl Fabric {
                 .find(|function| function.port == Some(Port::Upstream))
                 .map(|port| port.address.clone())
         };
-        let integrated = |address: &str| {
-            self.function(address)
-                .is_some_and(|function| function.parent.is_none())
-        };
         let place = match (switch(&provider.pci), switch(client)) {
-            _ if integrated(client) || integrated(&provider.pci) => {
+            _ if self.is_integrated(client) || self.is_integrated(&provider.pci) => {
                 "One of the two is part of the root complex, and cannot be moved: use another device"
                     .to_owned()
             }
@@ -270,7 +274,7 @@ impl Fabric {
         };
         format!(
             "{place}; or use a machine whose root complex Linux lets forward: AMD Zen and newer, \
-             Intel Xeon since Skylake. No setting changes this."
+             Intel Xeon Scalable. No setting changes this."
         )
     }
 }
