@@ -17,12 +17,10 @@ use super::{print, topo::replay, width};
 /// Check all that device memory needs, and say what to do about what is wrong.
 ///
 /// Checks the kernel, the module, providers, permissions, IOMMU, ACS and drives, and the block devices
-/// below each PATH. With --errno only explains the error, unless there is a PATH.
+/// below each PATH. With --errno only explains the error, unless there is a PATH. A problem makes the
+/// exit status 1.
 #[derive(Args)]
-#[command(
-    after_help = "Exit status: 0 if there is no problem, 1 if there is one.\n\n\
-    Examples:\n  p2pmem doctor /srv/data\n  p2pmem doctor --errno EREMOTEIO"
-)]
+#[command(after_help = "Example:\n  p2pmem doctor /srv/data")]
 pub struct Arguments {
     /// Files, directories or block devices that are to be read or written.
     #[arg(value_name = "PATH")]

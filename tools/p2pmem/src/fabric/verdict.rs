@@ -202,7 +202,7 @@ impl Fabric {
         let parameter = self.acs_parameter(ports);
         let goal = match reach {
             Reach::None => "",
-            _ => "It works, through the root complex. To keep it within the switch: ",
+            _ => "It works, through the root complex. To keep it out of there: ",
         };
         let quoting = if parameter.contains(';') {
             r" (in /etc/default/grub write \; for each ;)"
@@ -210,19 +210,20 @@ impl Fabric {
             ""
         };
         let because = match self.translation() {
+            _ if self.kernel.command_line.contains("config_acs=") => {
+                "First take them out of `config_acs` on the command line, which has the last word."
+            }
             Translation::Off => {
                 "No IOMMU is in use, so it was the firmware that turned ACS on: look for ACS in the \
                  BIOS setup as well."
             }
             _ => {
-                "Linux turns ACS on where it uses an IOMMU; the BIOS setup may have a setting for \
-                 ACS, too."
+                "The IOMMU groups below these ports get larger: their devices are less isolated from \
+                 each other. Linux turns ACS on where it uses an IOMMU; the BIOS setup may have a \
+                 setting for ACS, too."
             }
         };
-        format!(
-            "{goal}Boot with `{parameter}`{quoting}. The IOMMU groups below these ports get larger: \
-             their devices are less isolated from each other. {because}"
-        )
+        format!("{goal}Boot with `{parameter}`{quoting}. {because}")
     }
 
     /// Returns the kernel parameter that turns redirection off at ports. Contains those for which
