@@ -28,6 +28,8 @@ pub const ALLOC: Opcode =
 /// Fills a slot of a ring. A command of io_uring.
 pub const URING_REGISTER: Opcode =
     opcode::write::<p2pmem_uring_register>(MAGIC, generated::P2PMEM_NR_URING_REGISTER as u8);
+/// The number of that command, for the capabilities of `p2pmem_info`.
+pub const NR_URING_REGISTER: u32 = generated::P2PMEM_NR_URING_REGISTER;
 /// Empties it.
 pub const URING_UNREGISTER: Opcode =
     opcode::write::<p2pmem_uring_unregister>(MAGIC, generated::P2PMEM_NR_URING_UNREGISTER as u8);

@@ -115,6 +115,60 @@ impl Buffer {
         // processes may share it after a fork; bytes that they write are still bytes.
         unsafe { std::slice::from_raw_parts_mut(self.start, length) }
     }
+
+    /// Writes bytes with the CPU, in the widest accesses that their number and place allow. It is
+    /// done when the next [`Buffer::load()`] has returned.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer is shorter.
+    pub fn store(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(bytes.len() <= self.length && offset <= self.length - bytes.len());
+        let start = self.start.wrapping_add(offset);
+        match offset | bytes.len() {
+            bits if bits % 8 == 0 => store_words(start, bytes, u64::from_ne_bytes),
+            bits if bits % 4 == 0 => store_words(start, bytes, u32::from_ne_bytes),
+            bits if bits % 2 == 0 => store_words(start, bytes, u16::from_ne_bytes),
+            _ => store_words(start, bytes, u8::from_ne_bytes),
+        }
+    }
+
+    /// Reads bytes with the CPU, in the widest accesses that their number and place allow.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer is shorter.
+    pub fn load(&self, offset: usize, bytes: &mut [u8]) {
+        assert!(bytes.len() <= self.length && offset <= self.length - bytes.len());
+        let start = self.start.wrapping_add(offset);
+        match offset | bytes.len() {
+            bits if bits % 8 == 0 => load_words(start, bytes, u64::to_ne_bytes),
+            bits if bits % 4 == 0 => load_words(start, bytes, u32::to_ne_bytes),
+            bits if bits % 2 == 0 => load_words(start, bytes, u16::to_ne_bytes),
+            _ => load_words(start, bytes, u8::to_ne_bytes),
+        }
+    }
+}
+
+/// Writes bytes to mapped memory, word by word. The caller has checked that they fit, and that the
+/// address is aligned.
+fn store_words<W, const N: usize>(start: *mut u8, bytes: &[u8], word: fn([u8; N]) -> W) {
+    for (index, part) in bytes.chunks_exact(N).enumerate() {
+        let mut data = [0; N];
+        data.copy_from_slice(part);
+        // SAFETY: Within the mapping, and aligned. What is mapped is shared with devices.
+        unsafe { start.cast::<W>().add(index).write_volatile(word(data)) };
+    }
+}
+
+/// Reads bytes from mapped memory, as [`store_words()`] writes them.
+fn load_words<W, const N: usize>(start: *const u8, bytes: &mut [u8], parts: fn(W) -> [u8; N]) {
+    for (index, part) in bytes.chunks_exact_mut(N).enumerate() {
+        // SAFETY: Within the mapping, and aligned. What is mapped is shared with devices.
+        part.copy_from_slice(&parts(unsafe {
+            start.cast::<W>().add(index).read_volatile()
+        }));
+    }
 }
 
 impl Drop for Buffer {

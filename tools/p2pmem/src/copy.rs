@@ -1,194 +1,499 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Copying through device memory: direct reads into a buffer, direct writes out of it.
+//! Copying through device memory: direct reads into it, direct writes out of it.
+//!
+//! The data is cut into chunks. Each thread has memory for as many chunks as it may have under way,
+//! and takes the next chunk as soon as one of its own has arrived. So the chunks that were begun are
+//! always the first ones, and once all of them have ended there is no hole.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{Seek, SeekFrom},
-    os::{fd::AsFd, unix::fs::FileTypeExt, unix::fs::OpenOptionsExt},
-    path::{Path, PathBuf},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        Mutex, PoisonError,
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{bail, ensure, Context, Result};
-use rustix::{
-    fs::{ioctl_blksszget, OFlags},
-    io::Errno,
-};
+use anyhow::{ensure, Result};
+use rustix::io::Errno;
+use serde::Serialize;
 
-use crate::{size, Buffer};
+use crate::{access, direct::Way, passage::Passage, size, Buffer, Via};
 
-/// A file or block device that is read or written past the page cache.
-#[derive(Debug)]
-pub struct Direct {
-    file: File,
-    path: PathBuf,
-    length: u64,
-    /// Offsets and lengths of I/O must be multiples of this many bytes.
-    granule: u64,
-    /// Whether its length is fixed.
-    block_device: bool,
+pub use crate::{access::Access, direct::Direct, passage::Io};
+
+/// What is copied, and how. Sizes and offsets are in bytes.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where reading starts.
+    pub source_offset: u64,
+    /// Where writing starts.
+    pub destination_offset: u64,
+    /// How much is copied.
+    pub bytes: u64,
+    /// How much is read or written at a time.
+    pub chunk: u64,
+    /// How many threads do it.
+    pub threads: u32,
+    /// How many chunks each of them has under way.
+    pub depth: u32,
+    /// How I/O is asked for.
+    pub io: Io,
+    /// For how long to begin again; once if nothing.
+    pub duration: Option<Duration>,
+    /// Go on at the start where a file ends.
+    pub overlap: bool,
+    /// Leave out the reads.
+    pub skip_read: bool,
+    /// Leave out the writes.
+    pub skip_write: bool,
+    /// How much memory in front of the chunks is left unused.
+    pub buffer_offset: u64,
+    /// What the CPU does with the memory before.
+    pub accesses: Vec<Access>,
+    /// Where random data starts.
+    pub seed: u64,
 }
 
-impl Direct {
-    /// Opens a source.
-    pub fn source(path: &Path) -> Result<Self> {
-        Self::open(path, OpenOptions::new().read(true), OFlags::empty())
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many bytes arrived.
+    pub bytes: u64,
+    /// How long it took, with the time until the destination has them for good.
+    pub seconds: f64,
+    /// Bytes for each second.
+    pub bytes_per_second: f64,
+    /// Whether it was told to stop before the end.
+    pub interrupted: bool,
+    /// If so, how many bytes from the start on arrived. Nothing where copying began again.
+    pub stopped_at: Option<u64>,
+}
+
+impl Plan {
+    /// Returns how much memory each thread needs.
+    fn memory(&self) -> Option<u64> {
+        self.chunk
+            .checked_mul(self.depth.into())?
+            .checked_add(self.buffer_offset)
     }
 
-    /// Opens a destination. A block device that is in use, by a file system for example, is
-    /// refused unless `force` is set.
-    pub fn destination(path: &Path, force: bool) -> Result<Self> {
-        let exclusive = match path.metadata() {
-            Ok(metadata) if metadata.file_type().is_block_device() && !force => OFlags::EXCL,
-            _ => OFlags::empty(),
-        };
-        Self::open(path, OpenOptions::new().read(true).write(true), exclusive).map_err(|error| {
-            match error
-                .downcast_ref::<std::io::Error>()
-                .and_then(Errno::from_io_error)
-            {
-                Some(Errno::BUSY) => error.context("it is in use: unmount it, or say --force"),
-                _ => error,
+    /// Refuses what makes no sense, before anything is done.
+    pub fn check(&self, source: &Direct, destination: &Direct) -> Result<()> {
+        let granule = source.granule().max(destination.granule());
+        ensure!(self.chunk > 0, "--chunk is 0: choose one, like 1M");
+        ensure!(
+            self.threads > 0 && self.depth > 0,
+            "nothing is done by no threads at no depth: choose 1 or more"
+        );
+        ensure!(
+            self.chunk <= 1 << 30,
+            "--chunk is more than a request takes: choose 1G or less"
+        );
+        ensure!(
+            [
+                self.bytes,
+                self.chunk,
+                self.source_offset,
+                self.destination_offset,
+                self.buffer_offset,
+            ]
+            .iter()
+            .all(|bytes| bytes % granule == 0),
+            "direct I/O is in multiples of {}: choose --size, --chunk and offsets so",
+            size::format(granule)
+        );
+        ensure!(
+            self.io != Io::Pread || self.depth == 1,
+            "--io pread has one chunk under way in each thread: choose more --threads instead of \
+             --depth"
+        );
+        if !self.overlap {
+            source.check_range(Way::Read, self.source_offset, self.bytes)?;
+            if !self.skip_write {
+                destination.check_range(Way::Write, self.destination_offset, self.bytes)?;
             }
-        })
+        }
+        let apart = self.source_offset.abs_diff(self.destination_offset);
+        ensure!(
+            !source.is_same(destination)
+                || self.skip_write
+                || self.skip_read
+                || (!self.overlap && apart >= self.bytes),
+            "{} would be copied over itself: choose another destination, or offsets so that the \
+             ranges do not overlap",
+            source.path().display()
+        );
+        Ok(())
     }
 
-    fn open(path: &Path, options: &mut OpenOptions, flags: OFlags) -> Result<Self> {
-        let flags = (flags | OFlags::DIRECT).bits() as i32;
-        let mut file = options
-            .custom_flags(flags)
-            .open(path)
-            .with_context(|| format!("cannot open {} for direct I/O", path.display()))?;
-        let block_device = file.metadata()?.file_type().is_block_device();
-        let granule = if block_device {
-            u64::from(ioctl_blksszget(&file)?)
+    /// Returns how many chunks there are, the last of which may be shorter.
+    fn chunks(&self) -> u64 {
+        self.bytes.div_ceil(self.chunk)
+    }
+
+    /// Returns how many chunks a file has from an offset on.
+    fn chunks_of(&self, way: Way, file: &Direct, offset: u64) -> u64 {
+        if self.overlap && !(way == Way::Write && file.grows()) {
+            file.length().saturating_sub(offset) / self.chunk
         } else {
-            4096
-        };
-
-        Ok(Self {
-            length: file.seek(SeekFrom::End(0))?,
-            path: path.to_owned(),
-            file,
-            granule,
-            block_device,
-        })
-    }
-
-    /// Returns the length in bytes.
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
-    /// Returns the file, for requests that are made elsewhere.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Fills `buffer` from `offset` on.
-    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match rustix::io::pread(&self.file, &mut buffer[done..], offset + done as u64) {
-                Ok(0) => bail!("{} ends at {}", self.path.display(), offset + done as u64),
-                Ok(count) => done += count,
-                Err(Errno::INTR) => (),
-                Err(error) => return Err(self.explain("read", offset, error)),
-            }
+            self.chunks()
         }
-        Ok(())
-    }
-
-    /// Writes `buffer` at `offset`.
-    fn write(&self, buffer: &[u8], offset: u64) -> Result<()> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match rustix::io::pwrite(&self.file, &buffer[done..], offset + done as u64) {
-                Ok(0) => bail!(
-                    "{} is full at {}",
-                    self.path.display(),
-                    offset + done as u64
-                ),
-                Ok(count) => done += count,
-                Err(Errno::INTR) => (),
-                Err(error) => return Err(self.explain("write", offset, error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Says what an error of direct I/O with device memory most likely means.
-    fn explain(&self, what: &str, offset: u64, error: Errno) -> anyhow::Error {
-        let reason = match error {
-            Errno::REMOTEIO | Errno::INVAL => {
-                ": its PCIe port cannot reach the device memory (another root port, ACS or IOMMU \
-                 on the way), or its block layer does not take such memory (dm, raid5, loop)"
-            }
-            Errno::NODEV | Errno::FAULT => ": the device that has the memory went away",
-            _ => "",
-        };
-        anyhow::Error::new(error).context(format!(
-            "cannot {what} {} at {offset}{reason}",
-            self.path.display()
-        ))
     }
 }
 
-/// Copies `bytes` bytes from the start of `source` to that of `destination`, through `buffer`, a
-/// buffer's length at a time. Calls `progress` with the number of bytes of each step.
-pub fn copy(
+/// What asks for less memory.
+const LESS: &str = "--chunk, --depth or --threads";
+
+/// Copies. Calls `progress` with the number of bytes of each chunk that arrived. Once `stop` is set
+/// no chunk is begun any more, and those under way arrive.
+pub fn run(
     source: &Direct,
     destination: &Direct,
-    buffer: &mut Buffer,
-    bytes: u64,
-    mut progress: impl FnMut(u64),
-) -> Result<()> {
-    let granule = source.granule.max(destination.granule);
-    ensure!(
-        bytes % granule == 0 && buffer.len() as u64 % granule == 0,
-        "direct I/O is in multiples of {}: choose --size and --chunk so",
-        size::format(granule)
-    );
-    for (file, grows) in [(source, false), (destination, !destination.block_device)] {
-        ensure!(
-            bytes <= file.length || grows,
-            "{} is shorter than {}: choose a smaller --size",
-            file.path.display(),
-            size::format(bytes)
-        );
+    via: &Via,
+    plan: &Plan,
+    progress: &(dyn Fn(u64) + Sync),
+    stop: &AtomicBool,
+) -> Result<Summary> {
+    plan.check(source, destination)?;
+    let work = Work::new(source, destination, plan, progress, stop)?;
+    let memory = plan.memory().filter(|bytes| *bytes <= isize::MAX as u64);
+    let Some(memory) = memory else {
+        anyhow::bail!("no machine has that much memory: choose a smaller --chunk or --depth");
+    };
+    let mut passages = (0..plan.threads)
+        .map(|_| Passage::new(via, plan.io, memory, plan.depth, LESS))
+        .collect::<Result<Vec<_>>>()?;
+    for passage in &mut passages {
+        for access in &plan.accesses {
+            let start = plan.buffer_offset as usize;
+            access::run(passage.memory()?, start, *access, plan.seed)?;
+        }
     }
 
-    let mut offset = 0;
-    while offset < bytes {
-        let step = (bytes - offset).min(buffer.len() as u64);
-        let slice = buffer.as_mut_slice(step as usize);
-        source.read(slice, offset)?;
-        destination.write(slice, offset)?;
-        progress(step);
-        offset += step;
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for passage in &mut passages {
+            let work = &work;
+            scope.spawn(move || {
+                let result = match plan.io {
+                    Io::Pread => work.step_by_step(passage, started),
+                    Io::Uring | Io::UringFixed => work.pipeline(passage, started),
+                };
+                if let Err(error) = result {
+                    work.fail(u64::MAX, error);
+                }
+            });
+        }
+    });
+    drop(passages);
+    let failure = work.failure.into_inner();
+    if let Some((_, error)) = failure.unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
-    rustix::fs::fsync(destination.file.as_fd())?;
+    if !plan.skip_write {
+        destination.sync()?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
 
-    Ok(())
+    let bytes = work.bytes.into_inner();
+    let begun = work.next.into_inner();
+    let interrupted =
+        stop.load(Ordering::Relaxed) && (plan.duration.is_some() || bytes < plan.bytes);
+    Ok(Summary {
+        bytes,
+        seconds,
+        bytes_per_second: if seconds > 0.0 {
+            bytes as f64 / seconds
+        } else {
+            0.0
+        },
+        interrupted,
+        stopped_at: (interrupted && begun <= plan.chunks() && !plan.overlap).then_some(bytes),
+    })
 }
 
-/// Reads both into ordinary memory and returns the offset of the first byte that differs.
-pub fn compare(one: &Direct, other: &Direct, bytes: u64) -> Result<Option<u64>> {
-    const STEP: u64 = 1 << 20;
+/// A part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Chunk {
+    /// Counts on when copying begins again.
+    number: u64,
+    source: u64,
+    destination: u64,
+    length: usize,
+}
+
+/// A chunk under way.
+#[derive(Clone, Copy)]
+struct Flight {
+    chunk: Chunk,
+    way: Way,
+    /// How much of it was read or written already.
+    done: usize,
+}
+
+/// What the threads share.
+struct Work<'a> {
+    source: &'a Direct,
+    destination: &'a Direct,
+    plan: &'a Plan,
+    progress: &'a (dyn Fn(u64) + Sync),
+    stop: &'a AtomicBool,
+    /// Chunks that each file has.
+    source_chunks: u64,
+    destination_chunks: u64,
+    /// The chunk to be begun next.
+    next: AtomicU64,
+    bytes: AtomicU64,
+    failed: AtomicBool,
+    /// What went wrong with the first of the chunks.
+    failure: Mutex<Option<(u64, anyhow::Error)>>,
+}
+
+impl<'a> Work<'a> {
+    fn new(
+        source: &'a Direct,
+        destination: &'a Direct,
+        plan: &'a Plan,
+        progress: &'a (dyn Fn(u64) + Sync),
+        stop: &'a AtomicBool,
+    ) -> Result<Self> {
+        let source_chunks = plan.chunks_of(Way::Read, source, plan.source_offset);
+        let destination_chunks = plan.chunks_of(Way::Write, destination, plan.destination_offset);
+        ensure!(
+            plan.bytes == 0 || (source_chunks > 0 && destination_chunks > 0),
+            "a file has less than one --chunk behind its offset: choose a smaller one"
+        );
+
+        Ok(Self {
+            source,
+            destination,
+            plan,
+            progress,
+            stop,
+            source_chunks,
+            destination_chunks,
+            next: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        })
+    }
+
+    /// Returns what a chunk is.
+    fn chunk(&self, number: u64) -> Chunk {
+        let plan = self.plan;
+        let within = number % plan.chunks();
+        Chunk {
+            number,
+            source: plan.source_offset + within % self.source_chunks * plan.chunk,
+            destination: plan.destination_offset + within % self.destination_chunks * plan.chunk,
+            length: plan.chunk.min(plan.bytes - within * plan.chunk) as usize,
+        }
+    }
+
+    /// Returns the next chunk that is to be begun.
+    fn take(&self, started: Instant) -> Option<Chunk> {
+        if self.stop.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let chunks = self.plan.chunks();
+        let is_left = |number: u64| match self.plan.duration {
+            Some(duration) => chunks > 0 && started.elapsed() < duration,
+            None => number < chunks,
+        };
+        self.next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| {
+                is_left(number).then_some(number + 1)
+            })
+            .ok()
+            .map(|number| self.chunk(number))
+    }
+
+    /// Counts a chunk that arrived.
+    fn finish(&self, chunk: Chunk) {
+        self.bytes.fetch_add(chunk.length as u64, Ordering::Relaxed);
+        (self.progress)(chunk.length as u64);
+    }
+
+    /// Has all threads stop. Of several failures that of the first chunk is kept.
+    fn fail(&self, number: u64, error: anyhow::Error) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.as_ref().is_none_or(|(other, _)| number < *other) {
+            *failure = Some((number, error));
+        }
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the file of a direction, and where a chunk lies in it.
+    fn file(&self, way: Way, chunk: Chunk) -> (&Direct, u64) {
+        match way {
+            Way::Read => (self.source, chunk.source),
+            Way::Write => (self.destination, chunk.destination),
+        }
+    }
+
+    /// Copies chunk after chunk.
+    fn step_by_step(&self, passage: &mut Passage<'_>, started: Instant) -> Result<()> {
+        let place = self.plan.buffer_offset as usize;
+        while let Some(chunk) = self.take(started) {
+            for (way, skip) in [
+                (Way::Read, self.plan.skip_read),
+                (Way::Write, self.plan.skip_write),
+            ] {
+                if skip {
+                    continue;
+                }
+                let (file, offset) = self.file(way, chunk);
+                if let Err(error) = passage.transfer(way, file, offset, place, chunk.length) {
+                    self.fail(chunk.number, error);
+                    return Ok(());
+                }
+            }
+            self.finish(chunk);
+        }
+        Ok(())
+    }
+
+    /// Copies several chunks at a time, each of which is written as soon as it was read.
+    fn pipeline(&self, passage: &mut Passage<'_>, started: Instant) -> Result<()> {
+        let mut flights: Vec<Option<Flight>> = vec![None; self.plan.depth as usize];
+        let mut completions = Vec::new();
+        loop {
+            for (index, slot) in flights.iter_mut().enumerate() {
+                if slot.is_some() {
+                    continue;
+                }
+                let Some(chunk) = self.take(started) else {
+                    break;
+                };
+                let flight = Flight {
+                    chunk,
+                    way: if self.plan.skip_read {
+                        Way::Write
+                    } else {
+                        Way::Read
+                    },
+                    done: 0,
+                };
+                *slot = Some(flight);
+                self.submit(passage, index, flight)?;
+            }
+            if flights.iter().all(Option::is_none) {
+                return Ok(());
+            }
+            passage.wait(&mut completions)?;
+            for (number, result) in completions.drain(..) {
+                let index = number as usize;
+                if let Some(flight) = flights[index] {
+                    flights[index] = self.advance(passage, index, flight, result)?;
+                }
+            }
+            if let Err(error) = passage.check_device() {
+                self.fail(u64::MAX, error);
+            }
+        }
+    }
+
+    /// Takes a result of a chunk's request and makes the next one, until the chunk has ended.
+    fn advance(
+        &self,
+        passage: &mut Passage<'_>,
+        index: usize,
+        mut flight: Flight,
+        result: Result<usize, Errno>,
+    ) -> Result<Option<Flight>> {
+        let (file, offset) = self.file(flight.way, flight.chunk);
+        let offset = offset + flight.done as u64;
+        match result {
+            Ok(0) => {
+                self.fail(flight.chunk.number, file.ended(flight.way, offset));
+                return Ok(None);
+            }
+            Ok(count) => flight.done += count,
+            Err(Errno::INTR) => (),
+            Err(error) => {
+                let error = file.explain(flight.way, offset, error, passage.device());
+                self.fail(flight.chunk.number, error);
+                return Ok(None);
+            }
+        }
+        if flight.done == flight.chunk.length {
+            if flight.way == Way::Write || self.plan.skip_write {
+                self.finish(flight.chunk);
+                return Ok(None);
+            }
+            flight.way = Way::Write;
+            flight.done = 0;
+        }
+        self.submit(passage, index, flight)?;
+        Ok(Some(flight))
+    }
+
+    /// Makes the request for what is left of a chunk in one direction.
+    fn submit(&self, passage: &mut Passage<'_>, index: usize, flight: Flight) -> Result<()> {
+        let (file, offset) = self.file(flight.way, flight.chunk);
+        let place = (self.plan.buffer_offset + index as u64 * self.plan.chunk) as usize;
+        passage.submit(
+            flight.way,
+            file,
+            offset + flight.done as u64,
+            place + flight.done,
+            flight.chunk.length - flight.done,
+            index as u64,
+        )
+    }
+}
+
+/// How much ordinary memory is used at a time.
+const STEP: u64 = 1 << 20;
+
+/// Writes random data, of which the seed is the start, through ordinary memory. Stops early when told
+/// to.
+pub fn fill(file: &Direct, offset: u64, bytes: u64, seed: u64, stop: &AtomicBool) -> Result<()> {
+    ensure!(
+        offset % file.granule() == 0 && bytes % file.granule() == 0,
+        "direct I/O is in multiples of {}: choose --size and offsets so",
+        size::format(file.granule())
+    );
+    file.check_range(Way::Write, offset, bytes)?;
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut memory = Buffer::ordinary(STEP as usize)?;
+    let mut done = 0;
+    while done < bytes && !stop.load(Ordering::Relaxed) {
+        let step = (bytes - done).min(STEP);
+        let memory = memory.as_mut_slice(step as usize);
+        random.fill(memory);
+        file.write(memory, offset + done)?;
+        done += step;
+    }
+    file.sync()
+}
+
+/// Reads what was copied and its copy into ordinary memory, and returns how many bytes behind the
+/// start the first difference is. Stops early when told to.
+pub fn compare(
+    source: &Direct,
+    destination: &Direct,
+    plan: &Plan,
+    bytes: u64,
+    stop: &AtomicBool,
+) -> Result<Option<u64>> {
     let mut left = Buffer::ordinary(STEP as usize)?;
     let mut right = Buffer::ordinary(STEP as usize)?;
 
-    let mut offset = 0;
-    while offset < bytes {
-        let step = (bytes - offset).min(STEP);
+    let mut done = 0;
+    while done < bytes && !stop.load(Ordering::Relaxed) {
+        let step = (bytes - done).min(STEP);
         let left = left.as_mut_slice(step as usize);
         let right = right.as_mut_slice(step as usize);
-        one.read(left, offset)?;
-        other.read(right, offset)?;
+        source.read(left, plan.source_offset + done)?;
+        destination.read(right, plan.destination_offset + done)?;
         if let Some(index) = first_difference(left, right) {
-            return Ok(Some(offset + index as u64));
+            return Ok(Some(done + index as u64));
         }
-        offset += step;
+        done += step;
     }
 
     Ok(None)
@@ -203,6 +508,12 @@ fn first_difference(left: &[u8], right: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+        process,
+    };
+
     use super::*;
 
     #[test]
@@ -213,9 +524,253 @@ mod tests {
         assert_eq!(first_difference(b"xbc", b"abd"), Some(0));
     }
 
+    /// Two files, which go away with the test.
+    struct Pair(PathBuf);
+
+    impl Pair {
+        /// Makes a source of random data and an empty destination where the build is: file systems in
+        /// memory may not take direct I/O.
+        fn new(name: &str, length: usize) -> Self {
+            let folder = Path::new(env!("OUT_DIR")).join(format!("{name}-{}", process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            let mut data = vec![0; length];
+            fastrand::Rng::with_seed(1).fill(&mut data);
+            fs::write(folder.join("source"), data).unwrap();
+            Self(folder)
+        }
+
+        fn open(&self) -> (Direct, Direct) {
+            (
+                Direct::source(&self.0.join("source")).unwrap(),
+                Direct::destination(&self.0.join("destination"), false).unwrap(),
+            )
+        }
+
+        fn data(&self) -> (Vec<u8>, Vec<u8>) {
+            let read = |name: &Path| fs::read(name).unwrap();
+            (
+                read(&self.0.join("source")),
+                read(&self.0.join("destination")),
+            )
+        }
+    }
+
+    impl Drop for Pair {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn plan(bytes: u64) -> Plan {
+        Plan {
+            source_offset: 0,
+            destination_offset: 0,
+            bytes,
+            chunk: 16 << 10,
+            threads: 1,
+            depth: 1,
+            io: Io::Pread,
+            duration: None,
+            overlap: false,
+            skip_read: false,
+            skip_write: false,
+            buffer_offset: 0,
+            accesses: Vec::new(),
+            seed: 1,
+        }
+    }
+
+    static NEVER: AtomicBool = AtomicBool::new(false);
+
+    fn copy(pair: &Pair, plan: &Plan) -> Result<Summary> {
+        let (source, destination) = pair.open();
+        run(&source, &destination, &Via::Host, plan, &|_| (), &NEVER)
+    }
+
     #[test]
-    fn a_source_that_is_missing_is_named() {
-        let error = Direct::source(Path::new("/nonexistent")).unwrap_err();
-        assert!(format!("{error:#}").contains("/nonexistent"));
+    fn files_are_copied_by_threads_with_a_short_last_chunk() {
+        let pair = Pair::new("short", 100 << 10);
+        let summary = copy(
+            &pair,
+            &Plan {
+                threads: 3,
+                ..plan(100 << 10)
+            },
+        )
+        .unwrap();
+        assert_eq!(summary.bytes, 100 << 10);
+        assert!(!summary.interrupted);
+        let (source, destination) = pair.data();
+        assert!(source == destination);
+    }
+
+    #[test]
+    fn parts_of_files_are_copied() {
+        let pair = Pair::new("part", 64 << 10);
+        let parts = Plan {
+            source_offset: 8 << 10,
+            destination_offset: 4 << 10,
+            buffer_offset: 4 << 10,
+            ..plan(20 << 10)
+        };
+        copy(&pair, &parts).unwrap();
+        let (source, destination) = pair.data();
+        assert_eq!(destination.len(), 24 << 10);
+        assert!(destination[4 << 10..] == source[8 << 10..28 << 10]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let pair = Pair::new("refused", 64 << 10);
+        let good = plan(64 << 10);
+        for (wrong, word) in [
+            (
+                Plan {
+                    chunk: 0,
+                    ..good.clone()
+                },
+                "--chunk",
+            ),
+            (
+                Plan {
+                    chunk: 1000,
+                    ..good.clone()
+                },
+                "multiples of 4 KiB",
+            ),
+            (
+                Plan {
+                    bytes: 1000,
+                    ..good.clone()
+                },
+                "multiples of 4 KiB",
+            ),
+            (
+                Plan {
+                    source_offset: 512,
+                    ..good.clone()
+                },
+                "multiples of 4 KiB",
+            ),
+            (
+                Plan {
+                    source_offset: 4096,
+                    ..good.clone()
+                },
+                "is shorter than 4 KiB + 64 KiB",
+            ),
+            (
+                Plan {
+                    bytes: 68 << 10,
+                    ..good.clone()
+                },
+                "is shorter than 68 KiB",
+            ),
+            (
+                Plan {
+                    depth: 2,
+                    ..good.clone()
+                },
+                "--threads",
+            ),
+            (
+                Plan {
+                    threads: 0,
+                    ..good.clone()
+                },
+                "no threads",
+            ),
+        ] {
+            let error = copy(&pair, &wrong).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        assert_eq!(pair.data().1.len(), 0);
+    }
+
+    #[test]
+    fn a_file_is_not_copied_over_itself() {
+        let pair = Pair::new("itself", 64 << 10);
+        let path = pair.0.join("source");
+        let (source, same) = (
+            Direct::source(&path).unwrap(),
+            Direct::destination(&path, false).unwrap(),
+        );
+        let half = plan(32 << 10);
+        for (from, to, good) in [
+            (0, 0, false),
+            (0, 28 << 10, false),
+            (28 << 10, 0, false),
+            (0, 32 << 10, true),
+            (32 << 10, 0, true),
+        ] {
+            let plan = Plan {
+                source_offset: from,
+                destination_offset: to,
+                ..half.clone()
+            };
+            let result = run(&source, &same, &Via::Host, &plan, &|_| (), &NEVER);
+            assert_eq!(result.is_ok(), good, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn files_that_overlap_begin_again() {
+        let pair = Pair::new("overlap", 40 << 10);
+        let twice = Plan {
+            overlap: true,
+            ..plan(80 << 10)
+        };
+        assert_eq!(copy(&pair, &twice).unwrap().bytes, 80 << 10);
+        let (source, destination) = pair.data();
+        // Only whole chunks of the source are read.
+        assert_eq!(destination.len(), 80 << 10);
+        assert!(destination[..32 << 10] == source[..32 << 10]);
+        assert!(destination[32 << 10..64 << 10] == source[..32 << 10]);
+    }
+
+    #[test]
+    fn it_stops_when_told_to_and_says_where() {
+        let pair = Pair::new("stop", 64 << 10);
+        let (source, destination) = pair.open();
+        let stop = AtomicBool::new(false);
+        let progress = |_| stop.store(true, Ordering::Relaxed);
+        let summary = run(
+            &source,
+            &destination,
+            &Via::Host,
+            &plan(64 << 10),
+            &progress,
+            &stop,
+        )
+        .unwrap();
+        assert!(summary.interrupted);
+        assert_eq!(summary.stopped_at, Some(16 << 10));
+        assert_eq!(pair.data().1.len(), 16 << 10);
+    }
+
+    #[test]
+    fn a_difference_is_found_where_it_is() {
+        let pair = Pair::new("compare", 64 << 10);
+        let plan = plan(64 << 10);
+        copy(&pair, &plan).unwrap();
+        let (source, destination) = pair.open();
+        let compare = || compare(&source, &destination, &plan, plan.bytes, &NEVER).unwrap();
+        assert_eq!(compare(), None);
+        destination
+            .write(Buffer::ordinary(4096).unwrap().as_mut_slice(4096), 8192)
+            .unwrap();
+        assert_eq!(compare(), Some(8192));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_data() {
+        let pair = Pair::new("fill", 64 << 10);
+        let (_, destination) = pair.open();
+        let mut seen = Vec::new();
+        for seed in [1, 1, 2] {
+            fill(&destination, 4096, 8192, seed, &NEVER).unwrap();
+            seen.push(pair.data().1);
+        }
+        assert!(seen[0] == seen[1] && seen[1] != seen[2]);
     }
 }

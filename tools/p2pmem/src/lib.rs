@@ -7,6 +7,7 @@
 //! [`copy`] does just that. With [`uring`] it needs no mapping.
 
 pub mod abi;
+mod access;
 pub mod bench;
 mod buffer;
 pub mod copy;
@@ -14,6 +15,9 @@ pub mod doctor;
 pub mod fabric;
 mod handle;
 pub mod manage;
+mod direct;
+mod handle;
+mod passage;
 mod provider;
 pub mod size;
 pub mod stream;
@@ -21,7 +25,9 @@ pub mod sysfs;
 mod table;
 pub mod uring;
 pub mod users;
+mod via;
 
 pub use buffer::Buffer;
 pub use handle::Handle;
 pub use provider::Provider;
+pub use via::Via;

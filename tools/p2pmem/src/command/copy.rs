@@ -2,40 +2,100 @@
 
 //! `p2pmem copy`.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{bail, ensure, Context, Result};
-use clap::Args;
+use anyhow::{bail, Context, Result};
+use clap::{value_parser, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use p2pmem::{
-    copy::{compare, copy, Direct},
-    size, Buffer,
+    copy::{compare, fill, run as copy, Access, Direct, Io, Plan, Summary},
+    size, Via,
 };
 use serde::Serialize;
 
-use super::open;
+use super::interrupt;
 
 /// Copy a file or block device to another, through device memory.
+///
+/// The data is cut into chunks. Each thread has --depth of them under way: a chunk is read into the
+/// memory, and written from there. Ctrl-C lets those under way arrive, and tells how far it came.
 #[derive(Args)]
-#[command(after_help = "Example:\n  \
-    p2pmem copy /dev/nvme0n1 /dev/nvme1n1 --via /dev/p2pmem0 --size 64M --check")]
+#[command(
+    after_help = EXAMPLE,
+    after_long_help = format!("{EXAMPLE}\n\n{STATUS}\n\n{P2PMEM_TEST}")
+)]
 pub struct Arguments {
     /// What is read.
     source: PathBuf,
-    /// What is overwritten, from its start on.
+    /// What is overwritten. A file that does not exist is made, but not in /dev.
     destination: PathBuf,
-    /// The provider of the memory.
-    #[arg(long, default_value = "/dev/p2pmem0")]
-    via: PathBuf,
+    /// The provider of the memory: its node, name or number, or the PCI address of its device; `none`
+    /// for ordinary memory. Default: the only one.
+    #[arg(long)]
+    via: Option<String>,
     /// How much is copied: bytes, or with K, M or G. Default: all of the source.
     #[arg(long, value_parser = size::parse)]
     size: Option<u64>,
-    /// How much goes through the memory at a time.
-    #[arg(long, value_parser = size::parse, default_value = "1M")]
+    /// How many chunks are copied, instead of --size.
+    #[arg(long, short, conflicts_with = "size")]
+    count: Option<u64>,
+    /// How much is read and written at a time.
+    #[arg(long, short = 's', value_parser = size::parse, default_value = "1M")]
     chunk: u64,
-    /// Read both back and compare.
+    /// How many threads copy, each with memory of its own.
+    #[arg(long, short, default_value = "1", value_parser = value_parser!(u32).range(1..=256))]
+    threads: u32,
+    /// How many chunks each thread has under way. Default: 4 if there is memory for them, 1 with
+    /// --io pread.
+    #[arg(long, value_parser = value_parser!(u32).range(1..=4096))]
+    depth: Option<u32>,
+    /// How I/O is asked for. Default: uring-fixed where kernel and driver know it.
+    #[arg(long)]
+    io: Option<Io>,
+    /// Where reading and writing start.
+    #[arg(long, short, value_parser = size::parse, default_value = "0")]
+    offset: u64,
+    /// Where reading starts, instead of --offset.
+    #[arg(long, value_parser = size::parse)]
+    source_offset: Option<u64>,
+    /// Where writing starts, instead of --offset.
+    #[arg(long, value_parser = size::parse)]
+    destination_offset: Option<u64>,
+    /// How much of each thread's memory is left unused in front of the chunks.
+    #[arg(long, value_parser = size::parse, default_value = "0")]
+    buffer_offset: u64,
+    /// Copy again and again for so many seconds.
+    #[arg(long, short = 'D', value_name = "SECONDS")]
+    duration: Option<u64>,
+    /// Go on at the offset where a file ends: more can be copied than there is.
+    #[arg(long, conflicts_with = "check")]
+    overlap: bool,
+    /// Do not read: write what is in the memory.
+    #[arg(long, conflicts_with_all = ["check", "skip_write"])]
+    skip_read: bool,
+    /// Do not write: the destination stays as it is.
+    #[arg(long, conflicts_with = "check")]
+    skip_write: bool,
+    /// Read both back through ordinary memory, and compare them byte by byte.
     #[arg(long)]
     check: bool,
+    /// Write random data to the source first, through ordinary memory. What the source had is lost.
+    #[arg(long, conflicts_with = "overlap")]
+    fill: bool,
+    /// Where random data starts, for --fill and --host-access. Default: anywhere.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Have the CPU write WIDTH random bytes at each of COUNT random places of the memory first, and
+    /// read them back. A negative WIDTH only reads. COUNT is 64 if it is left out.
+    #[arg(long, value_name = "WIDTH[:COUNT]", allow_hyphen_values = true, value_parser = Access::parse_test)]
+    host_access: Option<Access>,
+    /// Have the CPU write zeroes to the first BYTES of the memory first, WIDTH bytes at a time. BYTES
+    /// is 4096 if it is left out.
+    #[arg(long, value_name = "WIDTH[:BYTES]", value_parser = Access::parse_clear)]
+    init: Option<Access>,
     /// Write to a block device even if it is in use.
     #[arg(long)]
     force: bool,
@@ -44,96 +104,222 @@ pub struct Arguments {
     json: bool,
 }
 
+const EXAMPLE: &str = "Example:\n  \
+    p2pmem copy /dev/nvme0n1 /dev/nvme1n1 --via /dev/p2pmem0 -s 64k --threads 2 --check";
+
+const STATUS: &str = "Exit status: 0 if all was copied, and is equal with --check; 1 if something \
+    failed; 2 for a wrong command line; 130 if interrupted.";
+
+const P2PMEM_TEST: &str = "\
+For those who know p2pmem-test (of Eideticom):
+  p2pmem-test                      p2pmem copy
+  NVME-READ NVME-WRITE             SOURCE DESTINATION
+  P2PMEM, left out                 --via DEV, --via none
+  -s, --chunk_size N               -s, --chunk N
+  -c, --chunks N                   -c, --count N
+  -t, --threads N                  -t, --threads N, which need not divide the chunks
+  -o, --offset N (of the buffer)   --buffer-offset N; -o is for source and destination
+  --overlap                        --overlap
+  --seed N                         --seed N
+  --host_access WIDTH:COUNT        --host-access WIDTH:COUNT
+  --init WIDTH:BYTES               --init WIDTH:BYTES
+  --skip-read, --skip-write        the same
+  -D, --duration SECONDS           -D, --duration SECONDS, not limited by -c
+  --check (writes data, parity)    --fill --check (compares each byte)";
+
+/// What `--json` prints.
 #[derive(Serialize)]
 struct Copied {
-    bytes: u64,
+    /// The rest of it.
+    #[serde(flatten)]
+    summary: Summary,
+    /// Bytes of a chunk.
     chunk: u64,
-    seconds: f64,
+    /// How many threads copied.
+    threads: u32,
+    /// How many chunks each had under way.
+    depth: u32,
+    /// How I/O was asked for.
+    io: Io,
+    /// The node of the provider, or `host`.
     via: PathBuf,
     source: PathBuf,
+    /// Where reading started, in bytes.
+    source_offset: u64,
     destination: PathBuf,
-    /// Null where no check was asked for.
+    /// Where writing started, in bytes.
+    destination_offset: u64,
+    /// Where random data started. Null where none was asked for.
+    seed: Option<u64>,
+    /// Null where no check was asked for, or it was interrupted.
     verified: Option<bool>,
 }
 
 /// Copies, and says what was done.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    report(&do_copy(arguments)?, arguments.json)
+    let copied = do_copy(arguments)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&copied)?);
+    } else {
+        report(&copied);
+    }
+    if copied.summary.interrupted {
+        interrupt::exit();
+    }
+    Ok(())
 }
 
 fn do_copy(arguments: &Arguments) -> Result<Copied> {
-    let &Arguments {
-        source: ref source_path,
-        destination: ref destination_path,
-        ref via,
-        size,
-        chunk,
-        check,
-        force,
-        json: _,
-    } = arguments;
+    let stop = interrupt::flag()?;
+    let via = Via::open(Path::new("/sys"), arguments.via.as_deref())?;
+    let source = Direct::source(&arguments.source)?;
+    // What is not written to may be in use.
+    let destination = if arguments.skip_write {
+        Direct::source(&arguments.destination)?
+    } else {
+        Direct::destination(&arguments.destination, arguments.force)?
+    };
+    let plan = plan(arguments, &via, &source)?;
 
-    ensure!(chunk > 0, "--chunk is 0: choose one, like 1M");
-    let source = Direct::source(source_path)?;
-    let destination = Direct::destination(destination_path, force)?;
-    let bytes = size.unwrap_or(source.length());
-    let provider = open(via)?;
-    let mut buffer = Buffer::map(&provider, usize::try_from(chunk)?).with_context(|| {
-        format!(
-            "{} has no free run of {}: choose a smaller --chunk",
-            via.display(),
-            size::format(chunk)
-        )
-    })?;
-
-    // Hidden where there is no terminal.
-    let bar = ProgressBar::new(bytes).with_style(ProgressStyle::with_template(
-        "{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
-    )?);
-    let started = Instant::now();
-    copy(&source, &destination, &mut buffer, bytes, |step| {
-        bar.inc(step)
-    })?;
-    let seconds = started.elapsed().as_secs_f64();
+    if arguments.fill {
+        plan.check(&source, &destination)?;
+        let filled = if source.is_same(&destination) && !arguments.skip_write {
+            // It is open for writing already, and for nobody else.
+            &destination
+        } else {
+            &Direct::destination(&arguments.source, arguments.force)?
+        };
+        fill(filled, plan.source_offset, plan.bytes, plan.seed, &stop)?;
+    }
+    let bar = bar(&plan)?;
+    let progress = |bytes| bar.inc(bytes);
+    let result = copy(&source, &destination, &via, &plan, &progress, &stop);
     bar.finish_and_clear();
+    let mut summary = result?;
 
-    if check {
-        if let Some(offset) = compare(&source, &destination, bytes)? {
+    let mut verified = None;
+    if arguments.check && !summary.interrupted {
+        let bytes = summary.bytes.min(plan.bytes);
+        if let Some(offset) = compare(&source, &destination, &plan, bytes, &stop)? {
             bail!(
-                "{} and {} differ at {offset}: the way through {} loses data",
-                source_path.display(),
-                destination_path.display(),
-                via.display()
+                "{} and {} differ {offset} bytes behind the start: the way through {} changes data, \
+                 see p2pmem verify",
+                arguments.source.display(),
+                arguments.destination.display(),
+                via.path().display()
             );
         }
+        summary.interrupted = stop.load(std::sync::atomic::Ordering::Relaxed);
+        verified = (!summary.interrupted).then_some(true);
     }
 
+    let is_random = arguments.fill || arguments.host_access.is_some();
     Ok(Copied {
-        bytes,
-        chunk,
-        seconds,
-        via: via.to_owned(),
-        source: source_path.to_owned(),
-        destination: destination_path.to_owned(),
-        verified: check.then_some(true),
+        summary,
+        chunk: plan.chunk,
+        threads: plan.threads,
+        depth: plan.depth,
+        io: plan.io,
+        via: via.path().to_owned(),
+        source: arguments.source.clone(),
+        source_offset: plan.source_offset,
+        destination: arguments.destination.clone(),
+        destination_offset: plan.destination_offset,
+        seed: is_random.then_some(plan.seed),
+        verified,
     })
 }
 
-fn report(copied: &Copied, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string(copied)?);
-    } else {
-        println!(
-            "{} in {:.2} s{}",
-            size::format(copied.bytes),
-            copied.seconds,
-            if copied.verified.is_some() {
-                ", both compared equal"
-            } else {
-                ""
-            }
-        );
-    }
+/// Puts together what was asked for and what is usual.
+fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
+    let source_offset = arguments.source_offset.unwrap_or(arguments.offset);
+    let bytes = match (arguments.size, arguments.count) {
+        (Some(bytes), _) => bytes,
+        (None, Some(count)) => count
+            .checked_mul(arguments.chunk)
+            .context("--count and --chunk are more than fits into 64 bits: choose less")?,
+        (None, None) => source.length().saturating_sub(source_offset),
+    };
+    let io = arguments.io.map_or_else(|| Io::best(via), Ok)?;
+    let depth = match arguments.depth {
+        Some(depth) => depth,
+        None if io == Io::Pread => 1,
+        None => usual_depth(arguments, via)?,
+    };
 
-    Ok(())
+    Ok(Plan {
+        source_offset,
+        destination_offset: arguments.destination_offset.unwrap_or(arguments.offset),
+        bytes,
+        chunk: arguments.chunk,
+        threads: arguments.threads,
+        depth,
+        io,
+        duration: arguments.duration.map(Duration::from_secs),
+        overlap: arguments.overlap,
+        skip_read: arguments.skip_read,
+        skip_write: arguments.skip_write,
+        buffer_offset: arguments.buffer_offset,
+        accesses: arguments
+            .init
+            .into_iter()
+            .chain(arguments.host_access)
+            .collect(),
+        seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
+    })
+}
+
+/// Returns a depth that there is memory for.
+fn usual_depth(arguments: &Arguments, via: &Via) -> Result<u32> {
+    const USUAL: u64 = 4;
+    let Some(provider) = via.provider() else {
+        return Ok(USUAL as u32);
+    };
+    let for_each = provider.info()?.largest / u64::from(arguments.threads);
+    let chunks = for_each.saturating_sub(arguments.buffer_offset) / arguments.chunk.max(1);
+    Ok(chunks.clamp(1, USUAL) as u32)
+}
+
+/// Returns what shows the progress, where there is a terminal.
+fn bar(plan: &Plan) -> Result<ProgressBar> {
+    let (bar, template) = if plan.duration.is_some() {
+        (
+            ProgressBar::no_length(),
+            "{spinner} {bytes} {binary_bytes_per_sec} {elapsed}",
+        )
+    } else {
+        (
+            ProgressBar::new(plan.bytes),
+            "{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
+        )
+    };
+    Ok(bar.with_style(ProgressStyle::with_template(template)?))
+}
+
+fn report(copied: &Copied) {
+    let summary = &copied.summary;
+    let mut text = format!(
+        "{} in {:.2} s, {:.1} MiB/s",
+        size::format(summary.bytes),
+        summary.seconds,
+        summary.bytes_per_second / f64::from(1 << 20)
+    );
+    if copied.verified.is_some() {
+        text += ", both compared equal";
+    }
+    if let Some(seed) = copied.seed {
+        text += &format!(", seed {seed}");
+    }
+    match (summary.interrupted, summary.stopped_at) {
+        (true, Some(bytes)) => {
+            text += &format!(
+                ", interrupted: go on with --source-offset {} --destination-offset {}",
+                copied.source_offset + bytes,
+                copied.destination_offset + bytes
+            );
+        }
+        (true, None) => text += ", interrupted",
+        (false, _) => (),
+    }
+    println!("{text}");
 }

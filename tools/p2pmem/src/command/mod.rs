@@ -18,6 +18,7 @@ mod config;
 mod copy;
 mod doctor;
 mod generate;
+mod interrupt;
 mod list;
 mod table;
 mod topo;
@@ -51,6 +52,7 @@ fn exit_status() -> String {
     name = "p2pmem",
     version,
     after_help = exit_status()
+    after_help = "Exit status: 0 if all went well, 1 if something failed, 2 for a wrong command line, 130 if interrupted."
 )]
 pub struct Arguments {
     #[command(subcommand)]

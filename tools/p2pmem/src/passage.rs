@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that direct I/O passes through, in three ways: called for, by a ring, and by a ring that has
+//! the memory in its buffer table.
+
+use std::{io, os::fd::AsRawFd, ptr};
+
+use anyhow::{ensure, Context, Result};
+use clap::ValueEnum;
+use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use crate::{
+    direct::{Direct, Way},
+    size, uring, Buffer, Handle, Via,
+};
+
+/// How I/O is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Io {
+    /// io_uring, into mapped memory.
+    Uring,
+    /// io_uring, with the memory in the ring's buffer table: neither mapped nor pinned.
+    UringFixed,
+    /// A call for each read and write, into mapped memory.
+    Pread,
+}
+
+impl Io {
+    /// Returns the best way that kernel and driver know.
+    pub fn best(via: &Via) -> Result<Self> {
+        Ok(match (IoUring::new(1), via.registers()?) {
+            (Err(_), _) => Self::Pread,
+            (Ok(_), true) => Self::UringFixed,
+            (Ok(_), false) => Self::Uring,
+        })
+    }
+}
+
+/// The result of a request, and the number that it was given.
+pub(crate) type Completion = (u64, Result<usize, Errno>);
+
+/// Memory, and a ring if that is how I/O is asked for.
+pub(crate) struct Passage<'a> {
+    via: &'a Via,
+    io: Io,
+    device: Option<String>,
+    length: usize,
+    ring: Option<IoUring>,
+    /// What is mapped: for I/O, or for the CPU only.
+    buffer: Option<Buffer>,
+    /// What is in the ring's buffer table.
+    handle: Option<Handle>,
+}
+
+impl<'a> Passage<'a> {
+    /// Gets memory, and room for so many requests at a time. `options` are those by which the user
+    /// asks for less memory.
+    pub(crate) fn new(
+        via: &'a Via,
+        io: Io,
+        bytes: u64,
+        requests: u32,
+        options: &str,
+    ) -> Result<Self> {
+        // What the kernel takes for a slot.
+        let most: u64 = match via {
+            Via::Device { .. } => u32::MAX.into(),
+            Via::Host => 1 << 30,
+        };
+        ensure!(
+            io != Io::UringFixed || bytes <= most,
+            "a slot of an io_uring does not hold {}: choose a smaller {options}",
+            size::format(bytes)
+        );
+        let length = usize::try_from(bytes)?;
+        let mut passage = Self {
+            via,
+            io,
+            device: via.device(),
+            length,
+            ring: None,
+            buffer: None,
+            handle: None,
+        };
+        if io != Io::Pread {
+            passage.ring = Some(IoUring::new(requests).context(
+                "cannot make an io_uring: choose --io pread, or look at the sysctl \
+                 kernel.io_uring_disabled",
+            )?);
+        }
+        passage
+            .allocate(bytes)
+            .map_err(|error| via.explain(bytes, error, options))?;
+        if io == Io::UringFixed {
+            passage
+                .register()
+                .context("cannot put the memory into the ring: choose --io uring")?;
+        }
+
+        Ok(passage)
+    }
+
+    fn allocate(&mut self, bytes: u64) -> io::Result<()> {
+        match self.via.provider() {
+            Some(provider) if self.io == Io::UringFixed => {
+                let granule = u64::from(provider.info()?.granule);
+                self.handle = Some(provider.alloc(bytes.next_multiple_of(granule), 0)?);
+            }
+            Some(provider) => self.buffer = Some(Buffer::map(provider, self.length)?),
+            None => self.buffer = Some(Buffer::ordinary(self.length)?),
+        }
+        Ok(())
+    }
+
+    /// Puts the memory into slot 0.
+    fn register(&mut self) -> Result<()> {
+        let Some(ring) = &self.ring else {
+            return Ok(());
+        };
+        if let (Some(provider), Some(handle)) = (self.via.provider(), &self.handle) {
+            ring.submitter().register_buffers_sparse(1)?;
+            let entry = uring::register(provider, handle, 0, 0, 0);
+            self.push(&entry)?;
+            self.wait_for_one()??;
+        } else if let Some(buffer) = &self.buffer {
+            let table = [libc::iovec {
+                iov_base: buffer.as_ptr().cast(),
+                iov_len: self.length,
+            }];
+            // SAFETY: The memory is mapped for as long as the ring exists.
+            unsafe { ring.submitter().register_buffers(&table)? };
+        }
+        Ok(())
+    }
+
+    /// Returns the name of the device whose memory it is.
+    pub(crate) fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    /// Refuses to go on if the device went away, where requests would not find out: a slot keeps the
+    /// memory, and the device waits for it.
+    pub(crate) fn check_device(&self) -> Result<()> {
+        ensure!(
+            self.handle.is_none() || !self.via.is_gone()?,
+            "the device of {} went away",
+            self.via.path().display()
+        );
+        Ok(())
+    }
+
+    /// Returns the memory for the CPU.
+    pub(crate) fn memory(&mut self) -> Result<&mut Buffer> {
+        if let (None, Some(handle)) = (&self.buffer, &self.handle) {
+            self.buffer = Some(handle.map(0, self.length)?);
+        }
+        self.buffer.as_mut().context("there is no memory")
+    }
+
+    /// Has bytes moved between a file and the memory, and waits for it.
+    pub(crate) fn transfer(
+        &mut self,
+        way: Way,
+        file: &Direct,
+        offset: u64,
+        place: usize,
+        length: usize,
+    ) -> Result<()> {
+        if let (Io::Pread, Some(buffer)) = (self.io, &mut self.buffer) {
+            let memory = &mut buffer.as_mut_slice(place + length)[place..];
+            return match way {
+                Way::Read => file.read_into(memory, offset, self.device.as_deref()),
+                Way::Write => file.write_from(memory, offset, self.device.as_deref()),
+            };
+        }
+        let mut done = 0;
+        while done < length {
+            let offset = offset + done as u64;
+            self.submit(way, file, offset, place + done, length - done, 0)?;
+            match self.wait_for_one()? {
+                Ok(0) => return Err(file.ended(way, offset)),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => (),
+                Err(error) => return Err(file.explain(way, offset, error, self.device())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a request into the ring. It is begun when the next one is waited for.
+    pub(crate) fn submit(
+        &mut self,
+        way: Way,
+        file: &Direct,
+        offset: u64,
+        place: usize,
+        length: usize,
+        number: u64,
+    ) -> Result<()> {
+        assert!(length <= self.length && place <= self.length - length);
+        let fd = Fd(file.file().as_raw_fd());
+        // In a slot, addresses count from 0; but the kernel's own slots have those of the process.
+        let base = match (&self.handle, &self.buffer) {
+            (None, Some(buffer)) => buffer.as_ptr(),
+            _ => ptr::null_mut(),
+        };
+        let address = base.wrapping_add(place);
+        let length = u32::try_from(length)?;
+        let entry = match (way, self.io) {
+            (Way::Read, Io::UringFixed) => opcode::ReadFixed::new(fd, address, length, 0)
+                .offset(offset)
+                .build(),
+            (Way::Write, Io::UringFixed) => opcode::WriteFixed::new(fd, address, length, 0)
+                .offset(offset)
+                .build(),
+            (Way::Read, _) => opcode::Read::new(fd, address, length)
+                .offset(offset)
+                .build(),
+            (Way::Write, _) => opcode::Write::new(fd, address, length)
+                .offset(offset)
+                .build(),
+        };
+        self.push(&entry.user_data(number))
+    }
+
+    fn push(&mut self, entry: &Entry) -> Result<()> {
+        let ring = self.ring.as_mut().context("there is no ring")?;
+        // SAFETY: The memory and the files of requests outlive them: whoever submits waits for all.
+        unsafe { ring.submission().push(entry) }.context("the ring is full")
+    }
+
+    /// Begins what was submitted, waits until at least one request has completed, and adds to `done`
+    /// those that have.
+    pub(crate) fn wait(&mut self, done: &mut Vec<Completion>) -> Result<()> {
+        let ring = self.ring.as_mut().context("there is no ring")?;
+        loop {
+            match ring.submit_and_wait(1) {
+                Ok(_) => break,
+                // A signal: what is under way goes on.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error).context("the ring does not work"),
+            }
+        }
+        done.extend(ring.completion().map(|event| {
+            let result = usize::try_from(event.result())
+                .map_err(|_| Errno::from_raw_os_error(-event.result()));
+            (event.user_data(), result)
+        }));
+        Ok(())
+    }
+
+    /// Waits for the only request.
+    fn wait_for_one(&mut self) -> Result<Result<usize, Errno>> {
+        let mut done = Vec::new();
+        while done.is_empty() {
+            self.wait(&mut done)?;
+        }
+        Ok(done[0].1)
+    }
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        // Otherwise the memory would go back some time after the ring is closed. Nothing more can be
+        // done about a failure.
+        if let (Some(provider), Some(_)) = (self.via.provider(), &self.handle) {
+            let entry = uring::unregister(provider, 0);
+            let _ = self.push(&entry).and_then(|()| self.wait_for_one());
+        }
+    }
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory that data goes through, as people name it.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{bail, Context, Result};
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    io::Errno,
+};
+
+use crate::{
+    abi, size,
+    sysfs::{self, Entry},
+    Provider,
+};
+
+/// What data goes through.
+#[derive(Debug)]
+pub enum Via {
+    /// Memory of a device.
+    Device {
+        /// Its provider.
+        provider: Provider,
+        /// The provider's node.
+        path: PathBuf,
+        /// The address of the PCI device, like `0000:05:00.0`; nothing for a node elsewhere than in
+        /// /dev.
+        pci: Option<String>,
+    },
+    /// Ordinary memory, to compare with.
+    Host,
+}
+
+impl Via {
+    /// Opens what is named: a node, its name or number, the PCI address of a device, `none` or `host`
+    /// for ordinary memory, and the only provider there is for nothing at all. `sys` is where sysfs is
+    /// mounted.
+    pub fn open(sys: &Path, name: Option<&str>) -> Result<Self> {
+        if let Some("none" | "host") = name {
+            return Ok(Self::Host);
+        }
+        let entries = sysfs::providers(sys).context("cannot read sysfs: is it mounted?")?;
+        let (path, pci) = match (choose(&entries, name), name) {
+            (Ok(entry), _) => (entry.path.clone(), Some(entry.pci.clone())),
+            // A node that somebody made elsewhere.
+            (Err(_), Some(name)) if name.contains('/') => (PathBuf::from(name), None),
+            (Err(error), _) => return Err(error),
+        };
+        let provider = Provider::open(&path).with_context(|| {
+            format!(
+                "cannot open {}: is p2pmem_rs loaded, the device bound, and are you root?",
+                path.display()
+            )
+        })?;
+
+        Ok(Self::Device {
+            provider,
+            path,
+            pci,
+        })
+    }
+
+    /// Returns the provider, if the memory is a device's.
+    pub fn provider(&self) -> Option<&Provider> {
+        match self {
+            Self::Device { provider, .. } => Some(provider),
+            Self::Host => None,
+        }
+    }
+
+    /// Returns the node, or `host`.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Device { path, .. } => path,
+            Self::Host => Path::new("host"),
+        }
+    }
+
+    /// Returns the node and the PCI address of its device, if the memory is a device's.
+    pub fn device(&self) -> Option<String> {
+        match self {
+            Self::Device { path, pci, .. } => Some(match pci {
+                Some(pci) => format!("{} ({pci})", path.display()),
+                None => path.display().to_string(),
+            }),
+            Self::Host => None,
+        }
+    }
+
+    /// Returns whether the memory can be put into a ring.
+    pub fn registers(&self) -> io::Result<bool> {
+        match self {
+            Self::Device { provider, .. } => {
+                Ok(provider.info()?.capabilities & (1 << abi::NR_URING_REGISTER) != 0)
+            }
+            Self::Host => Ok(true),
+        }
+    }
+
+    /// Returns whether the device went away.
+    pub(crate) fn is_gone(&self) -> Result<bool, Errno> {
+        let Self::Device { provider, .. } = self else {
+            return Ok(false);
+        };
+        let node = provider.as_fd();
+        let mut polled = [PollFd::from_borrowed_fd(node, PollFlags::empty())];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match poll(&mut polled, Some(&now)) {
+            Ok(_) => Ok(polled[0].revents().contains(PollFlags::HUP)),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says why there is no memory. `options` are those by which the user asks for less.
+    pub(crate) fn explain(&self, bytes: u64, error: io::Error, options: &str) -> anyhow::Error {
+        let path = self.path().display();
+        let wanted = size::format(bytes);
+        let longest = self
+            .provider()
+            .and_then(|provider| provider.info().ok())
+            .map_or(0, |info| info.largest);
+        let text = match Errno::from_io_error(&error) {
+            Some(Errno::NOSPC) => format!(
+                "{path} has no free run of {wanted}, the longest has {}: choose a smaller {options}",
+                size::format(longest)
+            ),
+            Some(Errno::DQUOT) => format!(
+                "more of {path} than you may have, {wanted}: choose a smaller {options}, \
+                 or have limit_per_file and limit_per_user raised"
+            ),
+            Some(Errno::NODEV) => format!("the device of {path} went away"),
+            _ => format!("cannot get {wanted} of {path}"),
+        };
+        anyhow::Error::new(error).context(text)
+    }
+}
+
+/// Returns the provider that is named, or the only one.
+fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry> {
+    let known = || {
+        let known: Vec<_> = entries
+            .iter()
+            .map(|entry| format!("{} ({})", entry.path.display(), entry.pci))
+            .collect();
+        known.join(", ")
+    };
+    if entries.is_empty() {
+        bail!("there is no provider: load p2pmem_rs, and bind a device to it");
+    }
+    match (name, entries) {
+        (None, [entry]) => Ok(entry),
+        (None, _) => bail!(
+            "there are several providers, choose one by --via: {}",
+            known()
+        ),
+        (Some(name), _) => entries
+            .iter()
+            .find(|entry| {
+                name == entry.pci
+                    || entry.path == Path::new(name)
+                    || entry.path == Path::new("/dev").join(name)
+                    || name == entry.number.to_string()
+            })
+            .with_context(|| format!("{name} is no provider, these are: {}", known())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: u32, pci: &str) -> Entry {
+        Entry {
+            number,
+            path: format!("/dev/p2pmem{number}").into(),
+            device: PathBuf::new(),
+            pci: pci.to_owned(),
+            vendor: String::new(),
+            product: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_provider_has_many_names() {
+        let entries = [entry(0, "0000:05:00.0"), entry(12, "0000:06:00.0")];
+        for name in ["/dev/p2pmem12", "p2pmem12", "12", "0000:06:00.0"] {
+            assert_eq!(choose(&entries, Some(name)).unwrap().number, 12, "{name}");
+        }
+        for name in ["", "1", "2", "p2pmem1", "/dev/p2pmem", "0000:06:00.1"] {
+            let error = choose(&entries, Some(name)).unwrap_err().to_string();
+            assert!(error.contains("/dev/p2pmem12 (0000:06:00.0)"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_only_provider_need_not_be_named() {
+        let entries = [entry(3, "0000:05:00.0"), entry(4, "0000:06:00.0")];
+        assert_eq!(choose(&entries[..1], None).unwrap().number, 3);
+        let error = choose(&entries, None).unwrap_err().to_string();
+        assert!(
+            error.contains("p2pmem3") && error.contains("p2pmem4"),
+            "{error}"
+        );
+        assert!(choose(&[], None).is_err());
+    }
+
+    #[test]
+    fn ordinary_memory_needs_no_provider() {
+        for name in ["none", "host"] {
+            assert!(Via::open(Path::new("/nonexistent"), Some(name))
+                .unwrap()
+                .device()
+                .is_none());
+        }
+    }
+}
