@@ -4,7 +4,7 @@
 //!
 //! A [`Provider`] is an open `/dev/p2pmemN`, a [`Buffer`] is device memory that is mapped, a [`Handle`]
 //! is memory with a descriptor. Direct I/O (`O_DIRECT`) into a buffer goes from device to device;
-//! [`copy`] does just that. With [`uring`] it needs no mapping.
+//! [`copy`] does just that, and [`verify`] proves that it works. With [`uring`] it needs no mapping.
 
 pub mod abi;
 mod access;
@@ -25,6 +25,7 @@ pub mod sysfs;
 mod table;
 pub mod uring;
 pub mod users;
+pub mod verify;
 mod via;
 
 pub use buffer::Buffer;

@@ -45,6 +45,7 @@ fn exit_status() -> String {
         .collect::<Vec<_>>()
         .join("\n")
 }
+mod verify;
 
 /// PCI peer-to-peer memory: buffers in devices, and direct I/O between devices through them.
 #[derive(Parser)]
@@ -66,6 +67,7 @@ enum Command {
     Unbind(unbind::Arguments),
     Config(config::Arguments),
     Copy(copy::Arguments),
+    Verify(verify::Arguments),
     Bench(bench::Arguments),
     Topo(topo::Arguments),
     Doctor(doctor::Arguments),
@@ -82,6 +84,7 @@ impl Arguments {
             Command::Unbind(arguments) => unbind::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Copy(arguments) => copy::run(&arguments),
+            Command::Verify(arguments) => verify::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Topo(arguments) => topo::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),

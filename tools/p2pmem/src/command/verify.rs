@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `p2pmem verify`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Result};
+use clap::Args;
+use p2pmem::{
+    copy::{Direct, Io},
+    size,
+    verify::{run as verify, Data, Direction, Plan, Report, Verdict},
+    Via,
+};
+use serde::Serialize;
+
+use super::interrupt;
+
+/// Prove with data that a drive and device memory reach each other.
+///
+/// Each direction is tried for itself: with calls and mapped memory, and with memory that is registered
+/// with io_uring. What arrives is compared with what goes through ordinary memory. The target has other
+/// data before, so that a transfer that moved nothing is seen.
+///
+/// Without --write only the direction from the drive to the memory is tried, with what the drive has.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  p2pmem verify /dev/nvme0n1 --via /dev/p2pmem0 --write\n\n\
+    Exit status: 1 if a direction does not work, 130 if interrupted."
+)]
+pub struct Arguments {
+    /// The drive, or a file on it.
+    drive: PathBuf,
+    /// The provider: its node, name or number, or the PCI address of its device; `none` for ordinary
+    /// memory. Default: the only one.
+    #[arg(long)]
+    via: Option<String>,
+    /// How much is moved each time: bytes, or with K, M or G.
+    #[arg(long, short, value_parser = size::parse, default_value = "1M")]
+    size: u64,
+    /// Where on the drive.
+    #[arg(long, short, value_parser = size::parse, default_value = "0")]
+    offset: u64,
+    /// Write to the drive as well: zeroes, ones, addresses, random data. What was there is put back,
+    /// also if interrupted. It is lost if this is killed, or the power fails.
+    #[arg(long)]
+    write: bool,
+    /// Where random data starts. Default: anywhere.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write to a block device even if it is in use.
+    #[arg(long)]
+    force: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Verified<'a> {
+    drive: &'a Path,
+    via: &'a Path,
+    /// Whether what the CPU writes to the memory is there.
+    memory: Option<bool>,
+    /// Whether data gets from the drive to the memory.
+    read: Option<bool>,
+    /// Whether data gets from the memory to the drive. Null without --write.
+    write: Option<bool>,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+/// Verifies, and says which direction works.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let Arguments {
+        drive,
+        via,
+        size,
+        offset,
+        write,
+        seed,
+        force,
+        json,
+    } = arguments;
+
+    let plan = Plan {
+        offset: *offset,
+        bytes: *size,
+        write: *write,
+        seed: seed.unwrap_or_else(|| fastrand::u64(..)),
+    };
+    let via = Via::open(Path::new("/sys"), via.as_deref())?;
+    let source = if *write && drive.exists() {
+        Direct::destination(drive, *force)?
+    } else {
+        Direct::source(drive)?
+    };
+    let stop = interrupt::flag()?;
+    let report = verify(&source, &via, &plan, &stop)?;
+
+    if *json {
+        let verified = Verified {
+            drive,
+            via: via.path(),
+            memory: report.works(Direction::Memory),
+            read: report.works(Direction::Read),
+            write: report.works(Direction::Write),
+            report: &report,
+        };
+        println!("{}", serde_json::to_string(&verified)?);
+    } else {
+        print(&report);
+    }
+    if let Some(check) = report.failure() {
+        bail!(
+            "{} and {} do not reach each other, {}: {}",
+            drive.display(),
+            via.device().unwrap_or_else(|| "ordinary memory".to_owned()),
+            way(check.direction),
+            outcome(&check.verdict)
+        );
+    }
+    if report.interrupted {
+        interrupt::exit();
+    }
+    Ok(())
+}
+
+fn print(report: &Report) {
+    println!("{:<20} {:<12} {:<12} RESULT", "DIRECTION", "MEMORY", "DATA");
+    for check in &report.checks {
+        let memory = match check.io {
+            Io::Pread | Io::Uring => "mapped",
+            Io::UringFixed => "registered",
+        };
+        let data = match check.data {
+            Data::Found => "of the drive",
+            Data::Zeroes => "zeroes",
+            Data::Ones => "ones",
+            Data::Address => "addresses",
+            Data::Random => "random",
+        };
+        println!(
+            "{:<20} {memory:<12} {data:<12} {}",
+            way(check.direction),
+            outcome(&check.verdict)
+        );
+    }
+    for (direction, untried) in [
+        (Direction::Read, ""),
+        (Direction::Write, ": it takes --write"),
+    ] {
+        let result = match report.works(direction) {
+            Some(true) => "works",
+            Some(false) => "does not work",
+            None => "was not tried",
+        };
+        let why = match report.works(direction) {
+            None if !report.interrupted => untried,
+            _ => "",
+        };
+        println!("{} {result}{why}", way(direction));
+    }
+    if report.uniform && report.works(Direction::Write).is_none() {
+        println!("all bytes of the drive are the same, which proves little: say --write, or choose another --offset");
+    }
+    println!(
+        "{} at {}, seed {}{}",
+        size::format(report.bytes),
+        report.offset,
+        report.seed,
+        if report.interrupted {
+            ", interrupted"
+        } else {
+            ""
+        }
+    );
+}
+
+fn way(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Memory => "CPU to memory",
+        Direction::Read => "drive to memory",
+        Direction::Write => "memory to drive",
+    }
+}
+
+fn outcome(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Equal => "equal".to_owned(),
+        Verdict::Stale { offset } => format!("stale: nothing arrived from offset {offset} on"),
+        Verdict::AllOnes { offset } => format!("all ones at offset {offset}: nobody answers"),
+        Verdict::Garbage { offset } => format!("garbage at offset {offset}"),
+        Verdict::Refused { reason } => reason.clone(),
+    }
+}

@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Proves by data that a drive and device memory reach each other: some platforms report success and
+//! move garbage, or nothing.
+//!
+//! Each direction is judged for itself, against what goes through ordinary memory. Before a transfer
+//! its target is given other data, so that what did not arrive is seen.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{ensure, Context, Result};
+use serde::Serialize;
+
+use crate::{
+    direct::{Direct, Way},
+    passage::{Io, Passage},
+    size, Buffer, Via,
+};
+
+/// What is verified. Sizes and offsets are in bytes.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where on the drive.
+    pub offset: u64,
+    /// How much.
+    pub bytes: u64,
+    /// Whether the drive may be written to. What was there is put back.
+    pub write: bool,
+    /// Where random data starts.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Where on the drive, in bytes.
+    pub offset: u64,
+    /// How much was moved each time, in bytes.
+    pub bytes: u64,
+    /// Where random data started.
+    pub seed: u64,
+    /// Whether all bytes of the drive were the same, which proves less.
+    pub uniform: bool,
+    /// Whether it was told to stop before the end.
+    pub interrupted: bool,
+    /// All that was done.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// Returns whether a direction works. Nothing if it was not tried.
+    pub fn works(&self, direction: Direction) -> Option<bool> {
+        let mut checks = self
+            .checks
+            .iter()
+            .filter(|check| check.direction == direction)
+            .peekable();
+        checks.peek()?;
+        Some(checks.all(|check| check.verdict == Verdict::Equal))
+    }
+
+    /// Returns the first check that failed.
+    pub fn failure(&self) -> Option<&Check> {
+        self.checks
+            .iter()
+            .find(|check| check.verdict != Verdict::Equal)
+    }
+}
+
+/// A transfer, and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// Which way the data went.
+    pub direction: Direction,
+    /// How I/O was asked for.
+    pub io: Io,
+    /// What the data was.
+    pub data: Data,
+    /// What came of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// Which way data goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// From the CPU to the memory and back.
+    Memory,
+    /// From the drive to the memory.
+    Read,
+    /// From the memory to the drive.
+    Write,
+}
+
+/// What data is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Data {
+    /// What the drive had.
+    Found,
+    /// All zeroes.
+    Zeroes,
+    /// All ones.
+    Ones,
+    /// In each eight bytes, where on the drive they are.
+    Address,
+    /// Random bytes.
+    Random,
+}
+
+/// What came of a transfer. Offsets are in bytes, from the start of what was moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// All data arrived.
+    Equal,
+    /// The target has what it had before: data did not arrive.
+    Stale {
+        /// Where that begins.
+        offset: u64,
+    },
+    /// There are only ones, as a device that is gone or a request that was aborted returns.
+    AllOnes {
+        /// Where that begins.
+        offset: u64,
+    },
+    /// There is something else.
+    Garbage {
+        /// Where that begins.
+        offset: u64,
+    },
+    /// The kernel or the drive refused.
+    Refused {
+        /// What they said.
+        reason: String,
+    },
+}
+
+/// Judges what arrived in a target that had other data `before`. All are of the same length.
+pub fn judge(expected: &[u8], found: &[u8], before: &[u8]) -> Verdict {
+    const WORD: usize = 8;
+    let words = || {
+        expected
+            .chunks(WORD)
+            .zip(found.chunks(WORD))
+            .zip(before.chunks(WORD))
+            .enumerate()
+            .filter(|(_, ((expected, found), _))| expected != found)
+    };
+    let Some((index, ((wanted, wrong), _))) = words().next() else {
+        return Verdict::Equal;
+    };
+    let within = wanted.iter().zip(wrong).position(|(a, b)| a != b);
+    let offset = (index * WORD + within.unwrap_or(0)) as u64;
+
+    if words().all(|(_, ((_, found), before))| found == before) {
+        Verdict::Stale { offset }
+    } else if words().all(|(_, ((_, found), _))| found.iter().all(|byte| *byte == 0xff)) {
+        Verdict::AllOnes { offset }
+    } else {
+        Verdict::Garbage { offset }
+    }
+}
+
+/// Moves data and judges it. Once `stop` is set nothing more is moved, but what was on the drive is put
+/// back.
+///
+/// # Errors
+///
+/// Those of the drive without device memory, and of getting memory. What becomes of data that goes
+/// through device memory is in the report.
+pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<Report> {
+    let granule = drive.granule().max(8);
+    ensure!(
+        plan.bytes > 0 && plan.bytes % granule == 0 && plan.offset % granule == 0,
+        "direct I/O is in multiples of {}: choose --size and --offset so",
+        size::format(granule)
+    );
+    // A file must not grow.
+    drive.check_range(Way::Read, plan.offset, plan.bytes)?;
+
+    let length = usize::try_from(plan.bytes)?;
+    let mut trial = Trial {
+        drive,
+        plan,
+        stop,
+        host: Buffer::ordinary(length)?,
+        random: fastrand::Rng::with_seed(plan.seed),
+        checks: Vec::new(),
+    };
+    let original = trial.read_drive()?;
+
+    let result = trial.all(via);
+    if plan.write {
+        trial
+            .write_drive(&original)
+            .and_then(|()| drive.sync())
+            .with_context(|| {
+                format!(
+                    "what {} had at {} was not put back, {} are lost",
+                    drive.path().display(),
+                    plan.offset,
+                    size::format(plan.bytes)
+                )
+            })?;
+    }
+    let ended = result?;
+
+    Ok(Report {
+        offset: plan.offset,
+        bytes: plan.bytes,
+        seed: plan.seed,
+        uniform: original.iter().all(|byte| *byte == original[0]),
+        interrupted: ended == Ended::Early,
+        checks: trial.checks,
+    })
+}
+
+/// Whether all was done.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Early,
+    Complete,
+}
+
+/// What is used for all checks.
+struct Trial<'a> {
+    drive: &'a Direct,
+    plan: &'a Plan,
+    stop: &'a AtomicBool,
+    /// What data goes through that is to be right.
+    host: Buffer,
+    random: fastrand::Rng,
+    checks: Vec<Check>,
+}
+
+impl Trial<'_> {
+    fn all(&mut self, via: &Via) -> Result<Ended> {
+        let mut ways = vec![Io::Pread];
+        if Io::best(via)? == Io::UringFixed {
+            ways.push(Io::UringFixed);
+        }
+        for io in ways {
+            let mut passage = Passage::new(via, io, self.plan.bytes, 1, "--size")?;
+            let verdict = self.memory(&mut passage)?;
+            self.note(Direction::Memory, io, Data::Random, verdict);
+            if self.is_stopped() {
+                return Ok(Ended::Early);
+            }
+            let bytes = self.read_drive()?;
+            let verdict = self.read_direction(&mut passage, &bytes)?;
+            self.note(Direction::Read, io, Data::Found, verdict);
+            if !self.plan.write {
+                continue;
+            }
+            for data in [Data::Zeroes, Data::Ones, Data::Address, Data::Random] {
+                let bytes = self.make(data);
+                if self.is_stopped() {
+                    return Ok(Ended::Early);
+                }
+                self.write_drive(&bytes)?;
+                let verdict = self.read_direction(&mut passage, &bytes)?;
+                self.note(Direction::Read, io, data, verdict);
+                if self.is_stopped() {
+                    return Ok(Ended::Early);
+                }
+                let verdict = self.write_direction(&mut passage, &bytes)?;
+                self.note(Direction::Write, io, data, verdict);
+            }
+        }
+        Ok(Ended::Complete)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn note(&mut self, direction: Direction, io: Io, data: Data, verdict: Verdict) {
+        self.checks.push(Check {
+            direction,
+            io,
+            data,
+            verdict,
+        });
+    }
+
+    fn make(&mut self, data: Data) -> Vec<u8> {
+        let length = self.host.len();
+        match data {
+            Data::Zeroes => vec![0; length],
+            Data::Ones => vec![0xff; length],
+            Data::Address => (self.plan.offset..)
+                .step_by(8)
+                .take(length / 8)
+                .flat_map(u64::to_le_bytes)
+                .collect(),
+            Data::Found | Data::Random => {
+                let mut bytes = vec![0; length];
+                self.random.fill(&mut bytes);
+                bytes
+            }
+        }
+    }
+
+    /// The CPU writes the memory and reads it.
+    fn memory(&mut self, passage: &mut Passage<'_>) -> Result<Verdict> {
+        let bytes = self.make(Data::Random);
+        let memory = passage.memory()?;
+        let mut before = vec![0; bytes.len()];
+        memory.load(0, &mut before);
+        memory.store(0, &bytes);
+        let mut found = vec![0; bytes.len()];
+        memory.load(0, &mut found);
+        Ok(judge(&bytes, &found, &before))
+    }
+
+    /// The drive, which has `expected`, writes to memory that has other data.
+    fn read_direction(&mut self, passage: &mut Passage<'_>, expected: &[u8]) -> Result<Verdict> {
+        let before = self.make(Data::Random);
+        put(passage, &before)?;
+        let length = before.len();
+        if let Err(error) = passage.transfer(Way::Read, self.drive, self.plan.offset, 0, length) {
+            return Ok(refused(&error));
+        }
+        let mut found = vec![0; length];
+        passage.memory()?.load(0, &mut found);
+        Ok(judge(expected, &found, &before))
+    }
+
+    /// The drive, which has other data, reads memory that has `expected`.
+    fn write_direction(&mut self, passage: &mut Passage<'_>, expected: &[u8]) -> Result<Verdict> {
+        let before = self.make(Data::Random);
+        self.write_drive(&before)?;
+        put(passage, expected)?;
+        let length = before.len();
+        if let Err(error) = passage.transfer(Way::Write, self.drive, self.plan.offset, 0, length) {
+            return Ok(refused(&error));
+        }
+        let found = self.read_drive()?;
+        Ok(judge(expected, &found, &before))
+    }
+
+    /// Reads the drive through ordinary memory.
+    fn read_drive(&mut self) -> Result<Vec<u8>> {
+        let memory = self.host.as_mut_slice(self.plan.bytes as usize);
+        self.drive.read(memory, self.plan.offset)?;
+        Ok(memory.to_vec())
+    }
+
+    /// Writes the drive through ordinary memory.
+    fn write_drive(&mut self, bytes: &[u8]) -> Result<()> {
+        let memory = self.host.as_mut_slice(bytes.len());
+        memory.copy_from_slice(bytes);
+        self.drive.write(memory, self.plan.offset)
+    }
+}
+
+/// Writes memory by the CPU, and waits until it is there: writes are posted, a read comes after them.
+fn put(passage: &mut Passage<'_>, bytes: &[u8]) -> Result<()> {
+    let memory = passage.memory()?;
+    memory.store(0, bytes);
+    memory.load(bytes.len() - 8, &mut [0; 8]);
+    Ok(())
+}
+
+fn refused(error: &anyhow::Error) -> Verdict {
+    Verdict::Refused {
+        reason: format!("{error:#}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(seed: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        fastrand::Rng::with_seed(seed).fill(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn what_arrived_is_equal() {
+        assert_eq!(judge(&random(1), &random(1), &random(2)), Verdict::Equal);
+        let ones = [0xff; 4096];
+        assert_eq!(judge(&ones, &ones, &random(2)), Verdict::Equal);
+    }
+
+    #[test]
+    fn what_did_not_arrive_is_stale() {
+        let (data, before) = (random(1), random(2));
+        assert_eq!(judge(&data, &before, &before), Verdict::Stale { offset: 0 });
+        // Only a part did.
+        let mut found = data.clone();
+        found[512..1024].copy_from_slice(&before[512..1024]);
+        assert_eq!(
+            judge(&data, &found, &before),
+            Verdict::Stale { offset: 512 }
+        );
+    }
+
+    #[test]
+    fn ones_are_seen() {
+        let (data, before) = (random(1), random(2));
+        let ones = vec![0xff; 4096];
+        assert_eq!(judge(&data, &ones, &before), Verdict::AllOnes { offset: 0 });
+        let mut found = data.clone();
+        found[4088..].fill(0xff);
+        let offset = 4088;
+        assert_eq!(judge(&data, &found, &before), Verdict::AllOnes { offset });
+    }
+
+    #[test]
+    fn garbage_is_seen_where_it_is() {
+        let (data, before) = (random(1), random(2));
+        assert_eq!(
+            judge(&data, &random(3), &before),
+            Verdict::Garbage { offset: 0 }
+        );
+        let mut found = data.clone();
+        found[77] ^= 1;
+        assert_eq!(
+            judge(&data, &found, &before),
+            Verdict::Garbage { offset: 77 }
+        );
+        // Ones here and old data there are neither.
+        found[80..88].fill(0xff);
+        found[88..96].copy_from_slice(&before[88..96]);
+        assert_eq!(
+            judge(&data, &found, &before),
+            Verdict::Garbage { offset: 77 }
+        );
+        // What is right, but at another place.
+        let mut moved = data.clone();
+        moved.rotate_left(512);
+        assert!(matches!(
+            judge(&data, &moved, &before),
+            Verdict::Garbage { .. }
+        ));
+    }
+
+    #[test]
+    fn each_direction_is_judged_for_itself() {
+        let check = |direction, verdict| Check {
+            direction,
+            io: Io::Pread,
+            data: Data::Random,
+            verdict,
+        };
+        let report = Report {
+            offset: 0,
+            bytes: 4096,
+            seed: 1,
+            uniform: false,
+            interrupted: false,
+            checks: vec![
+                check(Direction::Read, Verdict::Equal),
+                check(Direction::Write, Verdict::Equal),
+                check(Direction::Write, Verdict::Stale { offset: 8 }),
+            ],
+        };
+        assert_eq!(report.works(Direction::Read), Some(true));
+        assert_eq!(report.works(Direction::Write), Some(false));
+        assert_eq!(report.works(Direction::Memory), None);
+        let json = serde_json::to_string(report.failure().unwrap()).unwrap();
+        assert_eq!(
+            json,
+            r#"{"direction":"write","io":"pread","data":"random","result":"stale","offset":8}"#
+        );
+    }
+}
