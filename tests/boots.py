@@ -18,7 +18,7 @@ PROGRAMS = TOP / "build/bin"
 # Topology, and which of the guest cases need just that one.
 BOOTS = [
     ("switch", []),  # all others
-    ("switch", ["buffers", "handle", "uring"]),  # not for the topology: so that no boot takes too long
+    ("switch", ["buffers", "handle", "uring", "copy"]),  # not for the topology: so that no boot takes too long
     ("switch-two-bars", ["providers"]),
     ("no-switch", ["unreachable", "apart"]),
     ("acs", ["redirected"]),

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
                     "buffers_",
                     "handle_",
                     "uring_",
+                    "copy_",
                     "adopt_",
                     "providers_",
                     "unreachable_",

@@ -6,6 +6,7 @@ use crate::harness::Case;
 
 mod bench;
 mod buffers;
+mod copy;
 mod debug;
 mod direct_io;
 mod fabric;
@@ -40,6 +41,7 @@ pub const CASES: &[&[Case]] = &[
     direct_io::CASES,
     fabric::CASES,
     bench::CASES,
+    copy::CASES,
     unbind::CASES,
     fault::CASES,
     fault::nth::CASES,

@@ -3,16 +3,16 @@
 //! Drives that cannot reach the memory. Needs the topology no-switch, on a CPU whose host bridge
 //! the kernel does not know to forward between ports.
 
-use std::process::Command;
-
 use anyhow::{ensure, Context, Result};
 use p2pmem::Provider as Node;
 use rustix::io::Errno;
 
+use super::copy::{fail, p2pmem};
 use crate::{
     cases,
     guest::{
-        address_of, controller, drive, expect_errno, read_at, write_at, Map, Mark, Provider, WINDOW,
+        address_of, check_drive, controller, drive, expect_errno, put_on_drive, read_at, write_at,
+        Map, Mark, Provider, WINDOW,
     },
     kmod::{with_roles, TestFile, PEER, REVOCABLE},
 };
@@ -23,6 +23,9 @@ cases!("unreachable":
     not_imported,
     registered_buffer,
     not_found_by_others,
+cases!(
+    "unreachable": direct_io_is_refused, copy_says_why, verify_says_why, not_imported,
+    registered_buffer,
 );
 
 fn direct_io_is_refused() -> Result<()> {
@@ -46,18 +49,50 @@ fn direct_io_is_refused() -> Result<()> {
 }
 
 fn copy_says_why() -> Result<()> {
-    let run = Command::new("p2pmem")
-        .args(["copy", "/dev/nvme0n1", "/dev/nvme1n1", "--size", "1M"])
-        .output()?;
-    let text = String::from_utf8_lossy(&run.stderr);
-    ensure!(run.status.code() == Some(1), "{:?}", run.status);
-    ensure!(text.lines().count() == 1, "{text}");
-    ensure!(
-        text.contains("cannot read /dev/nvme0n1 at 0")
-            && text.contains("another root port, ACS or IOMMU"),
-        "{text}"
-    );
+    let provider = Provider::first()?;
+    let device = format!("/dev/p2pmem0 ({})", provider.pci);
+    for io in ["uring-fixed", "uring", "pread"] {
+        fail(
+            &format!("copy /dev/nvme0n1 /dev/nvme1n1 --size 8M -t 2 --io {io}"),
+            &[
+                "cannot read /dev/nvme0n1 at 0 into",
+                &device,
+                "another root port, ACS or IOMMU",
+            ],
+        )?;
+        fail(
+            &format!("copy /dev/nvme0n1 /dev/nvme1n1 --size 8M --skip-read --io {io}"),
+            &["cannot write /dev/nvme1n1 at 0 from", &device],
+        )?;
+    }
+    // Ordinary memory is reached.
+    let output = p2pmem("copy /dev/nvme0n1 /dev/nvme1n1 --size 1M --via none --check")?;
+    ensure!(output.status.success());
     Ok(())
+}
+
+fn verify_says_why() -> Result<()> {
+    put_on_drive(&drive(0)?, WINDOW, 1)?;
+    let output = p2pmem("verify /dev/nvme0n1 --size 64k --write --json")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.code() == Some(1), "{:?}", output.status);
+    for field in [
+        "\"memory\":true",
+        "\"read\":false",
+        "\"write\":false",
+        "\"result\":\"refused\"",
+    ] {
+        ensure!(text.contains(field), "{field} in {text}");
+    }
+    fail(
+        "verify /dev/nvme0n1 --size 64k",
+        &[
+            "/dev/nvme0n1",
+            "do not reach each other",
+            "another root port",
+        ],
+    )?;
+    check_drive(&drive(0)?, WINDOW, 1)
 }
 
 fn not_imported() -> Result<()> {

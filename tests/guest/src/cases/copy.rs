@@ -1,0 +1,594 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `p2pmem copy` and `p2pmem verify`, where the drives reach the memory.
+
+use std::{
+    fs,
+    io::Read,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{ensure, Context, Result};
+use rustix::process::{kill_process, Pid, Signal};
+
+use crate::{
+    cases,
+    guest::{
+        check_drive, drive, on_debug_kernel, put_on_drive, read_at, unbind, wait_until, Map,
+        Provider, PAGE,
+    },
+};
+
+cases!(
+    "copy": each_way_of_io, short_last_chunk, offsets, count, duration, through_host_memory,
+    names_of_providers, filled_source, skipped_directions, files_that_end, cpu_accesses,
+    what_json_has, refuses_nonsense, refuses_mounted_drive, no_room_says_what_to_choose,
+    interrupted, terminated, device_goes_away, verify_reads_only, verify_both_directions,
+    verify_interrupted_puts_back,
+);
+
+const SOURCE: &str = "/dev/nvme0n1";
+const TARGET: &str = "/dev/nvme1n1";
+const MIB: usize = 1 << 20;
+
+/// Runs the tool.
+pub fn p2pmem(arguments: &str) -> Result<Output> {
+    Ok(Command::new("p2pmem")
+        .args(arguments.split_whitespace())
+        .output()?)
+}
+
+/// Runs the tool, and returns what it prints.
+fn succeed(arguments: &str) -> Result<String> {
+    let output = p2pmem(arguments)?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{arguments}: {text}");
+    // Nothing is shown of the progress where nobody looks.
+    ensure!(text.is_empty(), "{arguments}: {text}");
+    Provider::first()?.expect_full()?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs the tool, which is to fail with one line that has all of these words.
+pub fn fail(arguments: &str, words: &[&str]) -> Result<()> {
+    let output = p2pmem(arguments)?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1),
+        "{arguments}: {:?}, {text}",
+        output.status
+    );
+    ensure!(text.lines().count() == 1, "{arguments}: {text}");
+    for word in words {
+        ensure!(text.contains(word), "{arguments}: no {word:?} in: {text}");
+    }
+    Provider::first()?.expect_full()
+}
+
+/// Puts different data on both drives.
+fn prepare(length: usize) -> Result<()> {
+    put_on_drive(&drive(0)?, length, 1)?;
+    put_on_drive(&drive(1)?, length, 2)
+}
+
+/// Reads a part of a drive.
+fn part(number: u32, offset: usize, length: usize) -> Result<Vec<u64>> {
+    let map = Map::ordinary(length)?;
+    read_at(&drive(number)?, &map, 0..length, offset as u64)?;
+    Ok((0..length).step_by(8).map(|at| map.get(at)).collect())
+}
+
+/// Returns a number from flat JSON.
+fn number(json: &str, name: &str) -> Result<f64> {
+    let (_, rest) = json
+        .split_once(&format!("\"{name}\":"))
+        .with_context(|| format!("no {name} in {json}"))?;
+    let end = rest.find([',', '}']).context("it ends early")?;
+    rest[..end]
+        .parse()
+        .with_context(|| format!("{name} in {json}"))
+}
+
+fn each_way_of_io() -> Result<()> {
+    let mut seed = 10;
+    for (io, depth) in [("uring", 3), ("uring-fixed", 3), ("pread", 1)] {
+        for threads in [1, 3] {
+            put_on_drive(&drive(0)?, 2 * MIB, seed)?;
+            succeed(&format!(
+                "copy {SOURCE} {TARGET} --size 2M -s 64k --io {io} --threads {threads} --depth {depth}"
+            ))?;
+            check_drive(&drive(1)?, 2 * MIB, seed)
+                .with_context(|| format!("{io} with {threads} threads"))?;
+            seed += 1;
+        }
+    }
+    Ok(())
+}
+
+fn short_last_chunk() -> Result<()> {
+    prepare(MIB)?;
+    // One block more than three chunks.
+    let length = 3 * (64 << 10) + 512;
+    for io in ["uring", "uring-fixed", "pread"] {
+        put_on_drive(&drive(1)?, MIB, 2)?;
+        let behind = part(1, length, PAGE)?;
+        succeed(&format!(
+            "copy {SOURCE} {TARGET} --size {length} -s 64k --io {io} --check"
+        ))?;
+        check_drive(&drive(1)?, length, 1).context(io)?;
+        ensure!(part(1, length, PAGE)? == behind, "{io}: more was written");
+    }
+    Ok(())
+}
+
+fn offsets() -> Result<()> {
+    prepare(MIB)?;
+    let before = part(1, 0, 64 << 10)?;
+    succeed(&format!(
+        "copy {SOURCE} {TARGET} --size 128k -s 32k --source-offset 4096 --destination-offset 64k \
+         --buffer-offset 8k --check"
+    ))?;
+    ensure!(part(1, 64 << 10, 128 << 10)? == part(0, 4096, 128 << 10)?);
+    ensure!(part(1, 0, 64 << 10)? == before, "more was written");
+    // Both at once, up to the end of the drives.
+    let text = succeed(&format!("copy {SOURCE} {TARGET} -o 63M --json --check"))?;
+    ensure!(number(&text, "bytes")? == MIB as f64, "{text}");
+    ensure!(part(1, 63 * MIB, MIB)? == part(0, 63 * MIB, MIB)?);
+    // Within a drive.
+    succeed(&format!(
+        "copy {SOURCE} {SOURCE} --size 1M --destination-offset 2M --check"
+    ))?;
+    ensure!(part(0, 2 * MIB, MIB)? == part(0, 0, MIB)?);
+    Ok(())
+}
+
+fn count() -> Result<()> {
+    prepare(MIB)?;
+    let text = succeed(&format!("copy {SOURCE} {TARGET} -c 5 -s 8k --json"))?;
+    ensure!(number(&text, "bytes")? == 40960.0, "{text}");
+    check_drive(&drive(1)?, 40960, 1)?;
+    ensure!(part(1, 40960, PAGE)? != part(0, 40960, PAGE)?);
+    Ok(())
+}
+
+fn duration() -> Result<()> {
+    prepare(MIB)?;
+    for io in ["uring-fixed", "pread"] {
+        let started = Instant::now();
+        let text = succeed(&format!(
+            "copy {SOURCE} {TARGET} --size 1M -s 64k --duration 1 --io {io} --check --json"
+        ))?;
+        ensure!(started.elapsed() >= Duration::from_secs(1));
+        ensure!(number(&text, "seconds")? >= 1.0, "{text}");
+        ensure!(
+            on_debug_kernel() || number(&text, "bytes")? > MIB as f64,
+            "it did not begin again: {text}"
+        );
+    }
+    check_drive(&drive(1)?, 64 << 10, 1)
+}
+
+fn through_host_memory() -> Result<()> {
+    for (seed, io) in (30..).zip(["uring", "uring-fixed", "pread"]) {
+        put_on_drive(&drive(0)?, MIB, seed)?;
+        let text = succeed(&format!(
+            "copy {SOURCE} {TARGET} --size 1M -s 64k --via none --io {io} --json"
+        ))?;
+        ensure!(text.contains("\"via\":\"host\""), "{text}");
+        check_drive(&drive(1)?, MIB, seed).context(io)?;
+    }
+    Ok(())
+}
+
+fn names_of_providers() -> Result<()> {
+    let provider = Provider::first()?;
+    for via in ["/dev/p2pmem0", "p2pmem0", "0", &provider.pci] {
+        let text = succeed(&format!(
+            "copy {SOURCE} {TARGET} --size 64k --via {via} --json"
+        ))?;
+        ensure!(text.contains("\"via\":\"/dev/p2pmem0\""), "{text}");
+    }
+    let expected = format!("/dev/p2pmem0 ({})", provider.pci);
+    fail(
+        &format!("copy {SOURCE} {TARGET} --size 64k --via p2pmem7"),
+        &["p2pmem7", &expected],
+    )
+}
+
+fn filled_source() -> Result<()> {
+    prepare(MIB)?;
+    let mut seen = Vec::new();
+    for seed in [5, 5, 6] {
+        let text = succeed(&format!(
+            "copy {SOURCE} {TARGET} --size 64k --fill --seed {seed} --check --json"
+        ))?;
+        ensure!(number(&text, "seed")? == f64::from(seed), "{text}");
+        seen.push(part(1, 0, 64 << 10)?);
+    }
+    ensure!(seen[0] == seen[1] && seen[1] != seen[2]);
+    // Nothing is filled if nothing can be copied.
+    let before = part(0, 0, PAGE)?;
+    fail(
+        &format!("copy {SOURCE} {TARGET} --fill --size 65M"),
+        &["is shorter than 65 MiB"],
+    )?;
+    ensure!(part(0, 0, PAGE)? == before, "it was filled all the same");
+    Ok(())
+}
+
+fn skipped_directions() -> Result<()> {
+    prepare(MIB)?;
+    succeed(&format!("copy {SOURCE} {TARGET} --size 1M --skip-write"))?;
+    check_drive(&drive(1)?, MIB, 2)?;
+    // Memory is clear when it is given out.
+    succeed(&format!("copy {SOURCE} {TARGET} --size 1M --skip-read"))?;
+    ensure!(part(1, 0, MIB)?.iter().all(|word| *word == 0));
+    check_drive(&drive(0)?, MIB, 1)
+}
+
+fn files_that_end() -> Result<()> {
+    prepare(MIB)?;
+    let arguments = format!("copy {SOURCE} {TARGET} -o 63M -s 64k -c 40");
+    fail(&arguments, &[SOURCE, "is shorter than 63 MiB + 2560 KiB"])?;
+    let text = succeed(&format!("{arguments} --overlap --json"))?;
+    ensure!(number(&text, "bytes")? == f64::from(40 << 16), "{text}");
+    // The third time the first eight chunks only, but of the same data.
+    ensure!(part(1, 63 * MIB, MIB)? == part(0, 63 * MIB, MIB)?);
+    Ok(())
+}
+
+fn cpu_accesses() -> Result<()> {
+    prepare(MIB)?;
+    for accesses in [
+        "--host-access 8:64",
+        "--host-access 1",
+        "--host-access -64:9",
+    ] {
+        for io in ["uring-fixed", "pread"] {
+            let more = "--init 4:8192 --buffer-offset 4096 --check";
+            succeed(&format!(
+                "copy {SOURCE} {TARGET} --size 64k --io {io} {accesses} {more}"
+            ))?;
+        }
+    }
+    fail(
+        &format!("copy {SOURCE} {TARGET} --size 64k -s 4k --io pread --init 8:8192"),
+        &["the memory has 4096 bytes"],
+    )
+}
+
+fn what_json_has() -> Result<()> {
+    prepare(MIB)?;
+    let text = succeed(&format!(
+        "copy {SOURCE} {TARGET} --size 1M -s 64k -t 2 --depth 2 --io uring --check --json"
+    ))?;
+    for (name, value) in [
+        ("bytes", MIB),
+        ("chunk", 64 << 10),
+        ("threads", 2),
+        ("depth", 2),
+        ("source_offset", 0),
+        ("destination_offset", 0),
+    ] {
+        ensure!(number(&text, name)? == value as f64, "{name} in {text}");
+    }
+    let rate = number(&text, "bytes")? / number(&text, "seconds")?;
+    ensure!(
+        (number(&text, "bytes_per_second")? / rate - 1.0).abs() < 1e-6,
+        "{text}"
+    );
+    for field in [
+        "\"io\":\"uring\"",
+        "\"via\":\"/dev/p2pmem0\"",
+        "\"source\":\"/dev/nvme0n1\"",
+        "\"destination\":\"/dev/nvme1n1\"",
+        "\"verified\":true",
+        "\"interrupted\":false",
+        "\"stopped_at\":null",
+        "\"seed\":null",
+    ] {
+        ensure!(text.contains(field), "{field} in {text}");
+    }
+    Ok(())
+}
+
+fn refuses_nonsense() -> Result<()> {
+    prepare(MIB)?;
+    for (arguments, words) in [
+        (format!("{SOURCE} {SOURCE} --size 1M"), &["over itself"][..]),
+        (
+            format!("{SOURCE} {SOURCE} --size 1M --destination-offset 512k --force"),
+            &["over itself"],
+        ),
+        (
+            format!("{SOURCE} {TARGET} --size 1000"),
+            &["multiples of 512 B"],
+        ),
+        (
+            format!("{SOURCE} {TARGET} --size 1M -s 1000"),
+            &["multiples of 512 B"],
+        ),
+        (
+            format!("{SOURCE} {TARGET} --size 1M --offset 100"),
+            &["multiples of 512 B"],
+        ),
+        (
+            format!("{SOURCE} {TARGET} --size 1M --destination-offset 64M"),
+            &[TARGET, "is shorter"],
+        ),
+        (
+            format!("{SOURCE} {TARGET} --size 1M -s 0"),
+            &["--chunk is 0"],
+        ),
+        (
+            format!("{SOURCE} {TARGET} --size 1M --io pread --depth 2"),
+            &["--threads"],
+        ),
+        (
+            format!("{SOURCE} /dev/nonexistent --size 1M"),
+            &["/dev/nonexistent"],
+        ),
+    ] {
+        fail(&format!("copy {arguments}"), words)?;
+    }
+    check_drive(&drive(0)?, MIB, 1)?;
+    check_drive(&drive(1)?, MIB, 2)
+}
+
+fn refuses_mounted_drive() -> Result<()> {
+    const POINT: &str = "/tmp/copied";
+    let run = |line: &str| -> Result<()> {
+        let mut words = line.split_whitespace();
+        let program = words.next().context("nothing to run")?;
+        let output = Command::new(program).args(words).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{line}: {said}");
+        Ok(())
+    };
+    prepare(MIB)?;
+    if !fs::read_to_string("/proc/filesystems")?.contains("ext4") {
+        run("modprobe ext4")?;
+    }
+    run(&format!("mke2fs {TARGET}"))?;
+    fs::create_dir_all(POINT)?;
+    run(&format!("mount -t ext2 {TARGET} {POINT}"))?;
+    fail(
+        &format!("copy {SOURCE} {TARGET} --size 1M"),
+        &[TARGET, "in use", "--force"],
+    )?;
+    fail(
+        &format!("verify {TARGET} --write"),
+        &[TARGET, "in use", "--force"],
+    )?;
+    fail(
+        &format!("copy {TARGET} {SOURCE} --size 1M --fill"),
+        &[TARGET, "in use", "--force"],
+    )?;
+    // Reading what is mounted is fine, and so are files of it.
+    succeed(&format!("copy {TARGET} {SOURCE} -o 8M --size 1M --check"))?;
+    succeed(&format!("copy {SOURCE} {TARGET} --size 1M --skip-write"))?;
+    let file = format!("{POINT}/file");
+    succeed(&format!("copy {SOURCE} {file} --size 1M -s 64k --check"))?;
+    ensure!(fs::metadata(&file)?.len() == MIB as u64);
+    succeed(&format!(
+        "copy {file} {SOURCE} -s 64k --destination-offset 16M --check"
+    ))?;
+    run(&format!("umount {POINT}"))?;
+    succeed(&format!("copy {SOURCE} {TARGET} --size 1M --check"))?;
+    Ok(())
+}
+
+fn no_room_says_what_to_choose() -> Result<()> {
+    let provider = Provider::first()?;
+    for io in ["uring-fixed", "pread"] {
+        fail(
+            &format!("copy {SOURCE} {TARGET} --size 1M -s 256M --depth 1 --io {io}"),
+            &[
+                "/dev/p2pmem0 has no free run of 256 MiB",
+                "128 MiB",
+                "--chunk",
+            ],
+        )?;
+    }
+    // Less is taken where nothing was asked for.
+    let _rest = Map::new(provider.open()?, provider.size - 2 * MIB)?;
+    let output = p2pmem(&format!("copy {SOURCE} {TARGET} --size 4M --json"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && number(&text, "depth")? == 2.0,
+        "{text}"
+    );
+    Ok(())
+}
+
+/// Has a long copy end by a signal.
+fn stop_by(signal: Signal, io: &str) -> Result<()> {
+    let provider = Provider::first()?;
+    prepare(64 * MIB)?;
+    let mut copy = Command::new("p2pmem")
+        .args([
+            "copy",
+            SOURCE,
+            TARGET,
+            "-s",
+            "64k",
+            "--duration",
+            "600",
+            "--io",
+            io,
+        ])
+        .arg("--json")
+        .stdout(Stdio::piped())
+        .spawn()?;
+    wait_until(Duration::from_secs(10), "it copies", || {
+        Ok(part(1, 0, PAGE)? == part(0, 0, PAGE)?)
+    })?;
+    ensure!(provider.available()? < provider.size);
+    let pid = Pid::from_raw(copy.id() as i32).context("no process")?;
+    kill_process(pid, signal)?;
+    let mut status = None;
+    wait_until(Duration::from_secs(10), "it ends", || {
+        status = copy.try_wait()?;
+        Ok(status.is_some())
+    })?;
+    let mut text = String::new();
+    copy.stdout
+        .take()
+        .context("no output")?
+        .read_to_string(&mut text)?;
+    ensure!(
+        status.and_then(|status| status.code()) == Some(130),
+        "{status:?}"
+    );
+    ensure!(text.contains("\"interrupted\":true"), "{text}");
+    let bytes = number(&text, "bytes")? as usize;
+    ensure!(bytes > 0, "{text}");
+    // What it says has arrived, and there is no more than that.
+    check_drive(&drive(1)?, bytes.min(64 * MIB), 1)?;
+    if let Ok(stopped_at) = number(&text, "stopped_at") {
+        ensure!(stopped_at as usize == bytes, "{text}");
+        if bytes < 64 * MIB {
+            ensure!(part(1, bytes, PAGE)? != part(0, bytes, PAGE)?, "{text}");
+        }
+    }
+    provider.expect_full()
+}
+
+fn interrupted() -> Result<()> {
+    for io in ["uring-fixed", "uring", "pread"] {
+        stop_by(Signal::INT, io).context(io)?;
+    }
+    Ok(())
+}
+
+fn terminated() -> Result<()> {
+    stop_by(Signal::TERM, "uring-fixed")
+}
+
+/// A slot of a ring would keep the device waiting.
+fn device_goes_away() -> Result<()> {
+    for (io, words) in [
+        ("uring-fixed", "went away"),
+        ("uring", "went away"),
+        ("pread", "went away"),
+    ] {
+        let provider = Provider::first()?;
+        prepare(MIB)?;
+        let copy = Command::new("p2pmem")
+            .args([
+                "copy",
+                SOURCE,
+                TARGET,
+                "-s",
+                "64k",
+                "--duration",
+                "600",
+                "--io",
+                io,
+            ])
+            .stderr(Stdio::piped())
+            .spawn()?;
+        wait_until(Duration::from_secs(10), "it copies", || {
+            Ok(part(1, 0, PAGE)? == part(0, 0, PAGE)?)
+        })?;
+        unbind(&provider.pci)?;
+        let output = copy.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{io}: {:?}", output.status);
+        ensure!(
+            text.contains(words) && text.lines().count() == 1,
+            "{io}: {text}"
+        );
+        crate::guest::restore()?;
+    }
+    Ok(())
+}
+
+fn verify_reads_only() -> Result<()> {
+    prepare(MIB)?;
+    let text = succeed(&format!("verify {SOURCE} --size 64k --json"))?;
+    for field in [
+        "\"memory\":true",
+        "\"read\":true",
+        "\"write\":null",
+        "\"uniform\":false",
+    ] {
+        ensure!(text.contains(field), "{field} in {text}");
+    }
+    for io in ["pread", "uring-fixed"] {
+        let check =
+            format!(r#"{{"direction":"read","io":"{io}","data":"found","result":"equal"}}"#);
+        ensure!(text.contains(&check), "{check} in {text}");
+    }
+    check_drive(&drive(0)?, MIB, 1)?;
+    let text = succeed(&format!("verify {SOURCE} --size 64k"))?;
+    ensure!(
+        text.contains("drive to memory works") && text.contains("memory to drive was not tried"),
+        "{text}"
+    );
+    // Of what is all the same.
+    let zeroes = Map::ordinary(PAGE)?;
+    crate::guest::write_at(&drive(0)?, &zeroes, 0..PAGE, 0)?;
+    let text = succeed(&format!("verify {SOURCE} --size 4k"))?;
+    ensure!(text.contains("proves little"), "{text}");
+    fail(
+        &format!("verify {SOURCE} --size 100"),
+        &["multiples of 512 B"],
+    )?;
+    fail(
+        &format!("verify {SOURCE} --offset 64M"),
+        &[SOURCE, "is shorter"],
+    )
+}
+
+fn verify_both_directions() -> Result<()> {
+    prepare(MIB)?;
+    for via in ["0", "none"] {
+        let text = succeed(&format!(
+            "verify {TARGET} --size 64k --offset 64k --write --seed 3 --via {via} --json"
+        ))?;
+        for field in [
+            "\"memory\":true",
+            "\"read\":true",
+            "\"write\":true",
+            "\"seed\":3",
+        ] {
+            ensure!(text.contains(field), "{field} in {text}");
+        }
+        for data in ["zeroes", "ones", "address", "random"] {
+            for io in ["pread", "uring-fixed"] {
+                let check = format!(
+                    r#"{{"direction":"write","io":"{io}","data":"{data}","result":"equal"}}"#
+                );
+                ensure!(text.contains(&check), "{check} in {text}");
+            }
+        }
+        // All is as it was.
+        check_drive(&drive(1)?, MIB, 2)?;
+    }
+    Ok(())
+}
+
+fn verify_interrupted_puts_back() -> Result<()> {
+    put_on_drive(&drive(1)?, 8 * MIB, 2)?;
+    let before = part(1, 0, PAGE)?;
+    let mut verify = Command::new("p2pmem")
+        .args(["verify", TARGET, "--write", "--size", "8M", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    wait_until(Duration::from_secs(30), "it writes", || {
+        ensure!(verify.try_wait()?.is_none(), "it ended by itself");
+        Ok(part(1, 0, PAGE)? != before)
+    })?;
+    kill_process(
+        Pid::from_raw(verify.id() as i32).context("no process")?,
+        Signal::INT,
+    )?;
+    let output = verify.wait_with_output()?;
+    ensure!(output.status.code() == Some(130), "{:?}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.contains("\"interrupted\":true"), "{text}");
+    check_drive(&drive(1)?, 8 * MIB, 2)?;
+    Provider::first()?.expect_full()
+}
