@@ -2,19 +2,30 @@
 
 //! Text in columns and lines.
 
-use comfy_table::{presets, ContentArrangement, Table};
+use comfy_table::{presets::NOTHING, CellAlignment, ContentArrangement, Table};
 
-/// Writes rows below a header, in lines of at most `width` characters where words allow it.
-pub fn render(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: u16) -> String {
+/// Writes rows below a header. Columns of numbers, whose names end in `#`, are aligned to the right. With a
+/// `width` lines have at most that many characters, where words allow it.
+pub fn render(
+    header: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+    width: Option<u16>,
+) -> String {
     let mut table = Table::new();
     table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(width)
-        .set_header(header)
+        .load_preset(NOTHING)
+        .set_header(header.iter().map(|name| name.trim_end_matches('#')))
         .add_rows(rows);
-    for column in table.column_iter_mut() {
+    if let Some(width) = width {
+        table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
+    }
+    for (column, name) in table.column_iter_mut().zip(header) {
         column.set_padding((0, 2));
+        if name.ends_with('#') {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     format!("{}\n", table.trim_fmt())
 }

@@ -145,8 +145,9 @@ impl Via {
     }
 }
 
-/// Returns the provider that is named, or the only one.
-fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry> {
+/// Returns the provider that is named, or the only one there is: by its node, the name or number of that,
+/// or the PCI address of its device.
+pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry> {
     let known = || {
         let known: Vec<_> = entries
             .iter()
@@ -183,6 +184,7 @@ mod tests {
         Entry {
             number,
             path: format!("/dev/p2pmem{number}").into(),
+            node: PathBuf::new(),
             device: PathBuf::new(),
             pci: pci.to_owned(),
             vendor: String::new(),

@@ -330,7 +330,7 @@ pub mod bridged {
 
 /// Drives behind an IOMMU that translates. Needs the topology iommu.
 pub mod translated {
-    use super::{ensure, json, text, Context, Map, Provider, Result, LENGTH};
+    use super::{ensure, json, p2pmem, text, Context, Map, Provider, Result, LENGTH};
     use crate::{
         cases,
         guest::{address_of, controller, drive_named, put_on_drive, read_at, WINDOW},
@@ -367,6 +367,21 @@ pub mod translated {
     fn lost_below_the_switch() -> Result<()> {
         let (reach, map) = read_from("disk0")?;
         ensure!(reach == "switch", "{reach}");
-        map.check(0..LENGTH, 8).context("the data arrived")
+        map.check(0..LENGTH, 8).context("the data arrived")?;
+
+        // Only data shows it.
+        for (serial, status, word) in [("disk0", 1, "stale"), ("disk1", 0, "equal")] {
+            let path = controller(serial)?.context("no such drive")?;
+            let name = path.file_name().context("no name")?.to_string_lossy();
+            let output = p2pmem(&["verify", &format!("/dev/{name}n1"), "--size", "64K"])?;
+            let said = String::from_utf8(output.stdout)?;
+            ensure!(
+                output.status.code() == Some(status) && said.contains(word),
+                "{serial}: {:?}: {said}{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
     }
 }

@@ -17,15 +17,9 @@ use crate::{
     kmod::{with_roles, TestFile, PEER, REVOCABLE},
 };
 
-cases!("unreachable":
-    direct_io_is_refused,
-    copy_says_why,
-    not_imported,
-    registered_buffer,
-    not_found_by_others,
 cases!(
     "unreachable": direct_io_is_refused, copy_says_why, verify_says_why, not_imported,
-    registered_buffer,
+    registered_buffer, not_found_by_others,
 );
 
 fn direct_io_is_refused() -> Result<()> {

@@ -11,10 +11,10 @@ use anyhow::{ensure, Context, Result};
 use clap::Args;
 use p2pmem::{
     bench::{self, plot, Report, Request, What},
-    size, sysfs,
+    choose, size, sysfs, table,
 };
 
-use super::{open, table};
+use super::open;
 
 /// Measure what memory costs, by its kind and by size.
 ///
@@ -29,9 +29,10 @@ use super::{open, table};
 pub struct Arguments {
     /// The drive that is read or written. It must reach the memory.
     drive: Option<PathBuf>,
-    /// The provider of the memory: a node, or its number.
-    #[arg(long, default_value = "p2pmem0")]
-    via: String,
+    /// The provider of the memory: a node, its number, or the address of its device. Default: the only
+    /// one there is.
+    #[arg(long)]
+    via: Option<String>,
     /// What is measured. Default: read if a drive is named, else all that needs none.
     #[arg(long, value_delimiter = ',')]
     what: Vec<What>,
@@ -85,7 +86,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
-        print(&report);
+        print(&report)?;
     }
     Ok(())
 }
@@ -100,16 +101,8 @@ fn measure(arguments: &Arguments) -> Result<Report> {
         arguments.write || !what.contains(&What::Write),
         "measuring writes destroys what is on the drive: say --write if you want that"
     );
-    let number = sysfs::node_number(&arguments.via);
-    let entry = sysfs::providers(Path::new("/sys"))?
-        .into_iter()
-        .find(|entry| Some(entry.number) == number)
-        .with_context(|| {
-            format!(
-                "there is no provider {}: p2pmem list shows those there are",
-                arguments.via
-            )
-        })?;
+    let entries = sysfs::providers(Path::new("/sys")).context("cannot read sysfs")?;
+    let entry = choose(&entries, arguments.via.as_deref())?;
     let provider = open(&entry.path)?;
     let _pieces = arguments
         .fragment
@@ -129,19 +122,10 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     })
 }
 
-fn print(report: &Report) {
-    let mut table = table::new(&[
-        "WHAT",
-        "KIND OF MEMORY",
-        "SIZE#",
-        "DEPTH#",
-        "THREADS#",
-        "MICROSECONDS#",
-        "MB/S#",
-        "RATIO#",
-    ]);
+fn print(report: &Report) -> Result<()> {
+    let mut rows = Vec::new();
     for row in &report.rows {
-        table.add_row([
+        rows.push(vec![
             row.what.to_string(),
             row.kind.to_string(),
             size::format(row.size),
@@ -152,8 +136,22 @@ fn print(report: &Report) {
             format!("{:.2}", row.ratio),
         ]);
     }
-    table::print(&table);
+    super::print(&table::render(
+        &[
+            "WHAT",
+            "KIND OF MEMORY",
+            "SIZE#",
+            "DEPTH#",
+            "THREADS#",
+            "MICROSECONDS#",
+            "MB/S#",
+            "RATIO#",
+        ],
+        rows,
+        None,
+    ))?;
     for note in &report.notes {
         eprintln!("note: {note}");
     }
+    Ok(())
 }

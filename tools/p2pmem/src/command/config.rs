@@ -13,13 +13,11 @@ use p2pmem::{
     manage::{self, Device, Roots, Settings},
     size,
     sysfs::{self, Details, Entry},
+    table,
 };
 use serde::Serialize;
 
-use super::{
-    change::{report, Change},
-    table,
-};
+use super::change::{report, Change};
 
 /// Show and change settings of devices.
 ///
@@ -172,14 +170,7 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string(&Shown { devices })?);
         return Ok(());
     }
-    let mut table = table::new(&[
-        "NODE",
-        "DEVICE",
-        "REGIONS",
-        "CLEAR",
-        "PER FILE#",
-        "PER USER#",
-    ]);
+    let mut rows = Vec::new();
     for device in devices {
         let of_node = |text: &dyn Fn(&Details) -> String| {
             device.current.as_ref().map_or("-".to_owned(), text)
@@ -188,7 +179,7 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
             0 => "any".to_owned(),
             _ => size::format(bytes),
         };
-        table.add_row([
+        rows.push(vec![
             device
                 .path
                 .as_ref()
@@ -200,8 +191,18 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
             of_node(&|now| limit(now.limit_per_user)),
         ]);
     }
-    table::print(&table);
-    Ok(())
+    super::print(&table::render(
+        &[
+            "NODE",
+            "DEVICE",
+            "REGIONS",
+            "CLEAR",
+            "PER FILE#",
+            "PER USER#",
+        ],
+        rows,
+        None,
+    ))
 }
 
 fn read(node: &Entry) -> Result<Details> {

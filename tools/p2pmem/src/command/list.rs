@@ -12,12 +12,11 @@ use clap::Args;
 use p2pmem::{
     size,
     sysfs::{self, Details, Entry},
+    table,
     users::{users, User},
 };
 use rustix::{io::Errno, param::page_size};
 use serde::Serialize;
-
-use super::table;
 
 /// Show the providers of device memory.
 ///
@@ -112,20 +111,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     } else if providers.is_empty() {
         println!("no providers: load p2pmem_rs, and bind a device to it (p2pmem bind)");
     } else {
-        print(&providers);
+        print(&providers)?;
         if arguments.users {
             println!();
-            print_users(&providers);
+            print_users(&providers)?;
         }
     }
 
     Ok(())
 }
 
-fn print(providers: &[Listed]) {
-    let mut table = table::new(&[
-        "NODE", "DEVICE", "ID", "KIND", "BAR", "SIZE#", "FREE#", "NUMA#", "USERS#",
-    ]);
+fn print(providers: &[Listed]) -> Result<()> {
+    let mut rows = Vec::new();
     for provider in providers {
         // A kind or BAR that several regions have is named once.
         let words = |of: fn(&sysfs::Region) -> String| {
@@ -133,7 +130,7 @@ fn print(providers: &[Listed]) {
             words.dedup();
             words.join(",")
         };
-        table.add_row([
+        rows.push(vec![
             provider.path.display().to_string(),
             provider.pci.clone(),
             format!("{}:{}", provider.vendor, provider.device),
@@ -148,14 +145,20 @@ fn print(providers: &[Listed]) {
             provider.users.len().to_string(),
         ]);
     }
-    table::print(&table);
+    super::print(&table::render(
+        &[
+            "NODE", "DEVICE", "ID", "KIND", "BAR", "SIZE#", "FREE#", "NUMA#", "USERS#",
+        ],
+        rows,
+        None,
+    ))
 }
 
-fn print_users(providers: &[Listed]) {
-    let mut table = table::new(&["NODE", "PID#", "NAME", "ALLOCATED#"]);
+fn print_users(providers: &[Listed]) -> Result<()> {
+    let mut rows = Vec::new();
     for provider in providers {
         for user in &provider.users {
-            table.add_row([
+            rows.push(vec![
                 provider.path.display().to_string(),
                 user.pid.to_string(),
                 user.name.clone(),
@@ -163,5 +166,9 @@ fn print_users(providers: &[Listed]) {
             ]);
         }
     }
-    table::print(&table);
+    super::print(&table::render(
+        &["NODE", "PID#", "NAME", "ALLOCATED#"],
+        rows,
+        None,
+    ))
 }

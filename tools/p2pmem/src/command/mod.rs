@@ -20,7 +20,6 @@ mod doctor;
 mod generate;
 mod interrupt;
 mod list;
-mod table;
 mod topo;
 mod unbind;
 
@@ -32,7 +31,7 @@ pub const EXIT_STATUS: &[(&str, &str)] = &[
         "Something failed: a line on standard error says what, and what to do.",
     ),
     ("2", "The command line is wrong."),
-    ("130", "A copy was interrupted."),
+    ("130", "A copy or a verification was interrupted."),
 ];
 
 fn exit_status() -> String {
@@ -53,7 +52,6 @@ mod verify;
     name = "p2pmem",
     version,
     after_help = exit_status()
-    after_help = "Exit status: 0 if all went well, 1 if something failed, 2 for a wrong command line, 130 if interrupted."
 )]
 pub struct Arguments {
     #[command(subcommand)]

@@ -150,7 +150,7 @@ fn clients(fabric: &Fabric, verdicts: &[&Verdict], notes: &mut Vec<String>, widt
     table::render(
         &["ADDRESS", "WHAT", "ROUTE", "DISTANCE", "WHY"],
         rows,
-        width,
+        Some(width),
     )
 }
 
@@ -176,7 +176,11 @@ fn stacked(fabric: &Fabric, width: u16) -> String {
     }
     format!(
         "\nWhich other block devices take device memory:\n{}",
-        table::render(&["BLOCK DEVICE", "ON", "TAKES IT", "WHY"], rows, width)
+        table::render(
+            &["BLOCK DEVICE", "ON", "TAKES IT", "WHY"],
+            rows,
+            Some(width)
+        )
     )
 }
 
