@@ -11,8 +11,11 @@ from pathlib import Path
 from ktap import Report
 
 TOP = Path(__file__).resolve().parents[1]
-# Exit status of qemu/boot: the job is done, but the kernel reported a mistake.
+# Exit statuses of qemu/boot: the job is done, but the kernel reported a mistake; QEMU made one.
 LAB_FAILED = 125
+MACHINE_FAILED = 126
+# How often QEMU may make one.
+ATTEMPTS = 3
 PROGRAMS = TOP / "build/bin"
 
 # Topology, and which of the guest cases need just that one.
@@ -120,15 +123,19 @@ class Guests:
             "--program", str(PROGRAMS / "example-copy"),
             "--", JOB % " ".join([*settings, "guest-tests", "--no-skip", *cases]),
         ]
-        report = Report()
-        with subprocess.Popen(
-            command, cwd=TOP, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        ) as boot:
-            for line in boot.stdout:
-                if not self.take(name_of(topology, cases), line):
-                    say(line)
-                    report.feed(line)
+        for _ in range(ATTEMPTS):
+            report = Report()
+            with subprocess.Popen(
+                command, cwd=TOP, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            ) as boot:
+                for line in boot.stdout:
+                    if not self.take(name_of(topology, cases), line):
+                        say(line)
+                        report.feed(line)
+            # What was said so far does not count.
+            if boot.returncode != MACHINE_FAILED:
+                break
         failed = len(report.failed) + len(report.skipped) + report.missing()
         # Mistakes that were made on purpose must be found on the host as well.
         if cases == ["debug"] and boot.returncode == LAB_FAILED:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lab import LabError, image
 from lab.console import findings
+from lab.interrupts import halted, in_service
 from lab.topology import Topology
 
 TOP = Path(__file__).resolve().parents[2]
@@ -24,6 +25,11 @@ QEMU = "qemu-system-x86_64"
 # Exit statuses of a boot that are not the job's own.
 TIMED_OUT = 124
 LAB_FAILED = 125
+# QEMU lost an interrupt: what the guest did and did not do says nothing.
+MACHINE_FAILED = 126
+
+# For how long a guest may say nothing before it is looked at, in seconds.
+SILENCE = 60
 
 KERNEL_ARGUMENTS = [
     "console=ttyS0,115200",
@@ -111,19 +117,23 @@ class Qmp:
         self.lines.readline()
         self.execute("qmp_capabilities")
 
-    def execute(self, command: str, **arguments) -> None:
-        """Sends a command and waits for its answer; for a device that is pulled, until it is gone."""
+    def execute(self, command: str, **arguments):
+        """Sends a command and returns its answer; for a device that is pulled, once it is gone."""
         words = {"execute": command, "arguments": arguments}
         self.socket.sendall(json.dumps(words).encode() + b"\n")
         answered = False
+        result = None
         gone = command != "device_del"
         while not (answered and gone):
             answer = json.loads(self.lines.readline())
             if "error" in answer:
                 raise LabError(f"QEMU refuses {command}: {answer['error']['desc']}")
-            answered |= "return" in answer
+            if "return" in answer:
+                answered = True
+                result = answer["return"]
             gone |= (answer.get("event") == "DEVICE_DELETED"
                      and answer["data"].get("device") == arguments["id"])
+        return result
 
 
 class Machine:
@@ -192,8 +202,12 @@ class Machine:
             rest = ""
             try:
                 ended = False
+                look = time.monotonic() + SILENCE
                 while True:
-                    rest += verdict.read()
+                    said = verdict.read()
+                    if said:
+                        look = time.monotonic() + SILENCE
+                    rest += said
                     *lines, rest = rest.split("\n")
                     for text in lines:
                         text = text.rstrip("\r")
@@ -210,6 +224,12 @@ class Machine:
                         line(f"# the guest did not end within {timeout:.0f} s; the last it said is "
                              f"above and in {self.console.relative_to(TOP)}")
                         return TIMED_OUT
+                    if time.monotonic() > look:
+                        look += SILENCE
+                        lost = self.lost_interrupt()
+                        if lost:
+                            line(f"# {lost}: run this again")
+                            return MACHINE_FAILED
                     # One more round after the end: what was written last counts as well.
                     ended = qemu.poll() is not None
                     if not ended:
@@ -233,6 +253,35 @@ class Machine:
             self.qmp.execute(words["execute"], **words.get("arguments", {}))
         except (OSError, LabError, ValueError, KeyError) as error:
             line(f"# QEMU cannot do {text}: {error}")
+
+    def lost_interrupt(self) -> str:
+        """Says which interrupt QEMU lost, if it did."""
+        try:
+            self.qmp = self.qmp or Qmp(self.folder / "qmp.sock")
+            first = self.unfinished()
+            if not first:
+                return ""
+            # What was asked one after the other may not fit together.
+            time.sleep(2)
+            for number, vectors in self.unfinished().items():
+                if first.get(number) == vectors:
+                    return (f"QEMU lost an interrupt: processor {number} is halted, and vector {vectors} "
+                            "still in service")
+        except (OSError, LabError, ValueError):
+            # It ends at this very moment, or nobody will ever know.
+            pass
+        return ""
+
+    def unfinished(self) -> dict[int, str]:
+        """Returns the processors that wait for interrupts, and the vectors in service there."""
+        def ask(text: str) -> str:
+            return self.qmp.execute("human-monitor-command", **{"command-line": text})
+
+        vectors = {
+            number: in_service(ask(f"info lapic {number}"))
+            for number in halted(ask("info registers -a"))
+        }
+        return {number: text for number, text in vectors.items() if text}
 
     def ask_what_it_does(self) -> None:
         """Lets a guest that hangs print its blocked tasks and what its CPUs do."""

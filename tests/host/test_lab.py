@@ -10,6 +10,7 @@ TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "qemu"))
 from lab import LabError  # noqa: E402
 from lab.console import findings  # noqa: E402
+from lab.interrupts import halted, in_service  # noqa: E402
 from lab.report import Facts, first_difference, render  # noqa: E402
 from lab.topology import load, parse  # noqa: E402
 
@@ -24,6 +25,29 @@ root-port rp0
 root-port rp1
   pci-testdev odd membar=1M
 """
+
+
+# What QEMU told of a machine that stood still.
+REGISTERS = """\r
+CPU#0\r
+RAX=0000000000000000 RBX=0000000000000000\r
+RIP=ffffffffa4fb8d0f RFL=00000212 [----A--] CPL=0 II=0 A20=1 SMM=0 HLT=1\r
+\r
+CPU#1\r
+RIP=ffffffffa4fb8d0f RFL=00000016 [----AP-] CPL=0 II=0 A20=1 SMM=0 HLT=1\r
+\r
+CPU#2\r
+RIP=ffffffffa4fb8d0f RFL=00000216 [----AP-] CPL=0 II=0 A20=1 SMM=0 HLT=0\r
+"""
+LAPIC = "dumping local APIC state for CPU 0\r\n\r\nESR\t 0x00000000\r\nISR\t 236 \r\nIRR\t 35 36 236 \r\n"
+
+
+class Interrupts(unittest.TestCase):
+    def test_a_lost_one_is_known_by_both(self):
+        self.assertEqual(halted(REGISTERS), [0])
+        self.assertEqual(in_service(LAPIC), "236")
+        self.assertEqual(in_service(LAPIC.replace("236 \r\nIRR", "48 236 \r\nIRR")), "48 236")
+        self.assertEqual(in_service(LAPIC.replace("236 \r\nIRR", "(none)\r\nIRR")), "")
 
 
 class Topologies(unittest.TestCase):
