@@ -177,6 +177,10 @@ impl<T: Memory> Exported<T> {
     /// Returns whether importers may still access the memory: they have it mapped, or what they said
     /// that they wait for has not happened. May sleep.
     pub fn is_in_use(&self) -> bool {
+        let mut locked = self.lock();
+
+        // With the lock held, so that nobody unmaps and leaves something to wait for in between.
+        //
         // SAFETY: By the type invariants, the object is initialised.
         let settled = unsafe {
             bindings::dma_resv_test_signaled(
@@ -185,7 +189,7 @@ impl<T: Memory> Exported<T> {
             )
         };
 
-        !settled || self.lock().state().mappings != 0
+        locked.state().mappings != 0 || !settled
     }
 
     /// Calls a function for each device that is attached.
