@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 use kernel::{
+    device::Bound,
     dma::DataDirection,
     pci,
     prelude::*,
@@ -82,7 +83,7 @@ fn orchestrate(clients: &[ARef<pci::Device>]) -> Result {
     let mut memory = pool.ok_or(ENODEV)?.alloc_list(SIZE)?;
     check_addresses(&provider, &memory)?;
     for client in &list {
-        with_bound(client, |client| use_memory(client, &mut memory)).ok_or(ENODEV)??;
+        memory = with_bound(client, |client| use_memory(client, memory)).ok_or(ENODEV)??;
     }
 
     Ok(())
@@ -111,8 +112,8 @@ fn check_addresses(provider: &pci::Device, memory: &List) -> Result {
     Ok(())
 }
 
-/// Does what a client does before its DMA.
-fn use_memory(client: &pci::Device<kernel::device::Bound>, memory: &mut List) -> Result {
+/// Does what a client does before and after its DMA.
+fn use_memory(client: &pci::Device<Bound>, memory: List) -> Result<List> {
     let expected = memory.bus_address();
     let mapped = memory
         .map(client.as_ref(), DataDirection::Bidirectional)
@@ -135,7 +136,7 @@ fn use_memory(client: &pci::Device<kernel::device::Bound>, memory: &mut List) ->
     }
 
     if bytes == u64::from(SIZE) {
-        Ok(())
+        Ok(mapped.unmap())
     } else {
         Err(EIO)
     }

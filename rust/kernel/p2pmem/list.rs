@@ -24,6 +24,7 @@ use crate::{
 
 use core::{
     ffi::c_void,
+    mem::ManuallyDrop,
     ptr::{
         self,
         NonNull, //
@@ -93,20 +94,25 @@ impl List {
         unsafe { bindings::pci_p2pmem_virt_to_bus(as_raw(&self.pdev), self.address()) }
     }
 
-    /// Maps the memory for DMA of a device (`dma_map_sgtable()`). May sleep.
+    /// Maps the memory for DMA of a device (`dma_map_sgtable()`), until [`Mapped::unmap`]. May sleep.
     ///
     /// # Errors
     ///
-    /// `EREMOTEIO` if the device cannot reach the memory, and what else mapping says.
-    pub fn map<'a>(
-        &'a mut self,
-        device: &'a device::Device<Bound>,
+    /// `EREMOTEIO` if the device cannot reach the memory, `EINVAL` for no direction, and what else mapping
+    /// says. The memory goes back to the pool then.
+    pub fn map(
+        mut self,
+        device: &device::Device<Bound>,
         direction: DataDirection,
-    ) -> Result<Mapped<'a>> {
+    ) -> Result<Mapped<'_>> {
+        if direction == DataDirection::None {
+            return Err(EINVAL);
+        }
+
         // CAST: `device::Device` is a transparent wrapper of `Opaque<struct device>`.
         let raw = ptr::from_ref(device).cast_mut().cast();
 
-        // SAFETY: The device is bound, and the list valid and not mapped: this is the only reference.
+        // SAFETY: The device is bound, and the list valid and not mapped: who maps it gives it away.
         to_result(unsafe { bindings::dma_map_sgtable(raw, &mut self.table, direction.into(), 0) })?;
 
         // INVARIANT: Was just mapped.
@@ -126,13 +132,13 @@ impl Drop for List {
     }
 }
 
-/// A [`List`] that a device may access.
+/// A [`List`] that a device may access. Whoever forgets it loses the memory, which stays mapped.
 ///
 /// # Invariants
 ///
 /// The list is mapped for the device, in that direction.
 pub struct Mapped<'a> {
-    list: &'a mut List,
+    list: List,
     device: &'a device::Device<Bound>,
     direction: DataDirection,
 }
@@ -143,14 +149,28 @@ impl Mapped<'_> {
         // SAFETY: The table is valid, and nobody changes it while it is mapped.
         unsafe { SGTable::from_raw(ptr::from_ref(&self.list.table).cast_mut()) }
     }
-}
 
-impl Drop for Mapped<'_> {
-    fn drop(&mut self) {
+    /// Ends the mapping. The device must not access the memory any more.
+    pub fn unmap(self) -> List {
+        let mut this = ManuallyDrop::new(self);
+        this.end();
+
+        // SAFETY: The value is neither used nor dropped any more: the list moves.
+        unsafe { ptr::read(&this.list) }
+    }
+
+    /// Unmaps. To be done once, last.
+    fn end(&mut self) {
         // CAST: `device::Device` is a transparent wrapper of `Opaque<struct device>`.
         let raw = ptr::from_ref(self.device).cast_mut().cast();
 
         // SAFETY: By the type invariants.
         unsafe { bindings::dma_unmap_sgtable(raw, &mut self.list.table, self.direction.into(), 0) };
+    }
+}
+
+impl Drop for Mapped<'_> {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -113,8 +113,8 @@ pub fn publish(pdev: &pci::Device<Core<'_>>, publish: bool) {
 /// How far requests of devices travel to the memory of another one: the sum of their hops between ports
 /// (`pci_p2pdma_distance_many()`).
 ///
-/// [`None`] if there is a device that the kernel does not let do DMA to that memory, or no device. May
-/// sleep.
+/// [`None`] if there is a device that the kernel does not let do DMA to that memory, or no device. The kernel
+/// may write to the log which host bridge it does not know. May sleep.
 pub fn distance(provider: &pci::Device, clients: &[&pci::Device]) -> Result<Option<u32>> {
     let mut clients = raw_clients(clients)?;
     let count = clients.len().try_into()?;
