@@ -18,6 +18,7 @@ use kernel::{
     debugfs,
     device::Bound,
     fmt,
+    new_mutex,
     new_poll_condvar,
     pci,
     prelude::*,
@@ -29,7 +30,8 @@ use kernel::{
             Relaxed, //
         },
         poll::PollCondVar,
-        Arc, //
+        Arc,
+        Mutex, //
     },
     task::Kuid,
     time::{
@@ -63,7 +65,8 @@ use crate::{
     dmabuf::Handle,
     driver::Regions,
     region::Region,
-    registry::Registry, //
+    registry::Registry,
+    routes, //
 };
 
 use core::ops::Range;
@@ -121,6 +124,9 @@ pub(crate) struct Provider {
     /// Who waits for the device to go away.
     #[pin]
     pub(crate) gone: PollCondVar,
+    /// How others reach the memory. Taken inside the gate.
+    #[pin]
+    pub(crate) routes: Mutex<routes::Found>,
 }
 
 impl Provider {
@@ -150,6 +156,7 @@ impl Provider {
                 leases <- Registry::new(),
                 exports <- Registry::new(),
                 gone <- new_poll_condvar!(),
+                routes <- new_mutex!(None),
             }),
             GFP_KERNEL,
         )

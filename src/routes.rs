@@ -17,23 +17,50 @@ use kernel::{
     fmt,
     pci,
     prelude::*,
-    str::CString, //
+    str::CString,
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
 };
 
-use kernel_ext::pci::{
-    p2pdma,
-    tree::{
-        self,
-        ACS_REDIRECT, //
+use kernel_ext::{
+    gate::Guard,
+    pci::{
+        p2pdma,
+        tree::{
+            self,
+            ACS_REDIRECT, //
+        },
     },
 };
 
 use crate::provider::Provider;
 
-/// Returns all lines.
-pub(crate) fn list(provider: &Provider) -> Result<KVVec<u8>> {
-    let _inside = provider.enter()?;
+/// For how long a text is good. Anybody may ask, and the kernel writes to the log whom it refuses.
+const GOOD: Delta = Delta::from_secs(5);
 
+/// What was found, and when.
+pub(crate) type Found = Option<(Instant<Monotonic>, KVVec<u8>)>;
+
+/// Returns all lines, as they were some seconds ago at most.
+pub(crate) fn list(provider: &Provider) -> Result<KVVec<u8>> {
+    let inside = provider.enter()?;
+
+    let mut found = provider.routes.lock();
+    let text = match found.take() {
+        Some((since, text)) if since.elapsed() < GOOD => (since, text),
+        _ => (Instant::now(), find(provider, &inside)?),
+    };
+    let (_, text) = found.insert(text);
+
+    let mut copy = KVVec::new();
+    copy.extend_from_slice(text, GFP_KERNEL)?;
+    Ok(copy)
+}
+
+fn find(provider: &Provider, _inside: &Guard<'_>) -> Result<KVVec<u8>> {
     let mut text = KVVec::new();
     for client in tree::devices().filter(|pdev| tree::is_endpoint(pdev)) {
         let route = Route::new(provider.device(), &client)?;
@@ -145,7 +172,11 @@ impl fmt::Display for Route<'_> {
 impl Route<'_> {
     fn write_hosts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts = [self.provider, self.client].map(tree::host_bridge);
-        let count = if hosts[0] == hosts[1] { 1 } else { 2 };
+        let count = if tree::share_host_bridge(self.provider, self.client) {
+            1
+        } else {
+            2
+        };
         let mut word = " host=";
 
         for host in hosts.iter().take(count) {

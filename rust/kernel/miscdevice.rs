@@ -93,8 +93,9 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
     /// What all files of a device share.
     type Data: Send + Sync + 'static;
 
-    /// Whether areas that are longer than what one page table spans start where one starts, so that they need no
-    /// more page tables than they must. Only where the kernel has transparent huge pages.
+    /// Whether areas that are as long as what one page table spans, or longer, start where one starts, if nobody
+    /// says where: so that they need no more page tables than they must. Only where the kernel has
+    /// transparent huge pages.
     const ALIGN_AREAS: bool = false;
 
     /// The files of a device in sysfs.

@@ -134,8 +134,9 @@ impl<T: Operations> Table<T> {
         T::fault(data, fault).as_raw()
     }
 
-    /// Called where there is no page table yet, if the VMA has all that one spans. What is inserted
-    /// brings its own; before [`Self::fault`] the kernel makes one that would not be used.
+    /// Called where there is no page table yet, if transparent huge pages are on (`always`, or `madvise`
+    /// and asked for). What is inserted brings its own; before [`Self::fault`] the kernel makes one that
+    /// would not be used.
     ///
     /// # Safety
     ///

@@ -69,15 +69,18 @@ pub fn is_same<A: DeviceContext, B: DeviceContext>(a: &pci::Device<A>, b: &pci::
     ptr::eq(as_raw(a), as_raw(b))
 }
 
-/// Returns whether a device is the end of a branch (a header of type 0), neither a bridge to other
-/// buses nor one to something else.
+/// Returns whether a device is the end of a branch (a header of type 0) that could do DMA by itself:
+/// neither the host bridge nor one to ISA.
 pub fn is_endpoint(pdev: &pci::Device) -> bool {
     let raw = as_raw(pdev);
 
     // SAFETY: The device is valid; neither of the two changes.
     unsafe {
         u32::from((*raw).hdr_type) == bindings::PCI_HEADER_TYPE_NORMAL
-            && (*raw).class >> 16 != bindings::PCI_BASE_CLASS_BRIDGE
+            && !matches!(
+                (*raw).class >> 8,
+                bindings::PCI_CLASS_BRIDGE_HOST | bindings::PCI_CLASS_BRIDGE_ISA
+            )
     }
 }
 
@@ -86,8 +89,9 @@ pub fn upstream_bridge(pdev: &pci::Device) -> Option<&pci::Device> {
     // SAFETY: The device is valid.
     let bridge = unsafe { bindings::pci_upstream_bridge(as_raw(pdev)) };
 
-    // SAFETY: A device keeps its bus, and that the bridge to it. `pci::Device` is a transparent wrapper
-    // of `Opaque<struct pci_dev>`.
+    // SAFETY: A device keeps its bus, and that the bridge to it. A virtual function that was removed meanwhile
+    // does not: as mainline's own walk, this relies on its physical function to be there for as long as the
+    // few steps take. `pci::Device` is a transparent wrapper of `Opaque<struct pci_dev>`.
     (!bridge.is_null()).then(|| unsafe { &*bridge.cast() })
 }
 
@@ -96,35 +100,51 @@ pub fn way_up(pdev: &pci::Device) -> impl Iterator<Item = &pci::Device> {
     iter::successors(Some(pdev), |pdev| upstream_bridge(pdev))
 }
 
-/// Returns the ACS Control register of a device, or [`None`] if it has no such capability.
+/// Returns the ACS Control register of a device, or [`None`] if it has no such capability. All bits are set
+/// if the device does not answer.
 pub fn acs_control(pdev: &pci::Device) -> Option<u16> {
     let raw = as_raw(pdev);
     let mut value = 0;
 
     // SAFETY: The device is valid; where the capability is does not change.
-    let failed = unsafe {
+    unsafe {
         let at = c_int::from((*raw).acs_cap);
         if at == 0 {
             return None;
         }
-        // CAST: A small number.
-        bindings::pci_read_config_word(raw, at + bindings::PCI_ACS_CTRL as c_int, &mut value)
-    };
+        // CAST: A small number. Where it fails, the C side sets all bits.
+        bindings::pci_read_config_word(raw, at + bindings::PCI_ACS_CTRL as c_int, &mut value);
+    }
 
-    (failed == 0).then_some(value)
+    Some(value)
+}
+
+/// Returns the bus at the root of the tree that a device is in.
+fn root_bus(pdev: &pci::Device) -> *mut bindings::pci_bus {
+    // SAFETY: The device keeps its bus, and that all that are above, as in `upstream_bridge()`.
+    unsafe {
+        let mut bus = (*as_raw(pdev)).bus;
+        while !(*bus).parent.is_null() {
+            bus = (*bus).parent;
+        }
+        bus
+    }
+}
+
+/// Returns whether both are below the same host bridge.
+pub fn share_host_bridge(a: &pci::Device, b: &pci::Device) -> bool {
+    ptr::eq(root_bus(a), root_bus(b))
 }
 
 /// Returns vendor and device ID of the first device on the root bus above a device. By it the kernel
 /// knows host bridges that forward between their ports. [`None`] if it is neither at 00.0 nor a root
 /// port.
 pub fn host_bridge(pdev: &pci::Device) -> Option<(u16, u16)> {
-    // SAFETY: The device keeps its bus and all that are above. The kernel itself looks at the first
-    // device of a root bus without a lock, since that stays as long as there is a device below.
+    let bus = root_bus(pdev);
+
+    // SAFETY: The bus is valid. Mainline, too, looks at the first device of a root bus without a lock, and
+    // relies on it to stay while there is a device below.
     unsafe {
-        let mut bus = (*as_raw(pdev)).bus;
-        while !(*bus).parent.is_null() {
-            bus = (*bus).parent;
-        }
         let head = &raw mut (*bus).devices;
         let first = (*head).next;
         if ptr::eq(first, head) {
