@@ -47,8 +47,8 @@ done
 exit $status"""
 
 # Not for the debug kernel: lockdep finds that mainline's pciehp takes its locks in either order when
-# it removes ports within ports; and it has no driver for an IOMMU.
-STOCK_ONLY = ["hotplug-native", "iommu"]
+# it removes ports within ports.
+STOCK_ONLY = ["hotplug-native"]
 # Every report of KASAN counts, not only the first; reports are long. Five levels of page tables are
 # off: KASAN takes good addresses for bad ones while the kernel finds out what the processor can do.
 DEBUG_ARGUMENTS = "kasan_multi_shot log_buf_len=4M no5lvl"

@@ -24,5 +24,5 @@ def halted(registers: str) -> list[int]:
 
 def in_service(lapic: str) -> str:
     """Returns the vectors that are in service, from `info lapic`; nothing if there are none."""
-    vectors = re.search(r"^ISR\s+(\d[\d ]*?)\s*$", lapic, re.MULTILINE)
+    vectors = re.search(r"^ISR\s+(\d.*?)\s*$", lapic, re.MULTILINE)
     return vectors[1] if vectors else ""

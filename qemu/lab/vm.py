@@ -132,7 +132,7 @@ class Qmp:
                 answered = True
                 result = answer["return"]
             gone |= (answer.get("event") == "DEVICE_DELETED"
-                     and answer["data"].get("device") == arguments["id"])
+                     and answer["data"].get("device") == arguments.get("id"))
         return result
 
 
@@ -269,7 +269,7 @@ class Machine:
                             "still in service")
         except (OSError, LabError, ValueError):
             # It ends at this very moment, or nobody will ever know.
-            pass
+            self.qmp = None
         return ""
 
     def unfinished(self) -> dict[int, str]:
@@ -277,11 +277,10 @@ class Machine:
         def ask(text: str) -> str:
             return self.qmp.execute("human-monitor-command", **{"command-line": text})
 
-        vectors = {
-            number: in_service(ask(f"info lapic {number}"))
-            for number in halted(ask("info registers -a"))
-        }
-        return {number: text for number, text in vectors.items() if text}
+        before = halted(ask("info registers -a"))
+        vectors = {number: in_service(ask(f"info lapic {number}")) for number in before}
+        after = halted(ask("info registers -a"))
+        return {number: text for number, text in vectors.items() if text and number in after}
 
     def ask_what_it_does(self) -> None:
         """Lets a guest that hangs print its blocked tasks and what its CPUs do."""

@@ -47,6 +47,7 @@ class Interrupts(unittest.TestCase):
         self.assertEqual(halted(REGISTERS), [0])
         self.assertEqual(in_service(LAPIC), "236")
         self.assertEqual(in_service(LAPIC.replace("236 \r\nIRR", "48 236 \r\nIRR")), "48 236")
+        self.assertEqual(in_service(LAPIC.replace("236 \r\nIRR", "33(level) \r\nIRR")), "33(level)")
         self.assertEqual(in_service(LAPIC.replace("236 \r\nIRR", "(none)\r\nIRR")), "")
 
 
