@@ -412,14 +412,27 @@ fn submit(ring: &mut IoUring, entries: &[Entry]) -> Result<u64> {
         // SAFETY: What the requests refer to lives until they have completed, which is waited for.
         unsafe { ring.submission().push(entry)? };
     }
-    ring.submit_and_wait(entries.len())?;
-
     let mut sum = 0;
-    for event in ring.completion() {
-        sum += u64::try_from(event.result())
-            .map_err(|_| io::Error::from_raw_os_error(-event.result()))?;
+    let mut left = entries.len();
+    let mut failure = None;
+    while left > 0 {
+        match ring.submit_and_wait(left) {
+            // Stopped, and gone on with.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            result => drop(result?),
+        }
+        for event in ring.completion() {
+            left -= 1;
+            match u64::try_from(event.result()) {
+                Ok(bytes) => sum += bytes,
+                Err(_) => failure = Some(io::Error::from_raw_os_error(-event.result())),
+            }
+        }
     }
-    Ok(sum)
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(sum),
+    }
 }
 
 /// Measures how long something takes that is done so often.

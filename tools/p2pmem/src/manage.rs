@@ -19,7 +19,10 @@ use anyhow::{bail, ensure, Context, Result};
 use rustix::{fs::OFlags, io::Errno};
 use serde::Serialize;
 
-use crate::sysfs::{self, Entry};
+use crate::{
+    size,
+    sysfs::{self, Entry},
+};
 
 /// The driver.
 pub const DRIVER: &str = "p2pmem_rs";
@@ -141,7 +144,7 @@ impl Device {
 }
 
 /// Reads the address of a device, and writes it as the kernel does.
-fn address(text: &str) -> Option<String> {
+pub(crate) fn address(text: &str) -> Option<String> {
     let hexadecimal = |text: &str, digits| -> Option<u32> {
         let valid = text.len() <= digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         valid.then(|| u32::from_str_radix(text, 16).ok())?
@@ -285,7 +288,7 @@ fn put(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 ///
 /// The driver is not loaded, has the device already and would not do anything else with it, or the device
-/// is in use; the latter only without `force`.
+/// is in use or reserved for another driver; the latter only without `force`.
 pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) -> Result<Plan> {
     let pci = &device.pci;
     let mut plan = Plan::new(device);
@@ -296,6 +299,16 @@ pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) 
         if let Some(use_) = use_of(roots, pci)? {
             bail!("{pci} is in use: {use_}: end that, or say --force");
         }
+        let allocated = match &device.node {
+            Some(node) => node.details().map_or(0, |details| details.allocated),
+            None => 0,
+        };
+        ensure!(
+            allocated == 0,
+            "{pci} is in use: {} of its memory are (p2pmem list --users tells by whom): end that, or \
+             say --force",
+            size::format(allocated)
+        );
     }
 
     // On the way back, a driver is allowed again before it is bound.
@@ -310,6 +323,12 @@ pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) 
     }
     let before = device.driver_override(roots);
     if before.as_deref() != Some(DRIVER) {
+        if let (Some(other), false) = (&before, force) {
+            bail!(
+                "{pci} is reserved for {other} (driver_override), which p2pmem unbind would not put \
+                 back: say --force"
+            );
+        }
         let path = roots.device(pci).join("driver_override");
         plan.set(path, DRIVER, before.unwrap_or_default());
     }
@@ -321,8 +340,17 @@ pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) 
     Ok(plan)
 }
 
-/// Waits until a device that was bound has its node, and returns that.
+/// Waits until a device that was bound has its node, and returns that. If none comes the device is
+/// unbound again.
 pub fn wait_for_node(roots: &Roots, device: &Device) -> Result<Entry> {
+    let result = find_node(roots, device);
+    if result.is_err() && device.driver(roots).as_deref() == Some(DRIVER) {
+        put(&roots.driver(DRIVER).join("unbind"), &device.pci)?;
+    }
+    result
+}
+
+fn find_node(roots: &Roots, device: &Device) -> Result<Entry> {
     let pci = &device.pci;
     ensure!(
         device.driver(roots).as_deref() == Some(DRIVER),
@@ -339,10 +367,11 @@ pub fn wait_for_node(roots: &Roots, device: &Device) -> Result<Entry> {
                 return Ok(entry);
             }
         }
-        if Instant::now() > deadline {
-            put(&roots.driver(DRIVER).join("unbind"), pci)?;
-            bail!("no node came up within {} s", LIMIT.as_secs());
-        }
+        ensure!(
+            Instant::now() < deadline,
+            "no node came up within {} s: dmesg tells why",
+            LIMIT.as_secs()
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::makedev;
+use rustix::{fs::makedev, io::Errno};
 use serde::Serialize;
 
 /// A provider as sysfs shows it.
@@ -143,7 +143,11 @@ pub fn providers(sys: &Path) -> io::Result<Vec<Entry>> {
         match read(number, &entry.path()) {
             Ok(entry) => entries.push(entry),
             // It goes away at this very moment.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NOENT | Errno::NODEV)
+                ) => {}
             Err(error) => return Err(error),
         }
     }

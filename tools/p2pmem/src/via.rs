@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use crate::{
-    abi, size,
+    abi, manage, size,
     sysfs::{self, Entry},
     Provider,
 };
@@ -55,6 +55,13 @@ impl Via {
         let provider = Provider::open(&path).with_context(|| {
             format!(
                 "cannot open {}: is p2pmem_rs loaded, the device bound, and are you root?",
+                path.display()
+            )
+        })?;
+        // Anything could have been named: a drive would be mapped, and overwritten.
+        provider.info().with_context(|| {
+            format!(
+                "{} is no node of p2pmem_rs: p2pmem list shows those there are",
                 path.display()
             )
         })?;
@@ -158,6 +165,7 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
     if entries.is_empty() {
         bail!("there is no provider: load p2pmem_rs, and bind a device to it");
     }
+    let address = name.and_then(manage::address);
     match (name, entries) {
         (None, [entry]) => Ok(entry),
         (None, _) => bail!(
@@ -167,7 +175,7 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
         (Some(name), _) => entries
             .iter()
             .find(|entry| {
-                name == entry.pci
+                address.as_deref() == Some(&*entry.pci)
                     || entry.path == Path::new(name)
                     || entry.path == Path::new("/dev").join(name)
                     || name == entry.number.to_string()
@@ -195,7 +203,7 @@ mod tests {
     #[test]
     fn a_provider_has_many_names() {
         let entries = [entry(0, "0000:05:00.0"), entry(12, "0000:06:00.0")];
-        for name in ["/dev/p2pmem12", "p2pmem12", "12", "0000:06:00.0"] {
+        for name in ["/dev/p2pmem12", "p2pmem12", "12", "0000:06:00.0", "06:00.0"] {
             assert_eq!(choose(&entries, Some(name)).unwrap().number, 12, "{name}");
         }
         for name in ["", "1", "2", "p2pmem1", "/dev/p2pmem", "0000:06:00.1"] {

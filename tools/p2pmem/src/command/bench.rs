@@ -84,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .with_context(|| format!("cannot write {}: choose another file", path.display()))?;
     }
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        super::print(&format!("{}\n", serde_json::to_string(&report)?))?;
     } else {
         print(&report)?;
     }

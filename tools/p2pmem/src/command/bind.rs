@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use p2pmem::manage::{self, Device, Roots};
 
-use super::change::{report, Change};
+use super::{
+    change::{report, Change},
+    interrupt,
+};
 
 /// Give a PCI device to p2pmem_rs, which makes its memory a node.
 ///
@@ -44,6 +47,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let regions = Some(&*regions).filter(|regions| !regions.is_empty());
     let plan = manage::bind(&roots, &device, regions, arguments.force)?;
 
+    // What was begun is finished, or undone.
+    let _signals = interrupt::flag()?;
     let node = match arguments.dry_run {
         true => None,
         false => Some(

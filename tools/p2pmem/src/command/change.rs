@@ -39,7 +39,7 @@ impl Change {
 /// Prints what was done, in words that the command knows, or what would be.
 pub fn report(change: &Change, json: bool, words: impl FnOnce()) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string(change)?);
+        super::print(&format!("{}\n", serde_json::to_string(change)?))?;
     } else if change.dry_run {
         for step in &change.steps {
             println!("{step}");

@@ -17,7 +17,10 @@ use p2pmem::{
 };
 use serde::Serialize;
 
-use super::change::{report, Change};
+use super::{
+    change::{report, Change},
+    interrupt,
+};
 
 /// Show and change settings of devices.
 ///
@@ -119,6 +122,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Arguments) -> Result<()> {
     let plan = manage::configure(roots, device, settings)?;
+    // What was begun is finished, or undone.
+    let _signals = interrupt::flag()?;
     if !arguments.dry_run {
         plan.run(roots, || Ok(()))
             .with_context(|| format!("cannot configure {}", device.pci))?;
@@ -167,7 +172,7 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
     }
 
     if json {
-        println!("{}", serde_json::to_string(&Shown { devices })?);
+        super::print(&format!("{}\n", serde_json::to_string(&Shown { devices })?))?;
         return Ok(());
     }
     let mut rows = Vec::new();

@@ -153,13 +153,16 @@ struct Copied {
     seed: Option<u64>,
     /// Null where no check was asked for, or it was interrupted.
     verified: Option<bool>,
+    /// How many bytes were asked for.
+    #[serde(skip)]
+    planned: u64,
 }
 
 /// Copies, and says what was done.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let copied = do_copy(arguments)?;
     if arguments.json {
-        println!("{}", serde_json::to_string(&copied)?);
+        super::print(&format!("{}\n", serde_json::to_string(&copied)?))?;
     } else {
         report(&copied);
     }
@@ -227,6 +230,7 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
         destination_offset: plan.destination_offset,
         seed: is_random.then_some(plan.seed),
         verified,
+        planned: plan.bytes,
     })
 }
 
@@ -273,9 +277,12 @@ fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
 fn usual_depth(arguments: &Arguments, via: &Via) -> Result<u32> {
     const USUAL: u64 = 4;
     let Some(provider) = via.provider() else {
-        return Ok(USUAL as u32);
+        // A slot of a ring takes 1 GiB of ordinary memory.
+        return Ok(((1 << 30) / arguments.chunk.max(1)).clamp(1, USUAL) as u32);
     };
-    let for_each = provider.info()?.largest / u64::from(arguments.threads);
+    let largest = provider.info()?.largest / u64::from(arguments.threads);
+    // What a slot of a ring takes.
+    let for_each = largest.min(u32::MAX.into());
     let chunks = for_each.saturating_sub(arguments.buffer_offset) / arguments.chunk.max(1);
     Ok(chunks.clamp(1, USUAL) as u32)
 }
@@ -313,9 +320,10 @@ fn report(copied: &Copied) {
     match (summary.interrupted, summary.stopped_at) {
         (true, Some(bytes)) => {
             text += &format!(
-                ", interrupted: go on with --source-offset {} --destination-offset {}",
+                ", interrupted: go on with --source-offset {} --destination-offset {} --size {}",
                 copied.source_offset + bytes,
-                copied.destination_offset + bytes
+                copied.destination_offset + bytes,
+                copied.planned.saturating_sub(bytes)
             );
         }
         (true, None) => text += ", interrupted",

@@ -107,7 +107,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 
     if arguments.json {
-        println!("{}", serde_json::to_string(&Listing { providers })?);
+        super::print(&format!(
+            "{}\n",
+            serde_json::to_string(&Listing { providers })?
+        ))?;
     } else if providers.is_empty() {
         println!("no providers: load p2pmem_rs, and bind a device to it (p2pmem bind)");
     } else {

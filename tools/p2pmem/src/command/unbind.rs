@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use p2pmem::manage::{self, Device, Roots};
 
-use super::change::{report, Change};
+use super::{
+    change::{report, Change},
+    interrupt,
+};
 
 /// Take a PCI device from p2pmem_rs, and give it back to its own driver.
 ///
@@ -34,6 +37,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let device = Device::find(&roots, &arguments.device)?;
     let plan = manage::unbind(&roots, &device)?;
 
+    // What was begun is finished, or undone.
+    let _signals = interrupt::flag()?;
     if !arguments.dry_run {
         plan.run(&roots, || Ok(()))
             .with_context(|| format!("cannot unbind {}", device.pci))?;

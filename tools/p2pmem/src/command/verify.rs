@@ -42,7 +42,8 @@ pub struct Arguments {
     #[arg(long, short, value_parser = size::parse, default_value = "0")]
     offset: u64,
     /// Write to the drive as well: zeroes, ones, addresses, random data. What was there is put back,
-    /// also if interrupted. It is lost if this is killed, or the power fails.
+    /// also if interrupted. It is LOST if this is killed, if the device that has the memory goes away
+    /// meanwhile, or if the power fails.
     #[arg(long)]
     write: bool,
     /// Where random data starts. Default: anywhere.
@@ -107,7 +108,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             write: report.works(Direction::Write),
             report: &report,
         };
-        println!("{}", serde_json::to_string(&verified)?);
+        super::print(&format!("{}\n", serde_json::to_string(&verified)?))?;
     } else {
         print(&report);
     }
@@ -188,7 +189,9 @@ fn way(direction: Direction) -> &'static str {
 fn outcome(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Equal => "equal".to_owned(),
-        Verdict::Stale { offset } => format!("stale: nothing arrived from offset {offset} on"),
+        Verdict::Stale { offset } => {
+            format!("stale: what belongs at offset {offset} did not arrive")
+        }
         Verdict::AllOnes { offset } => format!("all ones at offset {offset}: nobody answers"),
         Verdict::Garbage { offset } => format!("garbage at offset {offset}"),
         Verdict::Refused { reason } => reason.clone(),

@@ -228,9 +228,7 @@ fn providers(fabric: &Fabric) -> Check {
         )
         .because("The module binds by itself only devices that it knows by their IDs.")
         .cured_by(format!(
-            "Load the module, then, if it is this memory that you want: \
-             echo p2pmem_rs > /sys/bus/pci/devices/{0}/driver_override; \
-             echo {0} > /sys/bus/pci/drivers_probe",
+            "Load the module, then, if it is this memory that you want: p2pmem bind {}",
             first.address
         ));
     }

@@ -289,8 +289,16 @@ impl Fabric {
         Ok(serde_json::to_string_pretty(self)?)
     }
 
-    /// Checks that bridges are there, and that nothing is below itself.
+    /// Checks that bridges are there, and that nothing is there twice or below itself. Functions are in
+    /// order.
     fn check(&self) -> Result<()> {
+        for pair in self.functions.windows(2) {
+            ensure!(
+                pair[0].address != pair[1].address,
+                "{} is there twice: record the fabric again",
+                pair[0].address
+            );
+        }
         for function in &self.functions {
             ensure!(
                 self.way_up(&function.address).count() <= self.functions.len(),

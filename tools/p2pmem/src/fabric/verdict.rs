@@ -177,6 +177,9 @@ impl Fabric {
             RouteKind::None if route.hosts.iter().any(|host| host == "-") => {
                 format!("{up}; the root complex has no device that Linux could look up")
             }
+            RouteKind::None if route.hosts.len() > 1 => {
+                format!("{up}; Linux does not let {hosts} forward to each other")
+            }
             RouteKind::None => {
                 format!("{up}; host bridge {hosts} is not one that Linux lets forward")
             }
