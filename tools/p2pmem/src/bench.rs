@@ -10,18 +10,16 @@ mod cpu;
 mod drive;
 pub mod plot;
 
-use std::{
-    fmt, io,
-    path::Path,
-    sync::Barrier,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, path::Path, sync::Barrier, thread, time::Duration};
 
 use anyhow::{anyhow, ensure, Context, Result};
 use clap::ValueEnum;
 use io_uring::{squeue::Entry, IoUring};
-use rustix::{io::Errno, param::page_size};
+use rustix::{
+    io::Errno,
+    param::page_size,
+    time::{clock_gettime, ClockId},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{copy::Direct, size, Buffer, Provider};
@@ -175,6 +173,8 @@ pub struct Request<'a> {
     pub floor: bool,
     /// How often each is measured.
     pub rounds: u32,
+    /// By what.
+    pub clock: Clock,
 }
 
 impl Request<'_> {
@@ -435,11 +435,30 @@ fn submit(ring: &mut IoUring, entries: &[Entry]) -> Result<u64> {
     }
 }
 
-/// Measures how long something takes that is done so often.
-fn time(count: u32, mut once: impl FnMut() -> Result<()>) -> Result<Duration> {
-    let started = Instant::now();
-    for _ in 0..count {
-        once()?;
+/// By what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Time.
+    Time,
+    /// Time that the processors spent for this process: waiting does not count.
+    Processor,
+}
+
+impl Clock {
+    /// Measures how long something takes that is done so often.
+    fn measure(self, count: u32, mut once: impl FnMut() -> Result<()>) -> Result<Duration> {
+        let started = self.now()?;
+        for _ in 0..count {
+            once()?;
+        }
+        Ok(self.now()? - started)
     }
-    Ok(started.elapsed())
+
+    fn now(self) -> Result<Duration> {
+        let id = match self {
+            Self::Time => ClockId::Monotonic,
+            Self::Processor => ClockId::ProcessCPUTime,
+        };
+        Ok(Duration::try_from(clock_gettime(id))?)
+    }
 }

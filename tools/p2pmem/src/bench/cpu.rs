@@ -7,7 +7,7 @@ use std::{fs::File, hint::black_box, path::Path};
 use anyhow::{Context, Result};
 use io_uring::IoUring;
 
-use super::{mainline, register_ordinary, submit, time, Kind, Request, Round, What};
+use super::{mainline, register_ordinary, submit, Kind, Request, Round, What};
 use crate::{abi::P2PMEM_ALLOC_WRITE_COMBINING, stream, uring, Buffer};
 
 /// Returns what does it. Memory that there is too little of is an error here, not later.
@@ -17,6 +17,7 @@ pub fn round<'a>(
     kind: Kind,
     length: usize,
 ) -> Result<Round<'a>> {
+    let clock = request.clock;
     match what {
         What::Map => map(request, kind, length),
         What::Register => register(request, kind, length),
@@ -24,7 +25,7 @@ pub fn round<'a>(
             let buffer = buffer(request, kind, length)?;
             let mut data = vec![0; length];
             Ok(Box::new(move |count| {
-                time(count, || {
+                clock.measure(count, || {
                     stream::load(&buffer, 0, &mut data);
                     black_box(&data);
                     Ok(())
@@ -35,7 +36,7 @@ pub fn round<'a>(
             let mut buffer = buffer(request, kind, length)?;
             let data = vec![0; length];
             Ok(Box::new(move |count| {
-                time(count, || {
+                clock.measure(count, || {
                     stream::store(&mut buffer, 0, black_box(&data));
                     Ok(())
                 })
@@ -57,7 +58,7 @@ fn buffer(request: &Request<'_>, kind: Kind, length: usize) -> Result<Buffer> {
 }
 
 fn map<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {
-    let provider = request.provider;
+    let (provider, clock) = (request.provider, request.clock);
     let (file, offset) = match kind {
         Kind::Mainline => (Some(mainline(request.device)?), 0),
         Kind::Frames => {
@@ -79,7 +80,7 @@ fn map<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>
     };
 
     once()?;
-    Ok(Box::new(move |count| time(count, &once)))
+    Ok(Box::new(move |count| clock.measure(count, &once)))
 }
 
 /// Opens a BAR.
@@ -93,14 +94,14 @@ fn frames(device: &Path, bar: u32) -> Result<File> {
 }
 
 fn register<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {
-    let provider = request.provider;
+    let (provider, clock) = (request.provider, request.clock);
     let mut ring = IoUring::new(1)?;
 
     if kind == Kind::Registered {
         let memory = provider.alloc(length as u64, 0)?;
         ring.submitter().register_buffers_sparse(1)?;
         return Ok(Box::new(move |count| {
-            time(count, || {
+            clock.measure(count, || {
                 submit(&mut ring, &[uring::register(provider, &memory, 0, 0, 0)])?;
                 submit(&mut ring, &[uring::unregister(provider, 0)])?;
                 Ok(())
@@ -114,5 +115,5 @@ fn register<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Roun
     };
 
     once()?;
-    Ok(Box::new(move |count| time(count, &once)))
+    Ok(Box::new(move |count| clock.measure(count, &once)))
 }

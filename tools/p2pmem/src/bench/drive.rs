@@ -2,11 +2,7 @@
 
 //! What moves between memory and a drive.
 
-use std::{
-    fs::File,
-    os::fd::AsRawFd,
-    time::{Duration, Instant},
-};
+use std::{fs::File, os::fd::AsRawFd};
 
 use anyhow::{ensure, Context, Result};
 use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
@@ -29,8 +25,9 @@ pub fn round<'a>(
         .map(|index| memory.transfer(what, drive.file(), index, size))
         .collect();
 
+    let clock = request.clock;
     Ok(Box::new(move |count| {
-        memory.run(&entries, count, length as u64)
+        clock.measure(count / depth, || memory.run(&entries, length as u64))
     }))
 }
 
@@ -95,19 +92,14 @@ impl Memory {
         }
     }
 
-    /// Does all transfers at a time, again and again, until it were so many.
-    fn run(&mut self, entries: &[Entry], count: u32, length: u64) -> Result<Duration> {
-        let started = Instant::now();
-        for _ in 0..count / entries.len() as u32 {
-            let bytes = submit(&mut self.ring, entries).context(
-                "is the memory the drive's peer (make sure that both are below a switch)?",
-            )?;
-            ensure!(
-                bytes == length,
-                "a short transfer: {bytes} of {length} bytes"
-            );
-        }
-
-        Ok(started.elapsed())
+    /// Does all transfers at a time.
+    fn run(&mut self, entries: &[Entry], length: u64) -> Result<()> {
+        let bytes = submit(&mut self.ring, entries)
+            .context("is the memory the drive's peer (p2pmem topo tells)?")?;
+        ensure!(
+            bytes == length,
+            "a short transfer: {bytes} of {length} bytes"
+        );
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use clap::Args;
 use p2pmem::{
-    bench::{self, plot, Report, Request, What},
+    bench::{self, plot, Clock, Report, Request, What},
     choose, size, sysfs, table,
 };
 
@@ -55,6 +55,9 @@ pub struct Arguments {
     /// iomem=relaxed.
     #[arg(long)]
     floor: bool,
+    /// Count the time that processors spend, not that which goes by while they wait.
+    #[arg(long)]
+    cpu_time: bool,
     /// Show what was measured earlier, and printed as JSON to a file.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["drive", "what", "write"])]
     replay: Option<PathBuf>,
@@ -119,6 +122,11 @@ fn measure(arguments: &Arguments) -> Result<Report> {
         threads: arguments.threads,
         floor: arguments.floor,
         rounds: arguments.rounds,
+        clock: if arguments.cpu_time {
+            Clock::Processor
+        } else {
+            Clock::Time
+        },
     })
 }
 
