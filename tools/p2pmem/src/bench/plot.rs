@@ -8,8 +8,9 @@ use plotters::prelude::*;
 use super::{Kind, Row, What};
 use crate::size;
 
-/// Width of the picture, and height of each chart, in pixels.
-const WIDTH: u32 = 960;
+/// Width of the picture, of what explains the lines, and height of each chart, in pixels.
+const WIDTH: u32 = 1280;
+const LEGEND: u32 = 340;
 const HEIGHT: u32 = 480;
 const FONT: &str = "sans-serif";
 /// Colours that people with any eyes can tell apart.
@@ -63,7 +64,8 @@ fn chart(
     let low = 10_f64.powf(least(&mut times.clone()).log10().floor());
     let high = 10_f64.powf(most(&mut times.clone()).log10().floor() + 1.0) * 1.01;
 
-    let mut chart = ChartBuilder::on(area)
+    let (area, legend) = area.split_horizontally(WIDTH - LEGEND);
+    let mut chart = ChartBuilder::on(&area)
         .caption(what.to_string(), (FONT, 28))
         .margin(16)
         .x_label_area_size(56)
@@ -86,8 +88,12 @@ fn chart(
         .y_label_formatter(&|&nanoseconds| time(nanoseconds))
         .draw()?;
 
+    let mut kinds = Vec::new();
+    let mut depths = Vec::new();
     for (number, (kind, depth)) in series(rows).into_iter().enumerate() {
-        let colour = COLOURS[number % COLOURS.len()];
+        // A colour for each kind, paler for each further depth.
+        let colour = COLOURS[place(&mut kinds, kind) % COLOURS.len()];
+        let colour = colour.mix(0.5_f64.powi(place(&mut depths, depth) as i32));
         let points: Vec<_> = rows
             .iter()
             .filter(|row| (row.kind, row.depth) == (kind, depth))
@@ -98,20 +104,24 @@ fn chart(
             _ => format!("{kind}, depth {depth}"),
         };
         let line = LineSeries::new(points, colour.stroke_width(2)).point_size(3);
-        chart
-            .draw_series(line)?
-            .label(label)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
+        chart.draw_series(line)?;
+
+        let y = 60 + 24 * number as i32;
+        legend.draw(&PathElement::new([(0, y), (24, y)], colour.stroke_width(2)))?;
+        legend.draw(&Text::new(label, (32, y - 6), ("sans-serif", 14)))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .label_font((FONT, 18))
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK)
-        .draw()?;
 
     Ok(())
+}
+
+/// Returns the place of something in a list, to which it is added if it is new.
+fn place<T: PartialEq>(list: &mut Vec<T>, one: T) -> usize {
+    list.iter()
+        .position(|other| *other == one)
+        .unwrap_or_else(|| {
+            list.push(one);
+            list.len() - 1
+        })
 }
 
 /// The lines of a chart, in the order of the rows.
