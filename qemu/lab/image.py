@@ -13,6 +13,8 @@ from lab.topology import Topology
 
 # Modules of the stock kernel that every guest has; what they depend on comes along.
 MODULES = ["nvme"]
+# More of them, for whoever works in a shell: a directory that is shared with the host.
+SHELL_MODULES = ["virtio_pci", "9pnet_virtio", "9p"]
 # Modules that a job may load.
 SPARE_MODULES = ["ext4", "loop"]
 
@@ -129,19 +131,21 @@ def build(
     root = folder / "initramfs"
     image = Image(root)
     image.add_busybox()
-    image.add_kernel_modules(kernel, release, MODULES + SPARE_MODULES)
+    loaded = MODULES + (SHELL_MODULES if job is None else [])
+    image.add_kernel_modules(kernel, release, loaded + SPARE_MODULES)
     for module in modules:
         image.add(module, f"/modules/{module.name}", 0o644)
     for program in programs:
         image.add(program, f"/bin/{program.name}")
 
     image.add(INIT, "/init")
-    image.write("/lab/modules", "".join(f"{name}\n" for name in MODULES))
+    image.write("/lab/modules", "".join(f"{name}\n" for name in loaded))
     image.write("/lab/drives", f"{len(topology.images())}\n")
     if job is None:
         hints = [f"  insmod /modules/{module.name}" for module in modules]
         image.write("/lab/motd", "\n".join(
-            ["", "The modules under test are not loaded:", *hints, "Leave by `exit`.", "", ""]
+            ["", "The modules under test are not loaded:", *hints,
+             "What is written to /share is kept on the host. Leave by `exit`.", "", ""]
         ))
     else:
         image.write("/lab/job", job + "\n")

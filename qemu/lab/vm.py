@@ -151,6 +151,7 @@ class Machine:
         self.cpu = topology.cpu or CPUS[self.accelerator]
         self.verdict = folder / "verdict.log"
         self.console = folder / "console.log"
+        self.share = folder / "share"
         self.qmp: Qmp | None = None
         topology.create_files(folder)
 
@@ -163,7 +164,9 @@ class Machine:
         if self.counted:
             accelerator = COUNTED
             append = f"{COUNTED_ARGUMENTS} {append}"
+        share = []
         if self.shell:
+            share = ["-virtfs", f"local,path={self.share},mount_tag=share,security_model=none"]
             console = f"stdio,id=console,signal=off,{console}"
         else:
             console = f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,{console}"
@@ -176,11 +179,12 @@ class Machine:
             "-chardev", console, "-serial", "chardev:console",
             "-chardev", f"file,id=verdict,path={self.verdict}", "-serial", "chardev:verdict",
             "-qmp", f"unix:{self.folder}/qmp.sock,server=on,wait=off",
-            *self.topology.arguments(self.folder),
+            *self.topology.arguments(self.folder), *share,
         ]
 
     def run_shell(self, initramfs: Path, append: str) -> int:
         """Gives the terminal to the guest until it ends."""
+        self.share.mkdir()
         return subprocess.run(self.command(initramfs, append), check=False).returncode
 
     def run_job(
