@@ -24,6 +24,7 @@ BOOTS = [
     ("switch", ["buffers", "handle", "uring", "copy"]),  # not for the topology: so that no boot takes too long
     ("switch-two-bars", ["providers"]),
     ("no-switch", ["unreachable", "apart"]),
+    ("one-apart", ["outside"]),
     ("acs", ["redirected"]),
     ("host-bridge", ["bridged"]),
     ("iommu", ["translated"]),

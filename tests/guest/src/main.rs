@@ -47,6 +47,7 @@ fn main() -> ExitCode {
                     "providers_",
                     "unreachable_",
                     "apart_",
+                    "outside_",
                     "redirected_",
                     "bridged_",
                     "translated_",

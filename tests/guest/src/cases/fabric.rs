@@ -293,6 +293,36 @@ pub mod apart {
     }
 }
 
+/// Two drives below the switch, and one that is not. Needs the topology one-apart.
+pub mod outside {
+    use super::{ensure, printed, prove_verdicts, Context, Result};
+    use crate::{
+        cases,
+        guest::{address_of, controller},
+    };
+
+    cases!("outside": verdicts_are_true);
+
+    fn verdicts_are_true() -> Result<()> {
+        let outside = address_of(&controller("disk2")?.context("no such drive")?)?;
+        let proved = prove_verdicts()?;
+        ensure!(proved.len() == 3, "{} drives", proved.len());
+        for one in proved {
+            let expected = match one.verdict["client"] == *outside {
+                true => "none",
+                false => "switch",
+            };
+            ensure!(one.reach == expected, "{}", one.verdict);
+        }
+
+        let drawn = printed(&["topo"])?;
+        for word in ["below different root ports", "slot below the switch at"] {
+            ensure!(drawn.contains(word), "{word} is not in:\n{drawn}");
+        }
+        Ok(())
+    }
+}
+
 /// A drive beside the memory, below a port that redirects, and one elsewhere. Needs the topology acs.
 pub mod redirected {
     use super::{ensure, expect_verdicts, printed, Result};

@@ -49,6 +49,7 @@ pub const CASES: &[&[Case]] = &[
     roles::CASES,
     unreachable::CASES,
     fabric::apart::CASES,
+    fabric::outside::CASES,
     fabric::redirected::CASES,
     fabric::bridged::CASES,
     fabric::translated::CASES,
