@@ -15,6 +15,7 @@ mod direct;
 pub mod doctor;
 pub mod fabric;
 mod handle;
+mod keeper;
 pub mod manage;
 mod passage;
 mod provider;

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::{
     direct::{Direct, Way},
+    keeper::Keeper,
     passage::{Io, Passage},
     size, Buffer, Via,
 };
@@ -164,7 +165,8 @@ pub fn judge(expected: &[u8], found: &[u8], before: &[u8]) -> Verdict {
 }
 
 /// Moves data and judges it. Once `stop` is set nothing more is moved, but what was on the drive is put
-/// back.
+/// back: by another process, if this one dies. To be called by a process with one thread, if the drive may
+/// be written to.
 ///
 /// # Errors
 ///
@@ -190,9 +192,18 @@ pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<
         checks: Vec::new(),
     };
     let original = trial.read_drive()?;
+    let keeper = plan
+        .write
+        .then(|| {
+            Keeper::new(|| {
+                let _ = trial.write_drive(&original).and_then(|()| drive.sync());
+            })
+        })
+        .transpose()
+        .context("cannot make a process that puts back what the drive has")?;
 
     let result = trial.all(via);
-    if plan.write {
+    if let Some(keeper) = keeper {
         trial
             .write_drive(&original)
             .and_then(|()| drive.sync())
@@ -204,6 +215,7 @@ pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<
                     size::format(plan.bytes)
                 )
             })?;
+        keeper.release()?;
     }
     let ended = result?;
 

@@ -15,7 +15,7 @@ use rustix::process::{kill_process, Pid, Signal};
 use crate::{
     cases,
     guest::{
-        check_drive, drive, on_debug_kernel, put_on_drive, read_at, unbind, wait_until, Map,
+        bind, check_drive, drive, on_debug_kernel, put_on_drive, read_at, unbind, wait_until, Map,
         Provider, PAGE,
     },
 };
@@ -25,7 +25,7 @@ cases!(
     names_of_providers, filled_source, skipped_directions, files_that_end, cpu_accesses,
     what_json_has, refuses_nonsense, refuses_mounted_drive, no_room_says_what_to_choose,
     interrupted, terminated, device_goes_away, verify_reads_only, verify_both_directions,
-    verify_interrupted_puts_back,
+    verify_interrupted_puts_back, verify_killed_puts_back, verify_device_goes_away_puts_back,
 );
 
 const SOURCE: &str = "/dev/nvme0n1";
@@ -570,7 +570,8 @@ fn verify_both_directions() -> Result<()> {
     Ok(())
 }
 
-fn verify_interrupted_puts_back() -> Result<()> {
+/// Starts a verification that writes to a drive with a pattern, and waits until it does.
+fn verify_that_writes() -> Result<std::process::Child> {
     put_on_drive(&drive(1)?, 8 * MIB, 2)?;
     let before = part(1, 0, PAGE)?;
     let mut verify = Command::new("p2pmem")
@@ -581,6 +582,36 @@ fn verify_interrupted_puts_back() -> Result<()> {
         ensure!(verify.try_wait()?.is_none(), "it ended by itself");
         Ok(part(1, 0, PAGE)? != before)
     })?;
+    Ok(verify)
+}
+
+/// Waits until the drive has again what it had before.
+fn put_back() -> Result<()> {
+    wait_until(Duration::from_secs(30), "the data is put back", || {
+        Ok(check_drive(&drive(1)?, 8 * MIB, 2).is_ok())
+    })
+}
+
+fn verify_killed_puts_back() -> Result<()> {
+    let mut verify = verify_that_writes()?;
+    verify.kill()?;
+    verify.wait()?;
+    put_back()?;
+    Provider::first()?.expect_full()
+}
+
+fn verify_device_goes_away_puts_back() -> Result<()> {
+    let provider = Provider::first()?;
+    let mut verify = verify_that_writes()?;
+    unbind(&provider.pci)?;
+    let status = verify.wait()?;
+    ensure!(!status.success(), "{status}");
+    put_back()?;
+    Ok(bind(&provider.pci)?)
+}
+
+fn verify_interrupted_puts_back() -> Result<()> {
+    let verify = verify_that_writes()?;
     kill_process(
         Pid::from_raw(verify.id() as i32).context("no process")?,
         Signal::INT,

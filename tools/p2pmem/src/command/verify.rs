@@ -42,8 +42,8 @@ pub struct Arguments {
     #[arg(long, short, value_parser = size::parse, default_value = "0")]
     offset: u64,
     /// Write to the drive as well: zeroes, ones, addresses, random data. What was there is put back,
-    /// also if interrupted. It is LOST if this is killed, if the device that has the memory goes away
-    /// meanwhile, or if the power fails.
+    /// also if this is interrupted or killed, and if the device that has the memory goes away. It is LOST
+    /// if the power fails, or the drive does.
     #[arg(long)]
     write: bool,
     /// Where random data starts. Default: anywhere.
