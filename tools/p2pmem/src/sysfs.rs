@@ -52,7 +52,8 @@ impl Entry {
     /// `NotFound` or `ENODEV` if the device goes away meanwhile.
     pub fn details(&self) -> io::Result<Details> {
         let count = |name| number(&self.node.join(name));
-        let numa_node = fs::read_to_string(self.device.join("numa_node"))?;
+        // Without it the kernel has no NUMA.
+        let numa_node = fs::read_to_string(self.device.join("numa_node")).ok();
 
         Ok(Details {
             size: count("size")?,
@@ -68,7 +69,7 @@ impl Entry {
             limit_per_file: count("limit_per_file")?,
             limit_per_user: count("limit_per_user")?,
             // -1 is one that the kernel does not know.
-            numa_node: numa_node.trim().parse().ok(),
+            numa_node: numa_node.and_then(|text| text.trim().parse().ok()),
         })
     }
 }
@@ -301,6 +302,10 @@ mod tests {
         assert!(details.adopted && !details.clear);
         assert_eq!((details.limit_per_file, details.limit_per_user), (65536, 0));
         assert_eq!(details.numa_node, None);
+        fs::write(entry.device.join("numa_node"), "1\n").unwrap();
+        assert_eq!(entry.details().unwrap().numa_node, Some(1));
+        fs::remove_file(entry.device.join("numa_node")).unwrap();
+        assert_eq!(entry.details().unwrap().numa_node, None);
         let region = |kind: &str, bar, offset| Region {
             kind: kind.to_owned(),
             bar,
