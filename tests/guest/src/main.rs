@@ -48,6 +48,7 @@ fn main() -> ExitCode {
                     "unreachable_",
                     "apart_",
                     "outside_",
+                    "unbind_",
                     "redirected_",
                     "bridged_",
                     "translated_",
