@@ -25,7 +25,7 @@ QEMU = "qemu-system-x86_64"
 # Exit statuses of a boot that are not the job's own.
 TIMED_OUT = 124
 LAB_FAILED = 125
-# QEMU lost an interrupt: what the guest did and did not do says nothing.
+# QEMU lost an interrupt, or died: what the guest did and did not do says nothing.
 MACHINE_FAILED = 126
 
 # For how long a guest may say nothing before it is looked at, in seconds.
@@ -243,6 +243,11 @@ class Machine:
 
         if qemu.returncode > 0:
             raise LabError(f"QEMU failed: {errors.read_text(errors='replace').strip() or qemu.returncode}")
+        if qemu.returncode < 0 and status is None:
+            # An assertion of QEMU's own, most likely.
+            why = errors.read_text(errors="replace").strip() or "it said nothing"
+            line(f"# QEMU died of signal {-qemu.returncode} ({why}): run this again")
+            return MACHINE_FAILED
         if status is None:
             line("# the guest ended without a verdict")
             return LAB_FAILED
