@@ -394,18 +394,6 @@ fn mainline(device: &Path) -> Result<std::fs::File> {
         .with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Puts ordinary memory into a ring.
-fn register_ordinary(ring: &IoUring, buffer: &Buffer) -> Result<()> {
-    let table = [libc::iovec {
-        iov_base: buffer.as_ptr().cast(),
-        iov_len: buffer.len(),
-    }];
-    // SAFETY: The kernel keeps the pages for as long as they are registered; the memory is mapped for
-    // as long as the ring is used.
-    unsafe { ring.submitter().register_buffers(&table)? };
-    Ok(())
-}
-
 /// Submits requests, waits for all of them, and returns the sum of their results.
 fn submit(ring: &mut IoUring, entries: &[Entry]) -> Result<u64> {
     for entry in entries {

@@ -31,4 +31,4 @@ mod via;
 pub use buffer::Buffer;
 pub use handle::Handle;
 pub use provider::Provider;
-pub use via::{choose, Via};
+pub use via::{choose, open, Via};

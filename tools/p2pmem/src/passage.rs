@@ -3,11 +3,11 @@
 //! Memory that direct I/O passes through, in three ways: called for, by a ring, and by a ring that has
 //! the memory in its buffer table.
 
-use std::{io, os::fd::AsRawFd, ptr};
+use std::{io, ptr};
 
 use anyhow::{ensure, Context, Result};
 use clap::ValueEnum;
-use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
+use io_uring::{squeue::Entry, IoUring};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -126,12 +126,7 @@ impl<'a> Passage<'a> {
             self.push(&entry)?;
             self.wait_for_one()??;
         } else if let Some(buffer) = &self.buffer {
-            let table = [libc::iovec {
-                iov_base: buffer.as_ptr().cast(),
-                iov_len: self.length,
-            }];
-            // SAFETY: The memory is mapped for as long as the ring exists.
-            unsafe { ring.submitter().register_buffers(&table)? };
+            uring::register_ordinary(ring, buffer)?;
         }
         Ok(())
     }
@@ -201,7 +196,6 @@ impl<'a> Passage<'a> {
         number: u64,
     ) -> Result<()> {
         assert!(length <= self.length && place <= self.length - length);
-        let fd = Fd(file.file().as_raw_fd());
         // In a slot, addresses count from 0; but the kernel's own slots have those of the process.
         let base = match (&self.handle, &self.buffer) {
             (None, Some(buffer)) => buffer.as_ptr(),
@@ -209,20 +203,8 @@ impl<'a> Passage<'a> {
         };
         let address = base.wrapping_add(place);
         let length = u32::try_from(length)?;
-        let entry = match (way, self.io) {
-            (Way::Read, Io::UringFixed) => opcode::ReadFixed::new(fd, address, length, 0)
-                .offset(offset)
-                .build(),
-            (Way::Write, Io::UringFixed) => opcode::WriteFixed::new(fd, address, length, 0)
-                .offset(offset)
-                .build(),
-            (Way::Read, _) => opcode::Read::new(fd, address, length)
-                .offset(offset)
-                .build(),
-            (Way::Write, _) => opcode::Write::new(fd, address, length)
-                .offset(offset)
-                .build(),
-        };
+        let fixed = self.io == Io::UringFixed;
+        let entry = uring::transfer(way, fixed, file.file(), address, length, offset);
         self.push(&entry.user_data(number))
     }
 

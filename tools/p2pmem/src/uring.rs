@@ -8,13 +8,14 @@
 //! neither mapping nor pinning.
 
 use std::{
-    mem,
+    fs::File,
+    io, mem,
     os::fd::{AsFd, AsRawFd},
 };
 
-use io_uring::{opcode::UringCmd16, squeue::Entry, types::Fd};
+use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
 
-use crate::{abi, Handle, Provider};
+use crate::{abi, direct::Way, Buffer, Handle, Provider};
 
 /// Returns a command that puts memory of a provider into a slot: `count` granules from granule
 /// `first` on, or all from there on if `count` is 0.
@@ -48,7 +49,45 @@ pub fn unregister(provider: &Provider, slot: u32) -> Entry {
 
 /// Returns any command to a provider: its number, and the data that goes with it.
 pub fn command(provider: &Provider, number: u32, bytes: [u8; 16]) -> Entry {
-    UringCmd16::new(Fd(provider.as_fd().as_raw_fd()), number)
+    opcode::UringCmd16::new(Fd(provider.as_fd().as_raw_fd()), number)
         .cmd(bytes)
         .build()
+}
+
+/// Returns a request that moves data between memory and a file, at an offset in bytes. With `fixed` the
+/// memory is that in slot 0.
+pub(crate) fn transfer(
+    way: Way,
+    fixed: bool,
+    file: &File,
+    address: *mut u8,
+    length: u32,
+    offset: u64,
+) -> Entry {
+    let fd = Fd(file.as_raw_fd());
+    match (way, fixed) {
+        (Way::Read, true) => opcode::ReadFixed::new(fd, address, length, 0)
+            .offset(offset)
+            .build(),
+        (Way::Write, true) => opcode::WriteFixed::new(fd, address, length, 0)
+            .offset(offset)
+            .build(),
+        (Way::Read, false) => opcode::Read::new(fd, address, length)
+            .offset(offset)
+            .build(),
+        (Way::Write, false) => opcode::Write::new(fd, address, length)
+            .offset(offset)
+            .build(),
+    }
+}
+
+/// Puts ordinary memory into slot 0 of a ring that has no table yet. The kernel keeps its pages for as long as
+/// they are registered.
+pub(crate) fn register_ordinary(ring: &IoUring, buffer: &Buffer) -> io::Result<()> {
+    let table = [libc::iovec {
+        iov_base: buffer.as_ptr().cast(),
+        iov_len: buffer.len(),
+    }];
+    // SAFETY: The memory is mapped during the call, and pages that are used later are kept by the kernel.
+    unsafe { ring.submitter().register_buffers(&table) }
 }

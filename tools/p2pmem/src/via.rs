@@ -52,12 +52,7 @@ impl Via {
             (Err(_), Some(name)) if name.contains('/') => (PathBuf::from(name), None),
             (Err(error), _) => return Err(error),
         };
-        let provider = Provider::open(&path).with_context(|| {
-            format!(
-                "cannot open {}: is p2pmem_rs loaded, the device bound, and are you root?",
-                path.display()
-            )
-        })?;
+        let provider = open(&path)?;
         // Anything could have been named: a drive would be mapped, and overwritten.
         provider.info().with_context(|| {
             format!(
@@ -150,6 +145,16 @@ impl Via {
         };
         anyhow::Error::new(error).context(text)
     }
+}
+
+/// Opens a node, or says what may be missing.
+pub fn open(path: &Path) -> Result<Provider> {
+    Provider::open(path).with_context(|| {
+        format!(
+            "cannot open {}: is p2pmem_rs loaded, the device bound, and are you root?",
+            path.display()
+        )
+    })
 }
 
 /// Returns the provider that is named, or the only one there is: by its node, the name or number of that,

@@ -7,7 +7,7 @@ use std::{fs::File, hint::black_box, path::Path};
 use anyhow::{Context, Result};
 use io_uring::IoUring;
 
-use super::{mainline, register_ordinary, submit, Kind, Request, Round, What};
+use super::{mainline, submit, Kind, Request, Round, What};
 use crate::{abi::P2PMEM_ALLOC_WRITE_COMBINING, stream, uring, Buffer};
 
 /// Returns what does it. Memory that there is too little of is an error here, not later.
@@ -110,7 +110,7 @@ fn register<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Roun
     }
     let buffer = Buffer::ordinary(length)?;
     let once = move || -> Result<()> {
-        register_ordinary(&ring, &buffer)?;
+        uring::register_ordinary(&ring, &buffer)?;
         Ok(ring.submitter().unregister_buffers()?)
     };
 

@@ -2,13 +2,16 @@
 
 //! What moves between memory and a drive.
 
-use std::{fs::File, os::fd::AsRawFd};
+use std::fs::File;
 
 use anyhow::{ensure, Context, Result};
-use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
+use io_uring::{squeue::Entry, IoUring};
 
-use super::{mainline, register_ordinary, submit, Kind, Request, Round, What};
-use crate::{copy::Direct, uring, Buffer, Handle};
+use super::{mainline, submit, Kind, Request, Round, What};
+use crate::{
+    direct::{Direct, Way},
+    uring, Buffer, Handle,
+};
 
 /// Returns what does it. Memory that there is too little of is an error here, not later.
 pub fn round<'a>(
@@ -59,7 +62,7 @@ impl Memory {
             _ => Some(Buffer::map(provider, length)?),
         };
         if let (Kind::OrdinaryRegistered, Some(buffer)) = (kind, &buffer) {
-            register_ordinary(&ring, buffer)?;
+            uring::register_ordinary(&ring, buffer)?;
         }
 
         Ok(Self {
@@ -78,18 +81,11 @@ impl Memory {
             .map_or(std::ptr::null_mut(), Buffer::as_ptr);
         let address = base.wrapping_add(index as usize * size as usize);
         let offset = u64::from(index) * u64::from(size);
-        let fd = Fd(file.as_raw_fd());
-
-        match (what, self.fixed) {
-            (What::Write, true) => opcode::WriteFixed::new(fd, address, size, 0)
-                .offset(offset)
-                .build(),
-            (What::Write, false) => opcode::Write::new(fd, address, size).offset(offset).build(),
-            (_, true) => opcode::ReadFixed::new(fd, address, size, 0)
-                .offset(offset)
-                .build(),
-            (_, false) => opcode::Read::new(fd, address, size).offset(offset).build(),
-        }
+        let way = match what {
+            What::Write => Way::Write,
+            _ => Way::Read,
+        };
+        uring::transfer(way, self.fixed, file, address, size, offset)
     }
 
     /// Does all transfers at a time.

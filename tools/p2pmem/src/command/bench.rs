@@ -11,10 +11,8 @@ use anyhow::{ensure, Context, Result};
 use clap::Args;
 use p2pmem::{
     bench::{self, plot, Clock, Report, Request, What},
-    choose, size, sysfs, table,
+    choose, open, size, sysfs, table,
 };
-
-use super::open;
 
 /// Measure what memory costs, by its kind and by size.
 ///

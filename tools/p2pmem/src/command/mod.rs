@@ -2,14 +2,10 @@
 
 //! The commands: what each of them takes, does and prints.
 
-use std::{
-    io::{ErrorKind, Write},
-    path::Path,
-};
+use std::io::{ErrorKind, Write};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use p2pmem::Provider;
 
 mod bench;
 mod bind;
@@ -89,15 +85,6 @@ impl Arguments {
             Command::Generate(arguments) => generate::run(&arguments),
         }
     }
-}
-
-fn open(path: &Path) -> Result<Provider> {
-    Provider::open(path).with_context(|| {
-        format!(
-            "cannot open {}: is p2pmem_rs loaded, the device bound, and are you root?",
-            path.display()
-        )
-    })
 }
 
 /// Prints text. Nobody may want to read on: that is no error.
