@@ -46,6 +46,17 @@ pub(crate) fn as_raw<Ctx: DeviceContext>(pdev: &pci::Device<Ctx>) -> *mut bindin
     ptr::from_ref(pdev).cast_mut().cast()
 }
 
+/// Takes over a reference to a C device, or [`None`] for a null pointer.
+///
+/// # Safety
+///
+/// `raw` must be null, or a valid device to which a reference is owned and passed on.
+pub(crate) unsafe fn from_raw(raw: *mut bindings::pci_dev) -> Option<ARef<pci::Device>> {
+    // SAFETY: By the safety requirements. `pci::Device` is a transparent wrapper of
+    // `Opaque<struct pci_dev>`.
+    ptr::NonNull::new(raw).map(|raw| unsafe { ARef::from_raw(raw.cast()) })
+}
+
 /// Returns an entry of an ID table, for any subsystem (`PCI_DEVICE()`).
 ///
 /// [`pci::DeviceId::from_id`] does the same for those vendors that have a constant.

@@ -27,6 +27,7 @@ use crate::{
     pci::{
         as_raw,
         bus,
+        from_raw,
         tree, //
     },
 };
@@ -142,9 +143,8 @@ pub fn find(clients: &[&pci::Device]) -> Result<Option<ARef<pci::Device>>> {
     // SAFETY: A list of valid devices.
     let found = unsafe { bindings::pci_p2pmem_find_many(clients.as_mut_ptr(), count) };
 
-    // SAFETY: A reference to the device is owned. `pci::Device` is a transparent wrapper of
-    // `Opaque<struct pci_dev>`.
-    Ok(NonNull::new(found).map(|found| unsafe { ARef::from_raw(found.cast()) }))
+    // SAFETY: Null, or a device to which a reference is owned.
+    Ok(unsafe { from_raw(found) })
 }
 
 /// Returns a list of devices as the C side takes them.
@@ -185,10 +185,9 @@ impl Wish {
             bindings::pci_p2pdma_enable_store(text.as_char_ptr(), &mut pdev, &mut wanted)
         })?;
 
-        Ok(match NonNull::new(pdev) {
-            // SAFETY: A reference to the device is owned. `pci::Device` is a transparent wrapper of
-            // `Opaque<struct pci_dev>`.
-            Some(pdev) => Self::Of(unsafe { ARef::from_raw(pdev.cast()) }),
+        // SAFETY: Null, or a device to which a reference is owned.
+        Ok(match unsafe { from_raw(pdev) } {
+            Some(pdev) => Self::Of(pdev),
             None if wanted => Self::Any,
             None => Self::Off,
         })

@@ -13,16 +13,17 @@ use kernel::{
 
 use crate::{
     bindings,
-    pci::as_raw, //
+    pci::{
+        as_raw,
+        from_raw,
+        ANY, //
+    },
 };
 
 use core::{
     iter,
     mem::ManuallyDrop,
-    ptr::{
-        self,
-        NonNull, //
-    },
+    ptr, //
 };
 
 /// Bits of the ACS Control register that send requests or completions of one peer to another upstream:
@@ -45,8 +46,6 @@ impl Iterator for Devices {
     type Item = ARef<pci::Device>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        const ANY: c_uint = !0;
-
         // The C side puts the reference to the device that it starts from.
         let from = self
             .last
@@ -54,10 +53,8 @@ impl Iterator for Devices {
             .map_or(ptr::null_mut(), |pdev| as_raw(&ManuallyDrop::new(pdev)));
         // SAFETY: Null, or a device to which a reference was owned and is passed on.
         let found = unsafe { bindings::pci_get_device(ANY, ANY, from) };
-        let found = NonNull::new(found)?;
-        // SAFETY: The reference is one that `pci_get_device()` took. `pci::Device` is a transparent
-        // wrapper of `Opaque<struct pci_dev>`.
-        let found: ARef<pci::Device> = unsafe { ARef::from_raw(found.cast()) };
+        // SAFETY: Null, or a device to which `pci_get_device()` took a reference.
+        let found = unsafe { from_raw(found) }?;
 
         self.last = Some(found.clone());
         Some(found)
