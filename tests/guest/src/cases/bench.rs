@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     cases,
     guest::{check_drive, drive, expect_io_errno, put_on_drive, Map, Provider, PAGE, WINDOW},
+    programs::says,
 };
 
 cases!(
@@ -19,13 +20,8 @@ cases!(
 
 /// Runs `p2pmem bench` with few rounds, and returns its report.
 fn bench(arguments: &[&str]) -> Result<Value> {
-    let run = Command::new("p2pmem")
-        .args(["bench", "--json", "--rounds", "1"])
-        .args(arguments)
-        .output()?;
-    let complaint = String::from_utf8_lossy(&run.stderr);
-    ensure!(run.status.success(), "{arguments:?}: {complaint}");
-    Ok(serde_json::from_slice(&run.stdout)?)
+    let words = [&["bench", "--json", "--rounds", "1"], arguments].concat();
+    Ok(serde_json::from_str(&says(&words)?)?)
 }
 
 /// Returns what was done with which memory, in order.

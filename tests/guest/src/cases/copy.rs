@@ -18,6 +18,7 @@ use crate::{
         bind, check_drive, drive, on_debug_kernel, put_on_drive, read_at, unbind, wait_until, Map,
         Provider, PAGE,
     },
+    programs::{self, fails, format_and_mount, run},
 };
 
 cases!(
@@ -32,11 +33,9 @@ const SOURCE: &str = "/dev/nvme0n1";
 const TARGET: &str = "/dev/nvme1n1";
 const MIB: usize = 1 << 20;
 
-/// Runs the tool.
-pub fn p2pmem(arguments: &str) -> Result<Output> {
-    Ok(Command::new("p2pmem")
-        .args(arguments.split_whitespace())
-        .output()?)
+/// Runs the tool, with a line of words.
+pub fn p2pmem(line: &str) -> Result<Output> {
+    programs::p2pmem(&words_of(line))
 }
 
 /// Runs the tool, and returns what it prints.
@@ -52,18 +51,21 @@ fn succeed(arguments: &str) -> Result<String> {
 
 /// Runs the tool, which is to fail with one line that has all of these words.
 pub fn fail(arguments: &str, words: &[&str]) -> Result<()> {
-    let output = p2pmem(arguments)?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.code() == Some(1),
-        "{arguments}: {:?}, {text}",
-        output.status
-    );
-    ensure!(text.lines().count() == 1, "{arguments}: {text}");
-    for word in words {
-        ensure!(text.contains(word), "{arguments}: no {word:?} in: {text}");
-    }
+    fails(&words_of(arguments), words)?;
     Provider::first()?.expect_full()
+}
+
+fn words_of(arguments: &str) -> Vec<&str> {
+    arguments.split_whitespace().collect()
+}
+
+/// Has chunks be copied again and again.
+fn long_copy(io: &str) -> Command {
+    let mut command = Command::new("p2pmem");
+    command.args(words_of(&format!(
+        "copy {SOURCE} {TARGET} -s 64k --duration 600 --io {io}"
+    )));
+    command
 }
 
 /// Puts different data on both drives.
@@ -338,21 +340,8 @@ fn refuses_nonsense() -> Result<()> {
 
 fn refuses_mounted_drive() -> Result<()> {
     const POINT: &str = "/tmp/copied";
-    let run = |line: &str| -> Result<()> {
-        let mut words = line.split_whitespace();
-        let program = words.next().context("nothing to run")?;
-        let output = Command::new(program).args(words).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{line}: {said}");
-        Ok(())
-    };
     prepare(MIB)?;
-    if !fs::read_to_string("/proc/filesystems")?.contains("ext4") {
-        run("modprobe ext4")?;
-    }
-    run(&format!("mke2fs {TARGET}"))?;
-    fs::create_dir_all(POINT)?;
-    run(&format!("mount -t ext2 {TARGET} {POINT}"))?;
+    format_and_mount(TARGET, POINT)?;
     fail(
         &format!("copy {SOURCE} {TARGET} --size 1M"),
         &[TARGET, "in use", "--force"],
@@ -374,7 +363,7 @@ fn refuses_mounted_drive() -> Result<()> {
     succeed(&format!(
         "copy {file} {SOURCE} -s 64k --destination-offset 16M --check"
     ))?;
-    run(&format!("umount {POINT}"))?;
+    run("umount", &[POINT])?;
     succeed(&format!("copy {SOURCE} {TARGET} --size 1M --check"))?;
     Ok(())
 }
@@ -406,21 +395,7 @@ fn no_room_says_what_to_choose() -> Result<()> {
 fn stop_by(signal: Signal, io: &str) -> Result<()> {
     let provider = Provider::first()?;
     prepare(64 * MIB)?;
-    let mut copy = Command::new("p2pmem")
-        .args([
-            "copy",
-            SOURCE,
-            TARGET,
-            "-s",
-            "64k",
-            "--duration",
-            "600",
-            "--io",
-            io,
-        ])
-        .arg("--json")
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut copy = long_copy(io).arg("--json").stdout(Stdio::piped()).spawn()?;
     wait_until(Duration::from_secs(10), "it copies", || {
         Ok(part(1, 0, PAGE)? == part(0, 0, PAGE)?)
     })?;
@@ -475,20 +450,7 @@ fn device_goes_away() -> Result<()> {
     ] {
         let provider = Provider::first()?;
         prepare(MIB)?;
-        let copy = Command::new("p2pmem")
-            .args([
-                "copy",
-                SOURCE,
-                TARGET,
-                "-s",
-                "64k",
-                "--duration",
-                "600",
-                "--io",
-                io,
-            ])
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let copy = long_copy(io).stderr(Stdio::piped()).spawn()?;
         wait_until(Duration::from_secs(10), "it copies", || {
             Ok(part(1, 0, PAGE)? == part(0, 0, PAGE)?)
         })?;

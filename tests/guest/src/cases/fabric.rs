@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    process::{Command, Output},
+    process::Command,
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use crate::{
         become_user, expect_errno, pattern, put_on_drive, read_at, wait_until, Child, Map,
         Provider, WINDOW,
     },
+    programs::{p2pmem, says},
 };
 
 cases!(
@@ -29,26 +30,9 @@ cases!(
 
 const LENGTH: usize = 64 << 10;
 
-/// Runs the command.
-fn p2pmem(arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new("p2pmem").args(arguments).output()?)
-}
-
-/// Runs the command, and returns what it prints if it ends well.
-fn printed(arguments: &[&str]) -> Result<String> {
-    let output = p2pmem(arguments)?;
-    ensure!(
-        output.status.success(),
-        "p2pmem {arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?)
-}
-
 /// Runs the command with --json.
 fn json(arguments: &[&str]) -> Result<Value> {
-    Ok(serde_json::from_str(&printed(arguments)?)?)
+    Ok(serde_json::from_str(&says(arguments)?)?)
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
@@ -167,16 +151,16 @@ fn any_user_may_look() -> Result<()> {
 
 fn recorded_and_replayed() -> Result<()> {
     let file = "/tmp/fabric.json";
-    printed(&["topo", "--record", file])?;
+    says(&["topo", "--record", file])?;
     for arguments in [&["topo"][..], &["topo", "--all"], &["topo", "--json"]] {
         let replayed = [arguments, &["--replay", file]].concat();
         ensure!(
-            printed(arguments)? == printed(&replayed)?,
+            says(arguments)? == says(&replayed)?,
             "{arguments:?} differs when it is replayed"
         );
     }
-    ensure!(printed(&["doctor"])? == printed(&["doctor", "--replay", file])?);
-    let drawn = printed(&["topo", "--replay", file, "--provider", "0"])?;
+    ensure!(says(&["doctor"])? == says(&["doctor", "--replay", file])?);
+    let drawn = says(&["topo", "--replay", file, "--provider", "0"])?;
     for word in [
         "switch, upstream port",
         "nvme0n1",
@@ -197,7 +181,7 @@ fn recorded_and_replayed() -> Result<()> {
 
 fn errors_are_explained() -> Result<()> {
     for name in ["EREMOTEIO", "121", "-121"] {
-        let said = printed(&["doctor", "--errno", name])?;
+        let said = says(&["doctor", "--errno", name])?;
         ensure!(said.starts_with("EREMOTEIO (121)"), "{said}");
     }
     let output = p2pmem(&["doctor", "--errno", "ENONSENSE"])?;
@@ -268,7 +252,7 @@ fn loop_device_refuses() -> Result<()> {
 
 /// Drives below root ports of their own. Needs the topology no-switch.
 pub mod apart {
-    use super::{ensure, examined, expect_verdicts, printed, text, Result};
+    use super::{ensure, examined, expect_verdicts, says, text, Result};
     use crate::cases;
 
     cases!("apart": verdicts_are_true, the_way_is_explained);
@@ -278,7 +262,7 @@ pub mod apart {
     }
 
     fn the_way_is_explained() -> Result<()> {
-        let drawn = printed(&["topo"])?;
+        let drawn = says(&["topo"])?;
         for word in ["below different root ports", "8086:29c0", "What to do:"] {
             ensure!(drawn.contains(word), "{word} is not in:\n{drawn}");
         }
@@ -295,7 +279,7 @@ pub mod apart {
 
 /// Two drives below the switch, and one that is not. Needs the topology one-apart.
 pub mod outside {
-    use super::{ensure, printed, prove_verdicts, Context, Result};
+    use super::{ensure, prove_verdicts, says, Context, Result};
     use crate::{
         cases,
         guest::{address_of, controller},
@@ -315,7 +299,7 @@ pub mod outside {
             ensure!(one.reach == expected, "{}", one.verdict);
         }
 
-        let drawn = printed(&["topo"])?;
+        let drawn = says(&["topo"])?;
         for word in ["below different root ports", "slot below the switch at"] {
             ensure!(drawn.contains(word), "{word} is not in:\n{drawn}");
         }
@@ -325,7 +309,7 @@ pub mod outside {
 
 /// A drive beside the memory, below a port that redirects, and one elsewhere. Needs the topology acs.
 pub mod redirected {
-    use super::{ensure, expect_verdicts, printed, Result};
+    use super::{ensure, expect_verdicts, says, Result};
     use crate::cases;
 
     cases!("redirected": verdicts_are_true, the_port_is_named);
@@ -335,7 +319,7 @@ pub mod redirected {
     }
 
     fn the_port_is_named() -> Result<()> {
-        let drawn = printed(&["topo"])?;
+        let drawn = says(&["topo"])?;
         for word in [
             "pci=disable_acs_redir=0000:00:01.0",
             "below different root ports",

@@ -7,7 +7,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    process::{Command, Output},
+    process::Command,
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use crate::{
         address_of, choices, choose, controller, drive_named, on_debug_kernel, restore, unbind,
         wait_until, Child, Map, Provider, PAGE,
     },
+    programs::{fails, format_and_mount, p2pmem, run, says},
 };
 
 cases!(
@@ -30,43 +31,11 @@ cases!(
 const DEVICES: &str = "/sys/bus/pci/devices";
 const MIB: u64 = 1 << 20;
 
-/// Runs the command.
-fn p2pmem(arguments: &[&str]) -> Result<Output> {
-    Command::new("p2pmem")
-        .args(arguments)
-        .output()
-        .context("p2pmem cannot be run")
-}
-
-/// Runs the command, which must succeed, and returns what it prints.
-fn says(arguments: &[&str]) -> Result<String> {
-    let run = p2pmem(arguments)?;
-    let complaint = String::from_utf8_lossy(&run.stderr);
-    ensure!(run.status.success(), "{arguments:?}: {complaint}");
-    Ok(String::from_utf8(run.stdout)?)
-}
-
 /// As [`says`], in JSON.
 fn tells(arguments: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&says(
         &[arguments, &["--json"]].concat(),
     )?)?)
-}
-
-/// Checks that the command fails, and says all of these words in one line.
-fn fails(arguments: &[&str], words: &[&str]) -> Result<()> {
-    let run = p2pmem(arguments)?;
-    let text = String::from_utf8_lossy(&run.stderr);
-    ensure!(
-        run.status.code() == Some(1),
-        "{arguments:?}: {:?}",
-        run.status
-    );
-    ensure!(
-        text.lines().count() == 1 && words.iter().all(|word| text.contains(word)),
-        "{arguments:?}: {text}"
-    );
-    Ok(())
 }
 
 /// The device that is bound by its ID: 64 MiB of memory in BAR 2.
@@ -373,18 +342,7 @@ fn wrong_regions() -> Result<()> {
 /// Puts a file system on a drive, mounts it, and does something meanwhile.
 fn with_mounted(node: &str, then: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     const POINT: &str = "/tmp/mounted";
-    let run = |program: &str, arguments: &[&str]| -> Result<()> {
-        let output = Command::new(program).args(arguments).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{program}: {said}");
-        Ok(())
-    };
-    if !fs::read_to_string("/proc/filesystems")?.contains("ext4") {
-        run("modprobe", &["ext4"])?;
-    }
-    run("mke2fs", &[node])?;
-    fs::create_dir_all(POINT)?;
-    run("mount", &["-t", "ext2", node, POINT])?;
+    format_and_mount(node, POINT)?;
     let result = then(POINT);
     run("umount", &[POINT])?;
     result

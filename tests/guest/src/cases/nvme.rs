@@ -7,7 +7,6 @@ use std::{
     fs::{self, File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -22,6 +21,7 @@ use crate::{
         on_debug_kernel, patience, qemu, read_at, restore, rmmod, rounds, unbind, wait_until,
         Child, Map, Mark, Provider, PAGE, READ, WINDOW,
     },
+    programs::{format_and_mount, mount, run},
 };
 
 /// Cases with memory that the nvme driver published itself. Needs the topology cmb.
@@ -190,18 +190,7 @@ pub mod adopt {
             let controller = controller(serial)?.context("no such drive")?;
             let name = controller.file_name().context("no name")?.to_string_lossy();
             let node = format!("/dev/{name}n1");
-            let run = |program: &str, arguments: &[&str]| -> Result<()> {
-                let output = Command::new(program).args(arguments).output()?;
-                let said = String::from_utf8_lossy(&output.stderr);
-                ensure!(output.status.success(), "{program}: {said}");
-                Ok(())
-            };
-            if !fs::read_to_string("/proc/filesystems")?.contains("ext4") {
-                run("modprobe", &["ext4"])?;
-            }
-            run("mke2fs", &[&node])?;
-            fs::create_dir_all(POINT)?;
-            run("mount", &["-t", "ext2", &node, POINT])?;
+            format_and_mount(&node, POINT)?;
 
             let stop = Path::new("/tmp/stop");
             let file = format!("{POINT}/file");
@@ -231,7 +220,7 @@ pub mod adopt {
                 ensure!(mark.expect(&["nvme", what]).is_err(), "{what}, see the log");
             }
             run("umount", &[POINT])?;
-            run("mount", &["-t", "ext2", &node, POINT])?;
+            mount(&node, POINT)?;
             let text = fs::read_to_string(&file)?;
             run("umount", &[POINT])?;
             ensure!(text.len() > 8 * 10, "only {} bytes", text.len());
