@@ -292,12 +292,12 @@ class Machine:
         return {number: text for number, text in vectors.items() if text and number in after}
 
     def ask_what_it_does(self) -> None:
-        """Lets a guest that hangs print its blocked tasks and what its CPUs do."""
+        """Lets a guest that hangs print what its CPUs do, its blocked tasks, and the stacks of all tasks."""
         try:
             qmp = self.qmp or Qmp(self.folder / "qmp.sock")
             console = socket.socket(socket.AF_UNIX)
             console.connect(str(self.folder / "console.sock"))
-            for key in b"w", b"l":
+            for key in b"l", b"w", b"t":
                 qmp.execute("chardev-send-break", id="console")
                 time.sleep(0.2)
                 console.sendall(key)

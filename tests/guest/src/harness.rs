@@ -3,7 +3,7 @@
 //! Runs cases, and looks at what they leave behind.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Read, Write},
     panic,
     time::{Duration, Instant},
@@ -203,9 +203,21 @@ fn watch(child: Pid) -> Result<Option<i32>> {
             return Ok(status.exit_status());
         }
         if Instant::now() > deadline {
-            bail!("did not end within {} s", limit.as_secs());
+            show_tasks();
+            bail!(
+                "did not end within {} s; the stacks of all tasks are in the kernel's log",
+                limit.as_secs()
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Has the kernel write to its log what the processors do, which tasks are blocked, and the stacks of all tasks: a case that
+/// hangs need not be blocked.
+fn show_tasks() {
+    for key in ["l", "w", "t"] {
+        let _ = fs::write("/proc/sysrq-trigger", key);
     }
 }
 
