@@ -211,7 +211,7 @@ fn say_published(pdev: &pci::Device) {
 
 /// Finds out what memory another driver registered, by looking at a page of it.
 fn find_region(pdev: &pci::Device, pool: &Pool) -> Result<Region> {
-    let range = pool.alloc(PAGE_SIZE)?.pagemap_range();
+    let range = pool.alloc(PAGE_SIZE, PAGE_SIZE)?.pagemap_range();
 
     let (bar, start) = Resource::at(pdev, range.start).ok_or(ENXIO)?;
 

@@ -12,14 +12,23 @@ use kernel::{
     sync::atomic::Relaxed, //
 };
 
-use kernel_ext::miscdevice::{
-    Attribute,
-    Listing, //
+use kernel_ext::{
+    miscdevice::{
+        Attribute,
+        Listing, //
+    },
+    mm::virt::{
+        LARGE_PAGES,
+        LARGE_PAGE_SIZE, //
+    }, //
 };
 
 use crate::{
     choice,
-    provider::Provider,
+    provider::{
+        Privilege,
+        Provider, //
+    },
     routes, //
 };
 
@@ -39,16 +48,16 @@ macro_rules! shown {
 
 /// A file that shows a setting, and takes what a function reads.
 macro_rules! setting {
-    ($name:literal, $field:ident, $read:path) => {
+    ($name:literal, $($field:ident).+, $read:path) => {
         Attribute {
             name: $name,
             show: |provider| {
-                let value = provider.settings.$field.load(Relaxed);
+                let value = provider.$($field).+.load(Relaxed);
                 CString::try_from_fmt(fmt!("{}\n", u64::from(value)))
             },
             store: Some(|provider, text| {
                 let value = $read(text.trim()).ok_or(EINVAL)?;
-                provider.settings.$field.store(value, Relaxed);
+                provider.$($field).+.store(value, Relaxed);
                 Ok(())
             }),
         }
@@ -67,9 +76,35 @@ pub(crate) const ALL: &[Attribute<Provider>] = &[
         store: None,
     },
     shown!(c"adopted", |provider| Ok(u8::from(provider.is_adopted()))),
-    setting!(c"clear", clear, yes_or_no),
-    setting!(c"limit_per_file", limit_per_file, choice::size_or_zero),
-    setting!(c"limit_per_user", limit_per_user, choice::size_or_zero),
+    shown!(c"large_page", |_| Ok(if LARGE_PAGES {
+        LARGE_PAGE_SIZE
+    } else {
+        0
+    })),
+    setting!(c"clear", settings.clear, yes_or_no),
+    setting!(
+        c"limit_per_file",
+        accounts.limits.per_file,
+        choice::size_or_zero
+    ),
+    setting!(
+        c"limit_per_user",
+        accounts.limits.per_user,
+        choice::size_or_zero
+    ),
+    Attribute {
+        name: c"slots",
+        show: |provider| {
+            let name = provider.settings.slots().name();
+            CString::try_from_fmt(fmt!("{}\n", name))
+        },
+        store: Some(|provider, text| {
+            let named = |privilege: &Privilege| privilege.name() == text.trim();
+            let privilege = Privilege::ALL.into_iter().find(named).ok_or(EINVAL)?;
+            provider.settings.set_slots(privilege);
+            Ok(())
+        }),
+    },
 ];
 
 /// The longer ones.

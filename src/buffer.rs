@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that somebody has: mapped, as a dma-buf, or in a slot of an io_uring.
+//! Allocated memory with its users: mappings, dma-bufs, slots of an io_uring.
 
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        Arc,
+        UniqueArc, //
+    }, //
 };
 
 use kernel_ext::{
@@ -18,7 +21,9 @@ use kernel_ext::{
 };
 
 use crate::provider::{
-    Pages,
+    Account,
+    Key,
+    Memory,
     Provider, //
 };
 
@@ -26,39 +31,36 @@ use crate::provider::{
 /// pool.
 pub(crate) struct Buffer {
     provider: Arc<Provider>,
-    key: u64,
-    pages: Pages,
+    key: Key,
+    /// There until this is dropped.
+    memory: Option<Memory>,
     /// How mappings of it are accessed.
     pub(crate) caching: Caching,
 }
 
 impl Buffer {
-    /// Allocates `size` bytes for an open file, and clears them.
+    /// Allocates `size` bytes for an open file. Each piece of them is cleared before its first use.
     ///
     /// `EINVAL` if `size` is not a multiple of the page size; `ENOSPC` if no free run is that long;
-    /// `EDQUOT` if that is more than the file or its user may have; `ENOMEM`; `EINTR` if the caller
-    /// is killed meanwhile; `ENODEV`.
+    /// `EDQUOT` if that is more than the file or its user may have; `ENOMEM`; `ENODEV`.
     pub(crate) fn new(
         provider: &Arc<Provider>,
-        file: u64,
+        account: &Arc<Account>,
         size: usize,
         caching: Caching,
         inside: &Guard<'_>,
     ) -> Result<Arc<Self>> {
-        let (key, pages) = provider.lease(file, size, inside)?;
-        // From here on, dropping the buffer gives the memory back.
-        let buffer = Arc::new(
-            Self {
+        let place = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let (key, memory) = provider.allocate(account, size, inside)?;
+
+        Ok(place
+            .write(Self {
                 provider: provider.clone(),
                 key,
-                pages,
+                memory: Some(memory),
                 caching,
-            },
-            GFP_KERNEL,
-        )?;
-
-        provider.clear(buffer.pages(inside)?)?;
-        Ok(buffer)
+            })
+            .into())
     }
 
     /// Returns whose memory it is.
@@ -66,21 +68,39 @@ impl Buffer {
         &self.provider
     }
 
-    /// Returns the memory. `ENODEV` if it was taken back.
-    pub(crate) fn pages<'a>(&'a self, inside: &'a Guard<'_>) -> Result<&'a Allocation> {
-        self.pages.get(inside).ok_or(ENODEV)
+    /// Returns the memory.
+    pub(crate) fn allocation<'a>(&'a self, inside: &'a Guard<'_>) -> Result<&'a Allocation> {
+        let memory = self.memory.as_ref();
+
+        memory.and_then(|memory| memory.get(inside)).ok_or(ENODEV)
     }
 
     /// Holds the memory for somebody who needs it beyond this call. `ENODEV` if it was taken back.
     pub(crate) fn hold(&self) -> Result<Hold<Allocation>> {
         let inside = self.provider.enter()?;
+        let memory = self.memory.as_ref();
 
-        Gated::hold(&self.pages, &inside).ok_or(ENODEV)
+        memory
+            .and_then(|memory| Gated::hold(memory, &inside))
+            .ok_or(ENODEV)
+    }
+
+    /// Clears all of the memory now, where that is to be done, not when it is first used. `EINTR` if the caller is killed
+    /// during that, `ENODEV` if the device is to go, `EIO` if it does not return what was written.
+    pub(crate) fn prepare(&self, inside: &Guard<'_>) -> Result {
+        self.allocation(inside)?.prepare(|| {
+            if self.provider.is_gone() {
+                Err(ENODEV)
+            } else {
+                Ok(())
+            }
+        })
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.provider.remove_lease(self.key);
+        drop(self.memory.take());
+        self.provider.free(self.key);
     }
 }

@@ -19,7 +19,6 @@ use kernel_ext::{
         Exported,
         Memory, //
     },
-    fs::Mapping,
     gate::Hold,
     p2pmem::Allocation, //
 };
@@ -33,8 +32,7 @@ use crate::{
 /// What is behind a dma-buf.
 pub(crate) struct Handle {
     pub(crate) buffer: Arc<Buffer>,
-    /// Its entries in the lists of the provider: where it is mapped, and that it is exported.
-    file: u64,
+    /// Its entry in the list of exports.
     export: u64,
 }
 
@@ -50,16 +48,11 @@ pub(crate) fn export(
         mode: node.flags() & flags::O_ACCMODE,
         irrevocable,
     };
-    let handle = Handle {
-        file: provider.files.key(),
-        export: provider.exports.key(),
-        buffer,
-    };
-    let (file, export) = (handle.file, handle.export);
-    let (exported, dmabuf) = Exported::new(size, access, handle)?;
+    let export = provider.exports.key();
+    let handle = Handle { buffer, export };
+    let (exported, dmabuf) = Exported::new(size, access, provider.inode.clone(), handle)?;
 
-    // If one of these fails, dropping the dma-buf undoes the other.
-    provider.files.insert(file, Mapping::of(dmabuf.file()))?;
+    // If this fails, the dma-buf is dropped.
     provider.exports.insert(export, exported)?;
 
     Ok(dmabuf)
@@ -78,9 +71,6 @@ impl Memory for Handle {
     }
 
     fn released(&self) {
-        let provider = self.buffer.provider();
-
-        drop(provider.files.remove(self.file));
-        drop(provider.exports.remove(self.export));
+        drop(self.buffer.provider().exports.remove(self.export));
     }
 }

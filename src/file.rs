@@ -4,7 +4,7 @@
 
 use kernel::{
     fs,
-    mm::virt::VmaNew,
+    mm::virt::VmaRef,
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -16,52 +16,63 @@ use kernel::{
 };
 
 use kernel_ext::{
-    fs::Mapping,
+    fs::AnonInode,
     io_uring::cmd::Command,
     miscdevice::{
         Attribute,
         Listing,
         MiscDevice,
         POLL_GONE, //
-    }, //
+    },
+    mm::virt::AreaDescription, //
 };
 
 use crate::{
     attributes,
+    buffer::Buffer,
     ioctl,
     mmap,
-    provider::Provider,
+    provider::{
+        Account,
+        Provider, //
+    },
     uring, //
 };
 
 /// An open file.
 pub(crate) struct File {
     pub(crate) provider: Arc<Provider>,
-    /// Its entry in the list of files, and who it is where memory is counted.
-    pub(crate) key: u64,
+    pub(crate) account: Arc<Account>,
 }
 
 #[vtable]
 impl MiscDevice for File {
     type Data = Provider;
+    type Area = Buffer;
     const ALIGN_AREAS: bool = true;
     const ATTRIBUTES: &'static [Attribute<Provider>] = attributes::ALL;
     const LISTINGS: &'static [Listing<Provider>] = attributes::LISTINGS;
 
-    fn open(file: &fs::File, provider: ArcBorrow<'_, Provider>) -> Result<Arc<Self>> {
-        let _inside = provider.enter()?;
-        // From here on, dropping the file takes it off the list.
-        let this = Self {
-            provider: provider.into(),
-            key: provider.files.key(),
-        };
-        this.provider.files.insert(this.key, Mapping::of(file))?;
-
-        Ok(Arc::new(this, GFP_KERNEL)?)
+    fn address_space(provider: &Provider) -> Option<&Arc<AnonInode>> {
+        Some(&provider.inode)
     }
 
-    fn mmap(this: ArcBorrow<'_, Self>, _file: &fs::File, vma: &VmaNew) -> Result {
-        mmap::map_new(&this.provider, this.key, vma)
+    fn open(file: &fs::File, provider: ArcBorrow<'_, Provider>) -> Result<Arc<Self>> {
+        let _inside = provider.enter()?;
+        let this = Self {
+            provider: provider.into(),
+            account: provider.accounts.open(file.cred().euid())?,
+        };
+
+        Ok(Arc::new(this, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    fn mmap_prepare(this: ArcBorrow<'_, Self>, area: &AreaDescription) -> Result {
+        mmap::prepare(&this.provider, area)
+    }
+
+    fn mapped(this: ArcBorrow<'_, Self>, vma: &VmaRef) -> Result<Arc<Buffer>> {
+        mmap::mapped(&this.provider, &this.account, vma)
     }
 
     fn ioctl(this: ArcBorrow<'_, Self>, file: &fs::File, cmd: u32, arg: usize) -> Result<isize> {
@@ -73,11 +84,10 @@ impl MiscDevice for File {
     }
 
     fn show_fdinfo(this: ArcBorrow<'_, Self>, seq: &SeqFile) {
-        seq_print!(
-            seq,
-            "p2pmem-allocated:\t{}\n",
-            this.provider.allocated_by(this.key)
-        );
+        let (bytes, in_large_pages) = this.account.allocated();
+
+        seq_print!(seq, "p2pmem-allocated:\t{}\n", bytes);
+        seq_print!(seq, "p2pmem-large:\t{}\n", in_large_pages);
     }
 
     fn poll(this: ArcBorrow<'_, Self>, file: &fs::File, table: &PollTable<'_>) -> u32 {
@@ -88,11 +98,5 @@ impl MiscDevice for File {
         } else {
             0
         }
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        drop(self.provider.files.remove(self.key));
     }
 }

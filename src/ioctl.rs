@@ -37,7 +37,10 @@ use kernel::{
 
 use kernel_ext::{
     dma_buf::DmaBuf,
-    mm::virt::Caching,
+    mm::virt::{
+        Caching,
+        LARGE_PAGES, //
+    },
     pci::{
         bus_address,
         Place, //
@@ -95,7 +98,7 @@ pub(crate) fn handle(file: &File, node: &fs::File, cmd: u32, arg: usize) -> Resu
 }
 
 /// Bit n is set if there is a request or command of number n.
-const CAPABILITIES: u32 = 1 << uapi::P2PMEM_NR_INFO
+const REQUESTS: u32 = 1 << uapi::P2PMEM_NR_INFO
     | 1 << uapi::P2PMEM_NR_REGION
     | 1 << uapi::P2PMEM_NR_ALLOC
     | 1 << uapi::P2PMEM_NR_URING_REGISTER
@@ -121,7 +124,11 @@ fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
         granule: PAGE_SIZE as u32,
         regions: provider.regions().len() as u32,
         flags,
-        capabilities: CAPABILITIES,
+        capabilities: if LARGE_PAGES {
+            REQUESTS | uapi::P2PMEM_CAP_LARGE_PAGES
+        } else {
+            REQUESTS
+        },
         numa_node: place.numa_node,
         pci_domain: place.domain,
         pci_bus: place.bus.into(),
@@ -171,9 +178,14 @@ fn alloc(file: &File, node: &fs::File, request: &uapi::p2pmem_alloc) -> Result<D
     } else {
         Caching::Uncached
     };
-    let buffer = Buffer::new(&file.provider, file.key, size, caching, &inside)?;
+    let irrevocable = asks_for(uapi::P2PMEM_ALLOC_IRREVOCABLE);
+    if irrevocable {
+        file.provider.check_unmapped_use()?;
+    }
+    let buffer = Buffer::new(&file.provider, &file.account, size, caching, &inside)?;
+    buffer.prepare(&inside)?;
 
-    dmabuf::export(buffer, size, node, asks_for(uapi::P2PMEM_ALLOC_IRREVOCABLE))
+    dmabuf::export(buffer, size, node, irrevocable)
 }
 
 /// The argument of a request: a structure that may be longer than the one known here, if the

@@ -2,13 +2,15 @@
 
 //! Memory in the address space of a process.
 //!
-//! `mmap()` of a node takes the memory from the pool, so that it fails there and not later. Pages
-//! become present when they are touched, all that one page table spans at a time. They are not
-//! inserted by `mmap()`: the kernel links the VMA to the file only afterwards, and a device that goes
-//! away in between would not find it.
+//! `mmap()` of a node takes the memory from the pool, so that it fails there and not later. That is done when the area is
+//! linked to the file: a device that goes away finds it from then on. Pages become present when they are touched, a large
+//! page or all that one page table spans. Only where that is little, and needs not be cleared, they are at once.
 
 use kernel::{
-    mm::virt::VmaNew,
+    mm::virt::{
+        VmaNew,
+        VmaRef, //
+    },
     page::PAGE_SHIFT,
     prelude::*,
     sync::{
@@ -19,29 +21,55 @@ use kernel::{
 
 use kernel_ext::mm::virt::{
     self,
+    AreaDescription,
     Caching,
     Fault,
     Operations,
-    Outcome, //
+    Outcome,
+    LARGE_PAGE_SIZE, //
 };
 
 use crate::{
     buffer::Buffer,
-    provider::Provider, //
+    provider::{
+        Account,
+        Provider, //
+    }, //
 };
 
-/// Handles `mmap()` of a node by an open file of it.
-pub(crate) fn map_new(provider: &Arc<Provider>, file: u64, vma: &VmaNew) -> Result {
-    let inside = provider.enter()?;
-
-    if !virt::is_shared(vma) || virt::page_offset(vma) != 0 {
+/// Says what a mapping of a node is like.
+pub(crate) fn prepare(provider: &Provider, area: &AreaDescription) -> Result {
+    if provider.is_gone() {
+        return Err(ENODEV);
+    }
+    if !area.is_shared() || area.page_offset() != 0 {
         return Err(EINVAL);
     }
-    let size = vma.end() - vma.start();
-    let buffer = Buffer::new(provider, file, size, Caching::Uncached, &inside)?;
 
-    set_up(vma, buffer);
+    area.set_device_memory(Caching::Uncached);
     Ok(())
+}
+
+/// Allocates the memory of a mapping of a node, for an open file. The mapping owns it, and those that fork, partial
+/// `munmap()` and `mremap()` make of it hold references as well.
+pub(crate) fn mapped(
+    provider: &Arc<Provider>,
+    account: &Arc<Account>,
+    vma: &VmaRef,
+) -> Result<Arc<Buffer>> {
+    let inside = provider.enter()?;
+    let size = vma.end() - vma.start();
+    let buffer = Buffer::new(provider, account, size, Caching::Uncached, &inside)?;
+
+    let allocation = buffer.allocation(&inside)?;
+    if size < LARGE_PAGE_SIZE && !allocation.is_cleared() {
+        if let Some(vma) = vma.as_mixedmap_vma() {
+            // What is not mapped now is mapped when it is touched.
+            let _ = allocation.map(vma, vma.start(), 0..size >> PAGE_SHIFT);
+        }
+    }
+
+    Ok(buffer)
 }
 
 /// Handles `mmap()` of memory that is there, at an offset that lies within it.
@@ -52,35 +80,46 @@ pub(crate) fn map(buffer: &Arc<Buffer>, vma: &VmaNew) -> Result {
         return Err(EINVAL);
     }
 
-    set_up(vma, buffer.clone());
+    virt::set_device_memory(vma, buffer.caching);
+    virt::set_operations(vma, buffer.clone());
     Ok(())
-}
-
-/// The VMA owns the buffer from here on; those that fork, partial `munmap()` and `mremap()` make of it
-/// hold references as well.
-fn set_up(vma: &VmaNew, buffer: Arc<Buffer>) {
-    vma.set_mixedmap();
-    vma.set_dontexpand();
-    vma.set_dontdump();
-    virt::set_random_access(vma);
-    virt::set_caching(vma, buffer.caching);
-    virt::set_operations(vma, buffer);
 }
 
 impl Operations for Buffer {
     fn fault(this: ArcBorrow<'_, Self>, fault: &Fault) -> Outcome {
-        match populate(&this, fault) {
-            // Somebody else was faster.
-            Ok(()) | Err(EBUSY) => Outcome::Mapped,
-            Err(ENOMEM) => Outcome::OutOfMemory,
-            Err(_) => Outcome::SigBus,
-        }
+        outcome(map_pages(&this, fault))
+    }
+
+    fn large_fault(this: ArcBorrow<'_, Self>, fault: &Fault) -> Outcome {
+        outcome(map_large_page(&this, fault))
     }
 }
 
-fn populate(buffer: &Buffer, fault: &Fault) -> Result {
+fn outcome(result: Result) -> Outcome {
+    match result {
+        // With EBUSY another thread was faster.
+        Ok(()) | Err(EBUSY) => Outcome::Mapped,
+        Err(ENOMEM) => Outcome::OutOfMemory,
+        Err(_) => Outcome::SigBus,
+    }
+}
+
+/// Maps a large page. Where there is none, its pages one by one: the kernel would make a page table for a smaller fault
+/// that would not be used.
+fn map_large_page(buffer: &Buffer, fault: &Fault) -> Result {
     let inside = buffer.provider().enter()?;
-    let allocation = buffer.pages(&inside)?;
+    let allocation = buffer.allocation(&inside)?;
+
+    if !allocation.map_large(fault, virt::page_offset(fault.vma()))? {
+        map_pages(buffer, fault)?;
+    }
+    Ok(())
+}
+
+/// Maps all pages around the one that was touched that one page table spans.
+fn map_pages(buffer: &Buffer, fault: &Fault) -> Result {
+    let inside = buffer.provider().enter()?;
+    let allocation = buffer.allocation(&inside)?;
     let vma = fault.vma().as_mixedmap_vma().ok_or(EINVAL)?;
 
     // Which page of the allocation is at an address of the VMA.

@@ -9,7 +9,12 @@
 //! 2. the mmap lock of a process (mmap, faults, the end of a VMA);
 //! 3. the gate of a provider. Entering never waits. Closing waits for those inside, so it is done
 //!    with none of these locks held but the device lock, which nobody takes inside;
-//! 4. the lock of a registry, or of the list of adopted devices: nothing is called with it held.
+//! 4. the lock of an allocation, while a piece of it is prepared, and of a pool, while memory is aligned;
+//! 5. the lock of a registry, of the allocations, of the users, or of the list of adopted devices: nothing is called
+//!    with it held.
+//!
+//! The lock of an io_uring, under which a slot is filled or released, comes before 3 to 5. It is not taken inside the gate, nor
+//! waited for by revocation: a user can hold it for any time.
 //!
 //! A provider outlives the binding of its device, since open files and mappings refer to it.
 //! [`Provider::revoke`] is the end of the binding; after it the provider is an empty shell.
@@ -22,7 +27,6 @@ use kernel::{
     new_poll_condvar,
     pci,
     prelude::*,
-    rbtree::RBTree,
     sync::{
         aref::ARef,
         atomic::{
@@ -32,33 +36,25 @@ use kernel::{
         poll::PollCondVar,
         Arc,
         Mutex, //
-    },
-    task::Kuid,
-    time::{
-        delay::fsleep,
-        Delta,
-        Instant,
-        Monotonic, //
     }, //
 };
 
 use kernel_ext::{
     dma_buf::Exported,
-    fs::Mapping,
+    fs::AnonInode,
     gate::{
         Gate,
         Gated,
         Guard, //
     },
+    io_uring::cmd::Slot,
     p2pmem::Allocation,
     pci::{
         p2pdma::Pool,
         Resource, //
     },
-    task::{
-        self,
-        Process, //
-    }, //
+    task,
+    workqueue::RetryWork, //
 };
 
 use crate::{
@@ -69,38 +65,73 @@ use crate::{
     routes, //
 };
 
-use core::ops::Range;
+mod account;
+mod allocations;
+mod revoke;
 
-/// How often somebody who waits says for whom.
-const REPORT_INTERVAL: Delta = Delta::from_secs(10);
+pub(crate) use account::Account;
+pub(crate) use allocations::{
+    Key,
+    Memory, //
+};
 
-/// Memory that was given out.
-pub(crate) type Pages = Arc<Gated<Allocation>>;
+use account::Accounts;
+use allocations::{
+    AllocationEntry,
+    Allocations,
+    Place, //
+};
 
-/// An entry of the list of memory that was given out.
-struct Lease {
-    pages: Pages,
-    /// CPU addresses.
-    place: Range<u64>,
-    /// Who asked for it, and through which open file.
-    owner: Process,
-    user: Kuid,
-    file: u64,
+/// Who may have memory that is not mapped: in a slot of an io_uring, or exported to devices that cannot let go.
+///
+/// Both pass checks of the kernel that mapped memory does not pass: whether a block device takes memory of devices at all,
+/// and that requests for it are not merged with others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Privilege {
+    /// No process.
+    Nobody,
+    /// A process that may do raw I/O (`CAP_SYS_RAWIO`).
+    Privileged,
+    /// Every process that may open the node.
+    Everybody,
 }
 
-impl Lease {
-    fn size(&self) -> u64 {
-        self.place.end - self.place.start
+impl Privilege {
+    pub(crate) const ALL: [Self; 3] = [Self::Nobody, Self::Privileged, Self::Everybody];
+
+    /// Returns the name in sysfs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Privileged => "privileged",
+            Self::Everybody => "everybody",
+        }
     }
 }
 
 /// What the administrator decides while the device is in use.
 pub(crate) struct Settings {
-    /// Whether memory is cleared before it is given out.
+    /// Whether memory is cleared before its first use.
     pub(crate) clear: Atomic<bool>,
-    /// How many bytes an open file and a user may have; 0 for any number.
-    pub(crate) limit_per_file: Atomic<u64>,
-    pub(crate) limit_per_user: Atomic<u64>,
+    /// Who may fill slots, as an index of [`Privilege::ALL`].
+    slots: Atomic<u32>,
+}
+
+impl Settings {
+    /// Returns who may have memory that is not mapped.
+    pub(crate) fn slots(&self) -> Privilege {
+        let index = self.slots.load(Relaxed) as usize;
+
+        Privilege::ALL
+            .get(index)
+            .copied()
+            .unwrap_or(Privilege::Nobody)
+    }
+
+    /// Sets who may have memory that is not mapped. Memory that a process has stays there.
+    pub(crate) fn set_slots(&self, privilege: Privilege) {
+        self.slots.store(privilege as u32, Relaxed);
+    }
 }
 
 /// A device's peer-to-peer memory.
@@ -108,19 +139,23 @@ pub(crate) struct Settings {
 pub(crate) struct Provider {
     pdev: ARef<pci::Device>,
     gate: Arc<Gate>,
-    pool: Gated<Pool>,
+    pool: Pool,
     regions: Regions,
     /// Whether another driver has the device.
     adopted: bool,
     pub(crate) settings: Settings,
-    /// Where open files and dma-bufs are mapped. An entry is added inside the gate.
+    pub(crate) accounts: Arc<Accounts>,
+    /// Through its address space all files and dma-bufs are mapped.
+    pub(crate) inode: Arc<AnonInode>,
+    /// What is allocated. An entry is added inside the gate.
     #[pin]
-    pub(crate) files: Registry<Mapping>,
-    #[pin]
-    leases: Registry<Lease>,
+    allocations: RetryWork<Allocations>,
     /// What others may have imported. An entry is added inside the gate.
     #[pin]
     pub(crate) exports: Registry<Arc<Exported<Handle>>>,
+    /// Slots of rings that memory is in.
+    #[pin]
+    pub(crate) slots: Registry<Arc<Slot>>,
     /// Who waits for the device to go away.
     #[pin]
     pub(crate) gone: PollCondVar,
@@ -138,7 +173,9 @@ impl Provider {
         adopted: bool,
     ) -> Result<Arc<Self>> {
         let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
-        let pool = Gated::new(gate.clone(), pool);
+        let accounts = Accounts::new()?;
+        let inode = AnonInode::new()?;
+        let allocated = Allocations::new()?;
 
         Arc::pin_init(
             pin_init!(Self {
@@ -149,12 +186,13 @@ impl Provider {
                 adopted,
                 settings: Settings {
                     clear: Atomic::new(true),
-                    limit_per_file: Atomic::new(0),
-                    limit_per_user: Atomic::new(0),
+                    slots: Atomic::new(Privilege::Privileged as u32),
                 },
-                files <- Registry::new(),
-                leases <- Registry::new(),
+                accounts,
+                inode,
+                allocations <- RetryWork::new(allocated),
                 exports <- Registry::new(),
+                slots <- Registry::new(),
                 gone <- new_poll_condvar!(),
                 routes <- new_mutex!(None),
             }),
@@ -192,235 +230,110 @@ impl Provider {
         self.regions.iter().map(|region| region.size).sum()
     }
 
-    /// Returns how many bytes are given out.
+    /// Returns how many bytes are allocated.
     pub(crate) fn allocated(&self) -> u64 {
-        self.leases.look(|all| all.map(Lease::size).sum())
+        self.accounts.allocated()
     }
 
-    /// Returns how many bytes are not given out.
+    /// Returns how many bytes are not allocated.
     pub(crate) fn available(&self) -> u64 {
-        self.size() - self.allocated()
+        self.size().saturating_sub(self.allocated())
     }
 
-    /// Returns how many bytes are given out through an open file.
-    pub(crate) fn allocated_by(&self, file: u64) -> u64 {
-        self.leases.look(|all| {
-            all.filter(|lease| lease.file == file)
-                .map(Lease::size)
-                .sum()
-        })
-    }
-
-    /// Returns the length of the longest run that is not given out, in bytes.
+    /// Returns the length of the longest run that is not allocated, in bytes.
     pub(crate) fn largest_run(&self) -> Result<u64> {
-        let taken = self.leases.look(|all| {
-            let mut sorted = RBTree::new();
-            for Range { start, end } in all.map(|lease| lease.place.clone()) {
-                sorted.try_create_and_insert(start, end, GFP_KERNEL)?;
-            }
-            Ok::<_, Error>(sorted)
-        })?;
-
-        let mut largest = 0;
+        let mut longest = 0;
         for region in &self.regions {
             let start = Resource::of(&self.pdev, region.bar)?.start + region.offset;
-            let end = start + region.size;
-            let mut free = start;
 
-            for (&first, &last) in &taken {
-                if (start..end).contains(&first) {
-                    largest = largest.max(first - free);
-                    free = last;
-                }
-            }
-            largest = largest.max(end - free);
+            longest = longest.max(self.allocations.longest_free(start..start + region.size));
         }
 
-        Ok(largest)
+        Ok(longest)
     }
 
-    /// Gives out `size` bytes to the caller, through an open file. The memory goes back to the pool
-    /// when the device goes away, or when [`Provider::remove_lease`] was called and the pages are
-    /// dropped.
+    /// `EPERM` unless the caller may have memory that is not mapped.
+    pub(crate) fn check_unmapped_use(&self) -> Result {
+        let allowed = match self.settings.slots() {
+            Privilege::Nobody => false,
+            Privilege::Privileged => task::may_do_raw_io(),
+            Privilege::Everybody => true,
+        };
+
+        allowed.then_some(()).ok_or(EPERM)
+    }
+
+    /// Allocates `size` bytes for an open file. The memory goes back to the pool when the device goes away, or when
+    /// [`Provider::free`] was called and no user refers to its pages any more.
+    ///
+    /// It starts at a large page if there is such a run.
+    ///
+    /// # Errors
     ///
     /// `EINVAL` if `size` is not a multiple of the page size, `ENOSPC` if no free run is that
     /// long, `EDQUOT` if it is more than the file or the user may have.
-    pub(crate) fn lease(&self, file: u64, size: usize, inside: &Guard<'_>) -> Result<(u64, Pages)> {
-        let pool = self.pool.get(inside).ok_or(ENODEV)?;
-        let allocation = Allocation::new(pool.alloc(size)?)?;
-        let start = allocation.physical_address();
-        let lease = Lease {
-            pages: Arc::new(Gated::new(self.gate.clone(), allocation), GFP_KERNEL)?,
-            place: start..start + size as u64,
-            owner: Process::current(),
-            user: kernel::current!().uid(),
-            file,
-        };
-        let pages = lease.pages.clone();
-        let user = lease.user;
-
-        let key = self.leases.key();
-        self.leases.insert_if(key, lease, |all| {
-            let limits = [
-                self.settings.limit_per_file.load(Relaxed),
-                self.settings.limit_per_user.load(Relaxed),
-            ];
-            if limits == [0, 0] {
-                return Ok(());
-            }
-
-            let mut used = [size as u64; 2];
-            for lease in all {
-                if lease.file == file {
-                    used[0] += lease.size();
-                }
-                if lease.user == user {
-                    used[1] += lease.size();
-                }
-            }
-            let exceeds = |(used, limit): (u64, u64)| limit != 0 && used > limit;
-            if used.into_iter().zip(limits).any(exceeds) {
-                return Err(EDQUOT);
-            }
-            Ok(())
-        })?;
-
-        Ok((key, pages))
-    }
-
-    /// Clears memory that was just given out, unless the administrator does not want that. `EINTR` if
-    /// the caller is killed meanwhile, `ENODEV` if the device is to go.
-    pub(crate) fn clear(&self, allocation: &Allocation) -> Result {
-        if !self.settings.clear.load(Relaxed) {
-            return Ok(());
+    pub(crate) fn allocate(
+        &self,
+        account: &Arc<Account>,
+        size: usize,
+        inside: &Guard<'_>,
+    ) -> Result<(Key, Memory)> {
+        if size as u64 > self.size() {
+            return Err(ENOSPC);
         }
+        let mut reservation = account.reserve(size as u64)?;
+        let place = Place::new(GFP_KERNEL_ACCOUNT)?;
 
-        allocation.clear(|| {
-            if self.is_gone() {
-                Err(ENODEV)
-            } else if task::is_killed() {
-                Err(EINTR)
-            } else {
-                Ok(())
-            }
-        })
+        let run = self.pool.alloc(size, Allocation::alignment(size))?;
+        let start = run.physical_address();
+        let clear = self.settings.clear.load(Relaxed);
+        let allocation = Allocation::new(run, clear);
+        let memory = Arc::pin_init(
+            Gated::new(self.gate.clone(), allocation),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+
+        let large = memory
+            .get(inside)
+            .map_or(0, Allocation::size_in_large_pages);
+        reservation.set_large(large as u64);
+        let entry = AllocationEntry::new(memory.clone(), start..start + size as u64, reservation);
+        Ok((self.allocations.insert(place, entry), memory))
     }
 
-    /// Takes memory off the list of what was given out.
-    pub(crate) fn remove_lease(&self, key: u64) {
-        drop(self.leases.remove(key));
-    }
-
-    /// Takes the memory back from everybody, since the device goes away.
+    /// Gives memory back that has no user any more. What DMA still uses is given back later.
     ///
-    /// When this returns, no system call is under way on behalf of the device, no process can
-    /// reach its memory, no other device has it, and DMA into memory that was given out has ended.
-    /// The caller must have made sure that no more files are opened.
-    pub(crate) fn revoke(&self) {
-        let closed = self.gate.close();
-        // Who has memory in an io_uring must let go of it.
-        self.gone.notify_all();
-
-        // No page is mapped any more from here on, so one pass reaches all. A VMA that a process
-        // is just making cannot escape either: its pages would be mapped by a fault.
-        while let Some(mapping) = self.files.pop() {
-            mapping.unmap();
-        }
-
-        // All are told before any is waited for.
-        let mut key = 0;
-        while let Some((found, exported)) = self.exports.next(key) {
-            exported.revoke();
-            key = found + 1;
-        }
-        while let Some(exported) = self.exports.pop() {
-            self.wait(
-                || exported.is_in_use(),
-                || {
-                    exported.for_each_importer(|importer| {
-                        dev_warn!(
-                            self.pdev,
-                            "waiting for {}, which has imported memory\n",
-                            importer.name()
-                        );
-                    });
-                },
-            );
-        }
-
-        let mut in_flight = KVec::new();
-        while let Some(lease) = self.leases.pop() {
-            self.wait(
-                || lease.pages.is_held(),
-                || {
-                    dev_warn!(
-                        self.pdev,
-                        "waiting for an io_uring with {} bytes that {} asked for\n",
-                        lease.size(),
-                        lease.owner
-                    );
-                },
-            );
-            let pinned = lease.pages.take(&closed).and_then(Allocation::release);
-            if let Some(pinned) = pinned {
-                // Without memory for it, the kernel waits for these pages later and says nothing.
-                let _ = in_flight.push((lease.owner, pinned), GFP_KERNEL);
+    /// The caller must have dropped its references to the memory.
+    pub(crate) fn free(&self, key: Key) {
+        // Otherwise the device is going away, and the memory is being given back.
+        if let Some(memory) = self.allocations.take(key) {
+            if self.allocations.give_back(key, memory) {
+                self.allocations.schedule();
             }
-        }
-
-        drop(self.pool.take(&closed));
-        for (owner, pinned) in in_flight {
-            self.wait(
-                || pinned.bytes() != 0,
-                || {
-                    dev_warn!(
-                        self.pdev,
-                        "waiting for DMA into {} bytes that {} asked for\n",
-                        pinned.bytes(),
-                        owner
-                    );
-                },
-            );
-        }
-    }
-
-    /// Waits while something is so, and reports from time to time.
-    fn wait(&self, is_so: impl Fn() -> bool, report: impl Fn()) {
-        const FIRST: Delta = Delta::from_micros(100);
-        const LONGEST: Delta = Delta::from_millis(20);
-
-        let mut since = Instant::<Monotonic>::now();
-        let mut pause = FIRST;
-
-        while is_so() {
-            if since.elapsed() >= REPORT_INTERVAL {
-                since = Instant::now();
-                report();
-            }
-            fsleep(pause);
-            pause = (pause * 2).min(LONGEST);
         }
     }
 }
 
-/// The list of what is given out, for developers: process, user, bytes, and where, a line for each.
+/// The list of allocations, for developers: process, user, bytes, and where, a line for each.
 pub(crate) struct List(pub(crate) Arc<Provider>);
 
 impl debugfs::Writer for List {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.leases.look(|all| {
-            for lease in all {
-                let held = if lease.pages.is_held() { " held" } else { "" };
-                f.write_fmt(fmt!(
-                    "{} uid {} bytes {} at {:#x}{}\n",
-                    lease.owner,
-                    lease.user.into_uid_in_current_ns(),
-                    lease.size(),
-                    lease.place.start,
-                    held
-                ))?;
-            }
-            Ok(())
+        self.0.allocations.for_each(|one| {
+            f.write_fmt(fmt!(
+                "{} uid {} bytes {} at {:#x} large {}{}{}\n",
+                one.owner,
+                one.user.into_uid_in_current_ns(),
+                one.bytes,
+                one.place.start,
+                one.bytes_in_large_pages,
+                if one.is_held { " held" } else { "" },
+                if one.is_outstanding {
+                    " outstanding"
+                } else {
+                    ""
+                }
+            ))
         })
     }
 }

@@ -51,23 +51,10 @@ impl<T: Unpin> Registry<T> {
 
     /// Adds an entry, or returns `ENOMEM`. The key comes from [`Registry::key`].
     pub(crate) fn insert(&self, key: u64, entry: T) -> Result {
-        self.insert_if(key, entry, |_| Ok(()))
-    }
+        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
 
-    /// Adds an entry if `check` agrees, which looks at those that are there.
-    pub(crate) fn insert_if(
-        &self,
-        key: u64,
-        entry: T,
-        check: impl FnOnce(&mut dyn Iterator<Item = &T>) -> Result,
-    ) -> Result {
-        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let mut entries = self.entries.lock();
-
-        check(&mut entries.tree.values())?;
         // No entry has that key.
-        entries.tree.insert(node.into_node(key, entry));
-
+        self.entries.lock().tree.insert(node.into_node(key, entry));
         Ok(())
     }
 
@@ -82,11 +69,6 @@ impl<T: Unpin> Registry<T> {
         let (_, node) = entries.tree.cursor_front_mut()?.remove_current();
 
         Some(node.to_key_value().1)
-    }
-
-    /// Looks at all entries, with the lock held.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut dyn Iterator<Item = &T>) -> R) -> R {
-        look(&mut self.entries.lock().tree.values())
     }
 
     /// Returns the entry with the lowest key from `key` on, and that key.

@@ -2,8 +2,11 @@
 
 //! Memory in the buffer table of an io_uring: neither mapped nor pinned by each request.
 //!
-//! A ring cannot be told to let go of a buffer. Unbinding the device wakes up who polls the node, and
-//! waits.
+//! Requests through a slot pass checks that mapped memory does not pass, so that this is a privilege
+//! ([`Privilege`](crate::provider::Privilege)).
+//!
+//! The kernel has no way to take memory back from a ring. Unbinding the device wakes up pollers of the node, and waits.
+//! Only slots in rings of the thread that unbinds are emptied, which could not do it while it waits.
 
 use kernel::{
     fs::{
@@ -29,12 +32,14 @@ use kernel_ext::{
     dma_buf::DmaBuf,
     io_uring::cmd::{
         Command,
-        Direction, //
+        Direction,
+        Slot, //
     },
     uapi, //
 };
 
 use crate::{
+    buffer::Buffer,
     dmabuf::Handle,
     provider::Provider, //
 };
@@ -73,10 +78,42 @@ pub(crate) fn handle(
     Ok(0)
 }
 
+/// Memory in a slot, as long as the ring uses it. The fields are dropped in this order.
+struct InSlot {
+    /// Its entry in the list of slots.
+    key: u64,
+    /// So that the memory stays on the list of what is allocated.
+    buffer: Arc<Buffer>,
+    /// So that the module stays loaded, which the ring refers to.
+    _node: ARef<fs::File>,
+}
+
+impl InSlot {
+    /// Adds a slot to the list.
+    fn new(buffer: &Arc<Buffer>, slot: Arc<Slot>, node: &fs::File) -> Result<Self> {
+        let slots = &buffer.provider().slots;
+        let key = slots.key();
+        slots.insert(key, slot)?;
+
+        Ok(Self {
+            key,
+            buffer: buffer.clone(),
+            _node: node.into(),
+        })
+    }
+}
+
+impl Drop for InSlot {
+    fn drop(&mut self) {
+        drop(self.buffer.provider().slots.remove(self.key));
+    }
+}
+
 fn register(provider: &Arc<Provider>, node: &fs::File, command: &Command<'_>) -> Result {
     if provider.is_gone() {
         return Err(ENODEV);
     }
+    provider.check_unmapped_use()?;
     let request = command.payload::<uapi::p2pmem_uring_register>();
     let dmabuf = DmaBuf::get(request.fd)?;
     let exported = dmabuf.exported::<Handle>().ok_or(EINVAL)?;
@@ -101,8 +138,7 @@ fn register(provider: &Arc<Provider>, node: &fs::File, command: &Command<'_>) ->
         _ => Direction::Both,
     };
 
-    // The buffer, so that it stays on the list of what is given out. Then the file, so that the
-    // module stays loaded: the ring refers to both.
-    let owner: (_, ARef<fs::File>) = (buffer.clone(), node.into());
-    command.register(request.slot, memory, start..end, direction, owner)
+    command.register(request.slot, memory, start..end, direction, |slot| {
+        InSlot::new(buffer, slot, node)
+    })
 }

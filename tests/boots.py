@@ -22,14 +22,15 @@ PROGRAMS = TOP / "build/bin"
 # their own only because of that.
 BOOTS = [
     ("switch", ["unbind"]),
-    ("switch", ["buffers", "handle", "uring", "copy"]),
+    ("switch", ["buffers", "handle", "uring", "slots", "copy"]),
+    ("switch", ["large"]),
     ("switch", []),  # all others
     ("switch-two-bars", ["providers"]),
     ("no-switch", ["unreachable", "apart"]),
     ("one-apart", ["outside"]),
     ("acs", ["redirected"]),
     ("host-bridge", ["bridged"]),
-    ("iommu", ["translated"]),
+    ("iommu", ["translated", "merged"]),
     ("any-bar", ["override", "manage"]),
     ("far-bar", ["unmappable"]),
     ("cmb", ["adopt", "cmb", "lend"]),

@@ -11,10 +11,11 @@
 #define __rust_helper
 
 #include "device.c"
+#include "fs.c"
+#include "huge_mm.c"
 #include "io_uring.c"
 #include "memremap.c"
 #include "page.c"
-#include "page_ref.c"
 #include "pci.c"
 #include "percpu-refcount.c"
 #include "pgtable.c"

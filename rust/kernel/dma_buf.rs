@@ -31,6 +31,7 @@ use kernel::{
 
 use crate::{
     bindings,
+    fs::AnonInode,
     gate::Hold,
     p2pmem::Allocation,
     pci::as_raw, //
@@ -95,6 +96,8 @@ pub struct Exported<T: Memory> {
     resv: Opaque<bindings::dma_resv>,
     state: UnsafeCell<State>,
     irrevocable: bool,
+    /// Whose address space the file of the dma-buf has.
+    inode: Arc<AnonInode>,
     data: T,
 }
 
@@ -104,8 +107,13 @@ unsafe impl<T: Memory> Send for Exported<T> {}
 unsafe impl<T: Memory> Sync for Exported<T> {}
 
 impl<T: Memory> Exported<T> {
-    /// Makes a dma-buf of `size` bytes. May sleep.
-    pub fn new(size: usize, access: Access, data: T) -> Result<(Arc<Self>, DmaBuf)> {
+    /// Makes a dma-buf of `size` bytes, which is mapped through the address space of `inode`. May sleep.
+    pub fn new(
+        size: usize,
+        access: Access,
+        inode: Arc<AnonInode>,
+        data: T,
+    ) -> Result<(Arc<Self>, DmaBuf)> {
         // INVARIANT: There is no dma-buf yet, and no mapping.
         let this = Arc::pin_init(
             pin_init!(Self {
@@ -122,9 +130,10 @@ impl<T: Memory> Exported<T> {
                     hold: None,
                 }),
                 irrevocable: access.irrevocable,
+                inode,
                 data,
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
 
         let owned = this.clone().into_foreign();
@@ -143,6 +152,9 @@ impl<T: Memory> Exported<T> {
         // the dma-buf owns a reference to.
         match from_err_ptr(unsafe { bindings::dma_buf_export(&info) }) {
             Ok(dmabuf) => {
+                // SAFETY: The dma-buf is new and its file not in use. It owns a reference to `this`, and by that
+                // to the inode.
+                unsafe { this.inode.share_with((*dmabuf).file) };
                 this.lock().state().dmabuf = dmabuf;
                 // SAFETY: Not an error, so a dma-buf, and the reference is owned.
                 let dmabuf = DmaBuf(unsafe { NonNull::new_unchecked(dmabuf) });
@@ -350,16 +362,20 @@ impl<T: Memory> Table<T> {
             return EOPNOTSUPP.to_errno();
         }
 
-        // SAFETY: The device is valid, and so is the client.
-        let distance = unsafe {
-            bindings::pci_p2pdma_distance_many(as_raw(memory.device()), &mut client, 1, true)
-        };
-        // The log says why.
-        if distance < 0 {
-            return EREMOTEIO.to_errno();
+        // SAFETY: The device is valid, and so is the client. Who asks again and again must not fill the log.
+        unsafe {
+            let pdev = as_raw(memory.device());
+            if bindings::pci_p2pdma_distance_many(pdev, &mut client, 1, false) < 0 {
+                bindings::dev_warn_unreachable(client, pdev);
+                return EREMOTEIO.to_errno();
+            }
         }
 
-        0
+        // Nothing is to be done if its exporter has done it.
+        match memory.prepare(|| Ok(())) {
+            Ok(()) => 0,
+            Err(error) => error.to_errno(),
+        }
     }
 
     /// # Safety
@@ -375,6 +391,10 @@ impl<T: Memory> Table<T> {
         let Some(memory) = this.data.hold() else {
             return ENODEV.to_ptr();
         };
+        // SAFETY: By the safety requirements.
+        if memory.size() != unsafe { (*(*attachment).dmabuf).size } {
+            return EINVAL.to_ptr();
+        }
         let mut range = bindings::phys_vec {
             paddr: memory.physical_address(),
             len: memory.size(),

@@ -4,6 +4,6 @@
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
-mod mapping;
+mod inode;
 
-pub use self::mapping::Mapping;
+pub use self::inode::AnonInode;

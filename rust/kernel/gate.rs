@@ -6,7 +6,7 @@
 //! device enters the gate and may sleep inside. When the device goes away the gate is closed:
 //! nobody enters any more, and closing waits for those who are inside. A value that only exists
 //! as long as the device does is kept in a [`Gated`]: it is reached from inside the gate, and
-//! can be taken out by whoever closed it.
+//! is changed behind the closed gate only.
 //!
 //! [`Revocable`](kernel::revocable::Revocable) is the same for code that does not sleep.
 //!
@@ -16,7 +16,7 @@
 //!
 //! ```ignore
 //! let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
-//! let value = Gated::new(gate.clone(), 42);
+//! let value = Arc::pin_init(Gated::new(gate.clone(), 42), GFP_KERNEL)?;
 //!
 //! // A system call.
 //! let guard = gate.enter().ok_or(ENODEV)?;
@@ -25,7 +25,7 @@
 //!
 //! // The device goes away.
 //! let closed = gate.close();
-//! assert_eq!(value.take(&closed), Some(42));
+//! assert_eq!(value.with_closed(&closed, |mut value| replace(&mut *value, 0)), Some(42));
 //! assert!(gate.enter().is_none());
 //! ```
 
@@ -50,10 +50,11 @@ use kernel::{
 
 use core::{
     cell::UnsafeCell,
-    mem::ManuallyDrop,
     ops::Deref,
     ptr, //
 };
+
+use pin_init::Wrapper;
 
 /// A gate that callers enter and that can be closed once and for all.
 #[pin_data]
@@ -128,38 +129,40 @@ pub struct Closed<'a> {
     gate: &'a Gate,
 }
 
-/// A value that is used from inside a [`Gate`], and taken out when that is closed.
+/// A value that is used from inside a [`Gate`], and can be changed when that is closed.
 ///
-/// Who needs it for longer than a call holds it: it cannot be taken out then.
+/// A user that needs it for longer than a call holds it: there is no exclusive access then.
 ///
 /// # Invariants
 ///
-/// - `value` is initialised as long as `taken` is 0. That becomes 1 only while no [`Guard`] of `gate`
-///   and no [`Hold`] of this value exists.
+/// - A mutable reference to `value` exists only where `self` is borrowed exclusively; or while `claimed` is 1, and no
+///   [`Guard`] of `gate` and no [`Hold`] of this value exists.
 /// - `holds` is the number of [`Hold`]s. It grows only while there is a [`Guard`] of `gate`.
+#[pin_data]
 pub struct Gated<T> {
     gate: Arc<Gate>,
     holds: Atomic<usize>,
-    taken: Atomic<i32>,
-    value: UnsafeCell<ManuallyDrop<T>>,
+    claimed: Atomic<i32>,
+    #[pin]
+    value: UnsafeCell<T>,
 }
 
-// SAFETY: The value is owned, and can be taken out by another thread.
+// SAFETY: The value is owned, and can be changed by another thread.
 unsafe impl<T: Send> Send for Gated<T> {}
-// SAFETY: The value is shared between guards, which needs `Sync`, and can be taken out through a
+// SAFETY: The value is shared between guards, which needs `Sync`, and can be changed through a
 // shared reference, which needs `Send`. Access is ordered by the gate.
 unsafe impl<T: Send + Sync> Sync for Gated<T> {}
 
 impl<T> Gated<T> {
-    /// Puts `value` behind `gate`.
-    pub fn new(gate: Arc<Gate>, value: T) -> Self {
-        // INVARIANT: `value` is initialised and `taken` is 0.
-        Self {
+    /// Puts a value behind `gate`.
+    pub fn new(gate: Arc<Gate>, value: impl PinInit<T, Error>) -> impl PinInit<Self, Error> {
+        // INVARIANT: There is no reference yet.
+        try_pin_init!(Self {
             gate,
             holds: Atomic::new(0),
-            taken: Atomic::new(0),
-            value: UnsafeCell::new(ManuallyDrop::new(value)),
-        }
+            claimed: Atomic::new(0),
+            value <- UnsafeCell::pin_init(value),
+        })
     }
 
     /// Returns the value. [`None`] if `guard` is not of this value's gate.
@@ -169,52 +172,54 @@ impl<T> Gated<T> {
         }
 
         // SAFETY: `guard` is one of `self.gate`. It exists for as long as the returned reference,
-        // so that by the type invariants the value was not taken, and will not be.
+        // so that by the type invariants there is no mutable one.
         Some(unsafe { &*self.value.get() })
     }
 
-    /// Holds the value beyond the guard. [`None`] if it was taken out, or the guard is one of another
-    /// gate.
+    /// Holds the value beyond the guard. [`None`] if the guard is one of another gate.
     pub fn hold(this: &Arc<Self>, guard: &Guard<'_>) -> Option<Hold<T>> {
         this.get(guard)?;
-        // INVARIANT: The guard exists, so the value is there, and is not taken out before the
-        // guard is dropped. Then this is seen.
+        // INVARIANT: The guard exists, so there is no exclusive access before it is dropped. Then this is seen.
         this.holds.fetch_add(1, Relaxed);
 
         Some(Hold(this.clone()))
     }
 
-    /// Returns whether somebody holds the value.
+    /// Returns whether there is a [`Hold`] of the value.
     pub fn is_held(&self) -> bool {
         self.holds.load(Acquire) != 0
     }
 
-    /// Takes the value out. [`None`] if that was done before, if somebody holds it, or if `closed` is
-    /// not of this value's gate.
-    pub fn take(&self, closed: &Closed<'_>) -> Option<T> {
+    /// Passes the value to `change`, behind a closed gate. [`None`] if there is a [`Hold`] of it, if another thread does
+    /// the same at this moment, or if `closed` is not of this value's gate.
+    pub fn with_closed<R>(
+        &self,
+        closed: &Closed<'_>,
+        change: impl FnOnce(Pin<&mut T>) -> R,
+    ) -> Option<R> {
         if !ptr::eq(closed.gate, &*self.gate) || self.is_held() {
             return None;
         }
-        if self.taken.xchg(1, Full) != 0 {
+        if self.claimed.xchg(1, Full) != 0 {
             return None;
         }
 
-        // SAFETY: `closed` shows that no guard of the gate exists, so that nobody holds the value any
-        // more either: nobody else refers to it. It is initialised, since `taken` was 0 until now, and nobody else takes it.
-        Some(unsafe { ManuallyDrop::take(&mut *self.value.get()) })
+        // SAFETY: `closed` shows that no guard of the gate exists, so that the value is not held any more either, and
+        // `claimed` was 0 until now. The value is pinned: `self` is made by a pinned initializer only.
+        let result = change(unsafe { Pin::new_unchecked(&mut *self.value.get()) });
+
+        self.claimed.store(0, Release);
+        Some(result)
+    }
+
+    /// Returns the value of one that is borrowed exclusively, so that there is neither guard nor [`Hold`] in use.
+    pub fn value_mut(self: Pin<&mut Self>) -> Pin<&mut T> {
+        // SAFETY: The value is pinned with `self`.
+        unsafe { self.map_unchecked_mut(|this| this.value.get_mut()) }
     }
 }
 
-impl<T> Drop for Gated<T> {
-    fn drop(&mut self) {
-        if self.taken.load(Relaxed) == 0 {
-            // SAFETY: `self` is borrowed exclusively, and the value was not taken.
-            unsafe { ManuallyDrop::drop(self.value.get_mut()) };
-        }
-    }
-}
-
-/// A value behind a [`Gate`] that cannot be taken out while this exists.
+/// A value behind a [`Gate`] to which there is no exclusive access while this exists.
 ///
 /// # Invariants
 ///
@@ -225,15 +230,14 @@ impl<T> Deref for Hold<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariants, the value cannot be taken out: it is initialised, and only
-        // shared references to it exist.
+        // SAFETY: By the type invariants, only shared references to the value exist.
         unsafe { &*self.0.value.get() }
     }
 }
 
 impl<T> Drop for Hold<T> {
     fn drop(&mut self) {
-        // Whoever takes the value out sees what was done with it.
+        // Exclusive access comes after all that was done with it.
         self.0.holds.fetch_sub(1, Release);
     }
 }

@@ -23,3 +23,4 @@ pub mod p2pmem;
 pub mod pci;
 mod sysfs;
 pub mod task;
+pub mod workqueue;

@@ -17,7 +17,7 @@ use kernel::{
         VTABLE_DEFAULT_ERROR, //
     },
     fs::File,
-    mm::virt::VmaNew,
+    mm::virt::VmaRef,
     module::this_module,
     prelude::*,
     seq_file::SeqFile,
@@ -39,11 +39,18 @@ use kernel::{
 
 use crate::{
     bindings,
+    fs::AnonInode,
     io_uring::cmd::Command,
+    mm::virt::{
+        self,
+        AreaDescription,
+        Operations, //
+    },
     sysfs, //
 };
 
 use core::{
+    ffi::c_void,
     marker::PhantomData,
     ptr, //
 };
@@ -93,6 +100,9 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
     /// What all files of a device share.
     type Data: Send + Sync + 'static;
 
+    /// The data of a mapping.
+    type Area: Operations;
+
     /// Whether areas that are as long as what one page table spans, or longer, start where one starts, if nobody
     /// says where: so that they need no more page tables than they must. Only where the kernel has
     /// transparent huge pages.
@@ -104,12 +114,25 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
     /// The longer ones.
     const LISTINGS: &'static [Listing<Self::Data>] = &[];
 
+    /// Returns the inode whose address space all files of the device share, through whatever node they were opened. Without
+    /// one each node has an address space of its own.
+    fn address_space(_data: &Self::Data) -> Option<&Arc<AnonInode>> {
+        None
+    }
+
     /// Opens a file. Called with the lock of all misc devices held: must not wait for somebody
     /// who registers or deregisters one.
     fn open(file: &File, data: ArcBorrow<'_, Self::Data>) -> Result<Arc<Self>>;
 
-    /// Sets up a VMA. May sleep; the mmap write lock is held.
-    fn mmap(_this: ArcBorrow<'_, Self>, _file: &File, _vma: &VmaNew) -> Result {
+    /// Says what a mapping of the file is to be like, or why there can be none. Must not take anything that has to be given
+    /// back: there may be no mapping after all. The mmap write lock is held.
+    fn mmap_prepare(_this: ArcBorrow<'_, Self>, _area: &AreaDescription) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Returns the data of a mapping that was just made and is linked to the file already: code that takes pages away from all
+    /// mappings finds it. May insert pages, and may sleep; the mmap write lock is held. If it fails, the mapping is removed.
+    fn mapped(_this: ArcBorrow<'_, Self>, _vma: &VmaRef) -> Result<Arc<Self::Area>> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -416,7 +439,11 @@ impl<T: MiscDevice> Table<T> {
         owner: this_module::<T::OwnerModule>().as_ptr(),
         open: Some(Self::open),
         release: Some(Self::release),
-        mmap: if T::HAS_MMAP { Some(Self::mmap) } else { None },
+        mmap_prepare: if T::HAS_MMAP_PREPARE {
+            Some(Self::mmap_prepare)
+        } else {
+            None
+        },
         #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
         get_unmapped_area: if T::ALIGN_AREAS {
             Some(bindings::thp_get_unmapped_area)
@@ -491,6 +518,10 @@ impl<T: MiscDevice> Table<T> {
 
         match T::open(file, data.as_arc_borrow()) {
             Ok(this) => {
+                if let Some(inode) = T::address_space(data) {
+                    // SAFETY: The file is being opened, so that it is not in use.
+                    unsafe { inode.give_to(raw) };
+                }
                 // SAFETY: The file is being opened, its private data is ours to write.
                 unsafe { (*raw).private_data = this.into_foreign() };
                 0
@@ -502,26 +533,74 @@ impl<T: MiscDevice> Table<T> {
     /// # Safety
     ///
     /// `file` must be an open file with this table, whose last user is gone.
-    unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+    unsafe extern "C" fn release(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: `open()` stored the result of `into_foreign()`, and there are no other calls.
         drop(unsafe { Arc::<T>::from_foreign((*file).private_data) });
+
+        // SAFETY: The file and its inode are valid. If the address space is not that of the node, `open()` gave the file
+        // another one, which is not used through the file any more: it has no mapping.
+        unsafe {
+            let shared = (*file).f_mapping;
+            if shared != (*inode).i_mapping {
+                (*file).f_mapping = (*inode).i_mapping;
+                AnonInode::release_file(shared);
+            }
+        }
         0
+    }
+
+    const AREA_OPERATIONS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        mapped: Some(Self::mapped),
+        ..virt::Table::<T::Area>::OPERATIONS
+    };
+
+    /// # Safety
+    ///
+    /// `description` must be one of a mapping of an open file with this table, that is being filled in.
+    unsafe extern "C" fn mmap_prepare(description: *mut bindings::vm_area_desc) -> c_int {
+        // SAFETY: By the safety requirements, the file is open.
+        let (this, _) = unsafe { Self::borrow((*description).file) };
+        // SAFETY: By the safety requirements.
+        let area = unsafe { AreaDescription::from_raw(description) };
+
+        match T::mmap_prepare(this, area) {
+            Ok(()) => {
+                // SAFETY: By the safety requirements.
+                unsafe { (*description).vm_ops = &Self::AREA_OPERATIONS };
+                0
+            }
+            Err(error) => error.to_errno(),
+        }
     }
 
     /// # Safety
     ///
-    /// `file` must be an open file with this table, `vma` be one that is being set up.
-    unsafe extern "C" fn mmap(
-        file: *mut bindings::file,
-        vma: *mut bindings::vm_area_struct,
+    /// `file` must be an open file with this table, of which the current process has just made a mapping at `start`. `data` is
+    /// valid for writing.
+    unsafe extern "C" fn mapped(
+        start: c_ulong,
+        _end: c_ulong,
+        _offset: c_ulong,
+        file: *const bindings::file,
+        data: *mut *mut c_void,
     ) -> c_int {
         // SAFETY: The file is open.
-        let (this, file) = unsafe { Self::borrow(file) };
-        // SAFETY: The VMA is being set up.
-        let vma = unsafe { VmaNew::from_raw(vma) };
+        let (this, _) = unsafe { Self::borrow(file.cast_mut()) };
+        // SAFETY: The caller holds the mmap write lock of this process.
+        let vma = unsafe { bindings::vma_lookup((*kernel::current!().as_ptr()).mm, start) };
+        if vma.is_null() {
+            // One that a driver above this one is making, which is not there yet.
+            return EINVAL.to_errno();
+        }
+        // SAFETY: The mapping is there, and locked.
+        let vma = unsafe { VmaRef::from_raw(vma) };
 
-        match T::mmap(this, file, vma) {
-            Ok(()) => 0,
+        match T::mapped(this, vma) {
+            Ok(area) => {
+                // SAFETY: By the safety requirements. The mapping owns the reference.
+                unsafe { *data = area.into_foreign() };
+                0
+            }
             Err(error) => error.to_errno(),
         }
     }

@@ -26,6 +26,12 @@ pub fn is_administrator() -> bool {
     unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) }
 }
 
+/// Returns whether the calling thread may do raw I/O (`CAP_SYS_RAWIO`).
+pub fn may_do_raw_io() -> bool {
+    // SAFETY: Has no requirements.
+    unsafe { bindings::capable(bindings::CAP_SYS_RAWIO as c_int) }
+}
+
 /// Which process did something: the process ID and the name that it had then.
 #[derive(Clone, Copy)]
 pub struct Process {

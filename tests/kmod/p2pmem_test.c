@@ -47,6 +47,8 @@ static int test_pte(struct p2pmem_test_pte __user *argument)
 	pud_t *pud;
 	pmd_t *pmd;
 	pgd_t *pgd;
+	pte_t pte;
+	struct page *page;
 
 	if (copy_from_user(&request, argument, sizeof(request)))
 		return -EFAULT;
@@ -54,6 +56,8 @@ static int test_pte(struct p2pmem_test_pte __user *argument)
 		return -EINVAL;
 
 	request.value = 0;
+	request.leaf_order = 0;
+	request.folio_order = 0;
 	mmap_read_lock(mm);
 	pgd = pgd_offset(mm, request.address);
 	if (pgd_none(*pgd))
@@ -65,9 +69,20 @@ static int test_pte(struct p2pmem_test_pte __user *argument)
 	if (pud_none(*pud) || pud_leaf(*pud))
 		goto out;
 	pmd = pmd_offset(pud, request.address);
-	if (pmd_none(*pmd) || pmd_leaf(*pmd))
+	if (pmd_none(*pmd))
 		goto out;
-	request.value = pte_val(ptep_get(pte_offset_kernel(pmd, request.address)));
+	if (pmd_leaf(*pmd)) {
+		request.value = pmd_val(*pmd);
+		request.leaf_order = PMD_SHIFT - PAGE_SHIFT;
+		page = pmd_page(*pmd);
+	} else {
+		pte = ptep_get(pte_offset_kernel(pmd, request.address));
+		if (!pte_present(pte))
+			goto out;
+		request.value = pte_val(pte);
+		page = pte_page(pte);
+	}
+	request.folio_order = folio_order(page_folio(page));
 out:
 	mmap_read_unlock(mm);
 

@@ -12,11 +12,15 @@
 /**
  * struct p2pmem_test_pte - how an address of the caller is mapped
  * @address: in: a mapped address
- * @value: out: the page table entry, 0 if there is none
+ * @value: out: the entry of the page table that maps it, 0 if there is none
+ * @leaf_order: out: how many pages that entry maps, as a power of two
+ * @folio_order: out: how many pages the folio has that it maps, as a power of two
  */
 struct p2pmem_test_pte {
 	__u64 address;
 	__u64 value;
+	__u32 leaf_order;
+	__u32 folio_order;
 };
 
 /**

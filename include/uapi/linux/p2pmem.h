@@ -8,11 +8,14 @@
  *   mmap(NULL, length, prot, MAP_SHARED, fd, 0)
  *	allocates @length bytes (rounded up to whole pages) and maps them,
  *	uncached. They are given back when the last mapping in any process is
- *	gone.
+ *	gone. With %P2PMEM_CAP_LARGE_PAGES each aligned 2 MiB of them (more on
+ *	some architectures) is one large page.
  *   P2PMEM_IOC_ALLOC
  *	allocates memory and returns a dma-buf: a descriptor that can be mapped
  *	any number of times, sent to other processes, and given to devices that
  *	import dma-bufs. The memory is given back when its last user is gone.
+ *	It is mapped in large pages where address and offset are the same
+ *	modulo the size of one: the kernel chooses no such address by itself.
  *   P2PMEM_URING_REGISTER
  *	puts such a dma-buf into a slot of the buffer table of an io_uring, for
  *	IORING_OP_READ_FIXED and the like, without mapping or pinning it.
@@ -23,17 +26,29 @@
  *   EDQUOT  more than the administrator allows to an open file or a user
  *   ENOMEM  the kernel has no memory for what it must remember
  *   EINTR   killed while the memory was being cleared
+ *   EIO     the device does not return the zeroes that were written to it
+ *   EPERM   memory that is not mapped needs a right that the caller lacks, see
+ *	     below
  *   ENODEV  the device is gone
  *
  * A mapping of the node that is private, or whose offset is not 0, is EINVAL.
  *
- * Memory is cleared before it is given out, unless the administrator turned that
- * off for the device.
+ * Memory is cleared before its first use, unless the administrator turned that
+ * off for the device: by mmap() of the node each 2 MiB when it is first touched
+ * (SIGBUS in place of EIO), by %P2PMEM_IOC_ALLOC all of it at once.
+ *
+ * Slots of a ring and irrevocable exports need CAP_SYS_RAWIO, unless the
+ * administrator allowed them to everybody, or to no process (the attribute
+ * "slots" of the node in sysfs). A request by a slot is not asked two questions
+ * that the kernel asks of mapped memory: whether the block device takes device
+ * memory at all, and with which other requests it may be merged. Behind an
+ * IOMMU, data of others can be lost by that.
  *
  * After the device went away (unbind, unplug) touching a mapping raises SIGBUS,
  * each call on the node's descriptor fails with ENODEV, and poll() of it reports
- * POLLERR | POLLHUP. Whoever has memory in an io_uring must empty the slot then,
- * or close the ring: the device waits for that.
+ * POLLERR | POLLHUP. A program that has memory in an io_uring must empty the slot
+ * then, or close the ring: the device waits for that. Only slots in rings of the
+ * thread that unbinds the device are emptied, since it cannot do that while it waits.
  *
  * All structures are the same for 32-bit and 64-bit callers. They may grow at
  * their end: the size a caller was built with is part of the request number, the
@@ -60,10 +75,14 @@
 #define P2PMEM_NR_URING_REGISTER	0x03
 #define P2PMEM_NR_URING_UNREGISTER	0x04
 
+/* Capabilities of struct p2pmem_info, above the numbers of requests. */
+/* Memory is mapped in large pages where addresses allow it. */
+#define P2PMEM_CAP_LARGE_PAGES	(1U << 31)
+
 /* Flags of struct p2pmem_info. */
 /* Another driver has the device, and published the memory. */
 #define P2PMEM_INFO_ADOPTED	(1U << 0)
-/* Memory is cleared before it is given out. */
+/* Memory is cleared before its first use. */
 #define P2PMEM_INFO_CLEARED	(1U << 1)
 
 /**
@@ -76,7 +95,8 @@
  * @regions: the number of regions the memory consists of, see
  *	struct p2pmem_region
  * @flags: %P2PMEM_INFO_ADOPTED, %P2PMEM_INFO_CLEARED
- * @capabilities: bit n is set if request or command number n is known
+ * @capabilities: bit n is set if request or command number n is known;
+ *	P2PMEM_CAP_*
  * @numa_node: the NUMA node that the device is near to, -1 if it is not known
  * @pci_domain: PCI domain of the device
  * @pci_bus: PCI bus
@@ -133,6 +153,7 @@ struct p2pmem_region {
 /*
  * Devices may import the dma-buf that cannot be told to let go of it, as most
  * RDMA adapters cannot. The provider cannot be unbound while one has it mapped.
+ * EPERM without the right to it, see above.
  */
 #define P2PMEM_ALLOC_IRREVOCABLE	(1U << 1)
 /*
@@ -176,8 +197,8 @@ struct p2pmem_alloc {
  *
  * Errors: EBADF, EINVAL for what is no such dma-buf, EXDEV for one of another node,
  * ERANGE for a part that is empty, not within the dma-buf, or 4 GiB or longer,
- * EINVAL for a slot that does not exist, EBUSY for one that is in use, ENODEV once
- * the device is gone.
+ * EINVAL for a slot that does not exist, EBUSY for one that is in use, EPERM
+ * without the right to it, ENODEV once the device is gone.
  */
 struct p2pmem_uring_register {
 	__s32 fd;

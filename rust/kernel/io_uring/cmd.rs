@@ -12,6 +12,11 @@
 use kernel::{
     error::to_result,
     prelude::*,
+    sync::{
+        new_mutex,
+        Arc,
+        Mutex, //
+    },
     transmute::FromBytes,
     types::{
         ForeignOwnable,
@@ -28,7 +33,8 @@ use crate::{
 use core::{
     ffi::c_void,
     marker::PhantomData,
-    ops::Range, //
+    ops::Range,
+    ptr, //
 };
 
 /// A command that is being issued (`struct io_uring_cmd`).
@@ -89,42 +95,57 @@ impl<'a> Command<'a> {
     /// does not depend on the length. The memory is held, and `owner` kept, until the ring does not
     /// use the buffer any more, which may be before this returns.
     ///
+    /// `owner` is made from the [`Slot`], by which it can be emptied later.
+    ///
     /// # Errors
     ///
     /// `ERANGE` if the part is empty, not within the memory, or longer than 4 GiB; `EINVAL` if
-    /// there is no such slot; `EBUSY` if it is in use; `ENOMEM`.
+    /// there is no such slot; `EBUSY` if it is in use; `ENOMEM`; and what `owner` says.
     pub fn register<T: Send + 'static>(
         &self,
-        slot: u32,
+        number: u32,
         memory: Hold<Allocation>,
         part: Range<usize>,
         direction: Direction,
-        owner: T,
+        owner: impl FnOnce(Arc<Slot>) -> Result<T>,
     ) -> Result {
         let segment = memory.segment(part)?;
-        let owner = KBox::new(Registered { memory, owner }, GFP_KERNEL)?.into_foreign();
+        let slot = Slot::new(number)?;
+        let owner = owner(slot.clone())?;
+        let registered = Registered {
+            slot: slot.clone(),
+            memory,
+            owner,
+        };
+        let foreign = KBox::new(registered, GFP_KERNEL_ACCOUNT)?.into_foreign();
         let directions = match direction {
             Direction::Source => 1 << bindings::ITER_SOURCE,
             Direction::Both => 1 << bindings::ITER_SOURCE | 1 << bindings::ITER_DEST,
         };
+        let (mut ring, mut node) = (ptr::null_mut(), ptr::null_mut());
 
         // SAFETY: The command is being issued with these flags. The segment is one of valid pages,
-        // which `owner` keeps until it is released.
+        // which `foreign` keeps until it is released.
         let registered = to_result(unsafe {
-            bindings::io_buffer_register_bvec(
+            bindings::io_buffer_register_slot(
                 self.command,
                 &segment,
-                1,
                 Some(release::<T>),
-                owner,
+                foreign,
                 directions,
-                slot,
+                number,
                 self.flags,
+                &mut ring,
+                &mut node,
             )
         });
         if registered.is_err() {
             // SAFETY: The ring did not take it.
-            unsafe { release::<T>(owner) };
+            unsafe { release::<T>(foreign) };
+        }
+        let mut state = slot.state.lock();
+        if matches!(*state, State::Pending) {
+            *state = State::Filled { ring, node };
         }
 
         registered
@@ -141,8 +162,66 @@ impl<'a> Command<'a> {
     }
 }
 
+/// Where a buffer is.
+enum State {
+    /// Not yet in a ring.
+    Pending,
+    /// In a ring, whose table knows it by `node`. That is only compared.
+    Filled {
+        ring: *mut c_void,
+        node: *mut c_void,
+    },
+    /// The ring does not use it any more.
+    Released,
+}
+
+// SAFETY: The pointers are only compared, but by the thread that has the ring.
+unsafe impl Send for State {}
+
+/// A slot of a ring that a driver filled.
+///
+/// The buffer may outlive the ring: it can be cloned into the table of another one.
+#[pin_data]
+pub struct Slot {
+    number: u32,
+    #[pin]
+    state: Mutex<State>,
+}
+
+impl Slot {
+    fn new(number: u32) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                number,
+                state <- new_mutex!(State::Pending),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Empties the slot if the ring is one of the calling thread's: no new request finds the buffer there. Requests that use
+    /// it go on, and keep it until they end. May sleep, but not for the ring.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if the ring is in use at this moment, `EPERM` if it is another thread's.
+    pub fn try_empty(&self) -> Result {
+        let (ring, node) = match *self.state.lock() {
+            State::Pending => return Err(EBUSY),
+            State::Filled { ring, node } => (ring, node),
+            State::Released => return Ok(()),
+        };
+
+        // Without our lock: emptying calls the release.
+        //
+        // SAFETY: The C side compares `ring` with the rings of this thread before it uses it.
+        to_result(unsafe { bindings::io_buffer_try_empty_slot(ring, self.number, node) })
+    }
+}
+
 /// What a ring owns. Dropped in this order: the owner may be what keeps this code loaded.
 struct Registered<T> {
+    slot: Arc<Slot>,
     #[expect(dead_code)]
     memory: Hold<Allocation>,
     #[expect(dead_code)]
@@ -155,5 +234,7 @@ struct Registered<T> {
 /// any more.
 unsafe extern "C" fn release<T>(owner: *mut c_void) {
     // SAFETY: By the safety requirements.
-    drop(unsafe { KBox::<Registered<T>>::from_foreign(owner) });
+    let registered = unsafe { KBox::<Registered<T>>::from_foreign(owner) };
+
+    *registered.slot.state.lock() = State::Released;
 }

@@ -15,14 +15,18 @@ use kernel::{
     pci,
     prelude::*,
     str::CString,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        new_mutex,
+        Mutex, //
+    }, //
 };
 
 use crate::{
     bindings,
     p2pmem::{
-        Chunk,
-        List, //
+        List,
+        PoolMemory, //
     },
     pci::{
         as_raw,
@@ -58,6 +62,9 @@ pub fn mappable() -> RangeInclusive<u64> {
     range.start..=range.end
 }
 
+/// From how many times its alignment on a run is worth being taken twice.
+const MANY: usize = 2;
+
 /// Shows that the device of a [`Pool`] is bound and has peer-to-peer memory.
 struct Registered;
 
@@ -68,6 +75,8 @@ struct Registered;
 pub struct Pool {
     pdev: ARef<pci::Device>,
     registered: Devres<Registered>,
+    /// Held while memory is taken in order to give a part of it back.
+    adjusting: Pin<KBox<Mutex<()>>>,
 }
 
 /// Registers a range of a BAR as peer-to-peer memory, until the device is unbound
@@ -98,11 +107,7 @@ pub fn add_resource(
         bindings::pci_p2pdma_add_resource(as_raw(pdev), bar.try_into()?, size, offset)
     })?;
 
-    Ok(Pool {
-        pdev: pdev.into(),
-        // Added to the resources of the device after its memory, so revoked before that is gone.
-        registered: Devres::new(pdev.as_ref(), Ok::<_, Error>(Registered))?,
-    })
+    Pool::new(pdev)
 }
 
 /// Says whether others may find the memory of a device (`pci_p2pmem_publish()`).
@@ -225,12 +230,17 @@ impl Pool {
             _ => return Ok(None),
         }
 
-        Ok(Some(Self {
+        Ok(Some(Self::new(pdev)?))
+    }
+
+    /// For a device with registered memory.
+    fn new(pdev: &pci::Device<Bound>) -> Result<Self> {
+        Ok(Self {
             pdev: pdev.into(),
-            // Added to the resources of the device after its memory, so revoked before that is
-            // gone.
+            // Added to the resources of the device after its memory, so revoked before that is gone.
             registered: Devres::new(pdev.as_ref(), Ok::<_, Error>(Registered))?,
-        }))
+            adjusting: KBox::pin_init(new_mutex!(()), GFP_KERNEL)?,
+        })
     }
 
     /// Takes memory from the pool as a list that devices can map, `size` bytes in one run. May sleep.
@@ -261,27 +271,72 @@ impl Pool {
         .ok_or(ENODEV)?
     }
 
-    /// Takes memory from the pool, `size` bytes in one run. Does not sleep.
+    /// Takes memory from the pool, `size` bytes in one run. Its first byte has a CPU address that is a multiple of
+    /// `alignment`, a power of two, if there is such a run; otherwise it is any run. May sleep.
     ///
     /// The bytes are what the last owner left.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `size` is 0 or not a multiple of the page size, `ENOSPC` if there is no free
-    /// run of that length, `ENODEV` once the device was unbound.
-    pub fn alloc(&self, size: usize) -> Result<Chunk> {
-        if size == 0 || size % PAGE_SIZE != 0 {
+    /// `EINVAL` if `size` is 0 or not a multiple of the page size, or `alignment` not a power of two; `ENOSPC` if there is
+    /// no free run of that length, `ENODEV` once the device was unbound.
+    pub fn alloc(&self, size: usize, alignment: usize) -> Result<PoolMemory> {
+        if size == 0 || size % PAGE_SIZE != 0 || !alignment.is_power_of_two() {
             return Err(EINVAL);
         }
+        let alignment = alignment.max(PAGE_SIZE);
+        let mask = alignment as u64 - 1;
+        let fits = |memory: &PoolMemory| memory.physical_address() & mask == 0;
 
+        // The C side takes the first run that is long enough.
+        let mut found = self.alloc_first(size)?;
+        if let Some(memory) = found.take_if(|memory| fits(memory)) {
+            return Ok(memory);
+        }
+
+        // One thread at a time takes more than it needs. If that was why there was nothing, there is something now.
+        let _adjusting = self.adjusting.lock();
+        let found = match found {
+            Some(memory) => memory,
+            None => self.alloc_first(size)?.ok_or(ENOSPC)?,
+        };
+        if fits(&found) {
+            return Ok(found);
+        }
+
+        let Some(more) = size.checked_add(alignment - PAGE_SIZE) else {
+            return Ok(found);
+        };
+        let aligned = |memory: PoolMemory| {
+            let head = (memory.physical_address().wrapping_neg() & mask) as usize;
+            memory.trim(head..head + size)
+        };
+        if let Some(memory) = self.alloc_first(more)? {
+            return Ok(aligned(memory));
+        }
+        // The pool may be too full for both. Of small runs it is not worth being given back for: another user of the pool
+        // could be faster.
+        if size < alignment.saturating_mul(MANY) {
+            return Ok(found);
+        }
+        drop(found);
+        match self.alloc_first(more)? {
+            Some(memory) => Ok(aligned(memory)),
+            None => self.alloc_first(size)?.ok_or(ENOSPC),
+        }
+    }
+
+    /// Takes the first free run of `size` bytes, whole pages, from the pool, if there is one. Does not sleep.
+    fn alloc_first(&self, size: usize) -> Result<Option<PoolMemory>> {
         // The guard keeps the device bound, so that it has a pool.
         let _registered = self.registered.try_access().ok_or(ENODEV)?;
 
         // SAFETY: The device is valid, and has a pool.
         let address = unsafe { bindings::pci_alloc_p2pmem(as_raw(&self.pdev), size) };
-        let address = NonNull::new(address).ok_or(ENOSPC)?;
 
-        // SAFETY: The memory was just allocated with this size, and is owned.
-        Ok(unsafe { Chunk::from_raw(self.pdev.clone(), address, size) })
+        Ok(NonNull::new(address).map(|address| {
+            // SAFETY: The memory was just allocated with this size, and is owned.
+            unsafe { PoolMemory::from_raw(self.pdev.clone(), address, size) }
+        }))
     }
 }

@@ -16,7 +16,7 @@ const MODULE: &str = "/modules/p2pmem_test.ko";
 const NODE: &str = "/dev/p2pmem_test";
 const ROLES: &str = "/modules/p2pmem_roles.ko";
 
-const PTE: u64 = 0xc010_be00;
+const PTE: u64 = 0xc018_be00;
 const CLAIM: u64 = 0x4008_be01;
 const DETOUR: u64 = 0xc040_be02;
 const MISTAKE: u64 = 0xbe03;
@@ -36,6 +36,18 @@ pub enum Mistake {
     UseAfterFree,
     LockOrder,
     Leak,
+}
+
+/// How an address is mapped.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    address: u64,
+    /// The entry of the page table, 0 if there is none.
+    pub value: u64,
+    /// How many pages it maps, and how many the folio has, as powers of two.
+    pub leaf_order: u32,
+    pub folio_order: u32,
 }
 
 /// An open file. What it was asked for is undone when it is dropped.
@@ -61,11 +73,14 @@ impl TestFile {
         }
     }
 
-    /// Returns the page table entry of an address of this process.
-    pub fn pte(&self, address: *const u8) -> Result<u64> {
-        let mut argument = [address as u64, 0];
+    /// Returns how an address of this process is mapped.
+    pub fn pte(&self, address: *const u8) -> Result<Entry> {
+        let mut argument = Entry {
+            address: address as u64,
+            ..Entry::default()
+        };
         self.request(PTE, &mut argument)?;
-        Ok(argument[1])
+        Ok(argument)
     }
 
     /// Has this process sleep whenever it is at the beginning of a function of the kernel.

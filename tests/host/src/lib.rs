@@ -21,6 +21,11 @@ mod nvme {
     pub(crate) mod regs;
 }
 
+#[path = "../../../rust/kernel/p2pmem/pieces.rs"]
+#[allow(unreachable_pub)]
+mod pieces;
+
 mod choice_tests;
 mod nvme_tests;
+mod pieces_tests;
 mod region_tests;

@@ -22,7 +22,7 @@ use crate::{
 
 cases!(
     "buffers": nobody_sees_old_data, mainline_shows_old_data, clearing_can_be_turned_off,
-    limit_of_a_file, limit_of_a_user, limits_of_nonsense, no_room_is_not_no_memory, largest_run,
+    limit_of_a_file, limit_of_a_user, limits_are_reserved_first, limits_of_nonsense, no_room_is_not_no_memory, largest_run,
     attributes, fdinfo, list_for_developers, place_of_the_device, bus_address_for_root_only, trace_events,
 );
 
@@ -160,16 +160,51 @@ fn limit_of_a_user() -> Result<()> {
     let files = [provider.open()?, provider.open()?];
     let map = map_of(&files[0], 4 << 20)?;
     expect_errno(map_of(&files[1], PAGE), Errno::DQUOT, "by another file")?;
-    // Another user.
+    // A file counts for the user who opened it, also in processes of others.
+    let path = std::path::Path::new("/tmp/p2pmem-for-all");
+    let number = rustix::fs::stat(&provider.path)?.st_rdev;
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::FileType::CharacterDevice,
+        mode,
+        number,
+    )?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     Child::spawn(|| {
         become_user()?;
-        let _map = map_of(&files[1], 4 << 20)?;
-        expect_errno(map_of(&files[1], PAGE), Errno::DQUOT, "the other user's")
+        expect_errno(map_of(&files[1], PAGE), Errno::DQUOT, "root's, inherited")?;
+        let own = OpenOptions::new().read(true).write(true).open(path)?;
+        let _map = map_of(&own, 4 << 20)?;
+        expect_errno(map_of(&own, PAGE), Errno::DQUOT, "the other user's")
     })?
     .expect_success()?;
+    fs::remove_file(path)?;
     drop(map);
     drop(map_of(&files[1], 4 << 20)?);
     Ok(())
+}
+
+/// A user who asks for more than is allowed, again and again, takes nothing from others.
+fn limits_are_reserved_first() -> Result<()> {
+    let provider = Provider::first()?;
+    let _limit = Setting::set(
+        &provider,
+        "limit_per_file",
+        &(provider.size - PAGE).to_string(),
+    )?;
+    let file = provider.open()?;
+    let _half = map_of(&provider.open()?, provider.size / 2)?;
+    let greedy = Child::spawn_ready(|ready| loop {
+        expect_errno(map_of(&file, provider.size), Errno::DQUOT, "all")?;
+        ready();
+    })?;
+    for _ in 0..2000 {
+        drop(map_of(&provider.open()?, provider.size / 2)?);
+    }
+    greedy.kill()?;
+    greedy.expect_signal(libc::SIGKILL)
 }
 
 fn limits_of_nonsense() -> Result<()> {

@@ -10,11 +10,12 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
+use p2pmem::{abi::P2PMEM_CAP_LARGE_PAGES, Provider as Node};
 use rustix::{io::Errno, mm::MapFlags};
 
 use crate::{
     cases,
-    cases::uring,
+    cases::{large::map_at, uring},
     guest::{
         bind, choices, choose, devices, errno, insmod, is_loaded, restore, rmmod, unbind, Map,
         Provider, PAGE, READ_WRITE, WINDOW,
@@ -91,16 +92,24 @@ fn functions_of_insmod() -> Result<()> {
 
 fn functions_of_a_page_fault() -> Result<()> {
     let provider = Provider::first()?;
-    let map = Map::new(provider.open()?, WINDOW)?;
-    for error in [Errno::INVAL, Errno::FAULT] {
-        let test = TestFile::open()?;
-        test.fail("vm_insert_pages", error)?;
-        ensure!(!map.is_readable(0)?, "readable");
-        ensure!(test.hits("vm_insert_pages")? > 0);
+    let large = map_at(provider.open()?, WINDOW, 0, 0)?;
+    let small = map_at(provider.open()?, WINDOW, 0, PAGE)?;
+    let large_function = match Node::open(&provider.path)?.info()?.capabilities {
+        known if known & P2PMEM_CAP_LARGE_PAGES != 0 => "vmf_insert_folio_pmd",
+        _ => "vm_insert_pages",
+    };
+    for (map, function) in [(large, large_function), (small, "vm_insert_pages")] {
+        for error in [Errno::INVAL, Errno::FAULT] {
+            let test = TestFile::open()?;
+            test.fail(function, error)?;
+            ensure!(!map.is_readable(0)?, "readable");
+            ensure!(test.hits(function)? > 0, "{function} was not called");
+        }
+        // Nothing is broken by it.
+        map.fill(0..WINDOW, 1);
+        map.check(0..WINDOW, 1)?;
     }
-    // Nothing is broken by it.
-    map.fill(0..WINDOW, 1);
-    map.check(0..WINDOW, 1)
+    Ok(())
 }
 
 /// Cases in which each allocation fails in turn. Needs the debug kernel.

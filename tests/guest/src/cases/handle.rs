@@ -207,18 +207,30 @@ fn read_only_node() -> Result<()> {
     expect_errno(result, Errno::ACCESS, "made writable")
 }
 
-fn write_combining() -> Result<()> {
-    /// Of an entry of an x86 page table: write-through, cache disable, and the attribute table's bit.
-    const CACHING: u64 = 0x98;
+/// Of an entry of an x86 page table: write-through and cache disable. The bit of the attribute table is at another place in
+/// each level, and is not used.
+pub const CACHING: u64 = 0x18;
+
+/// Returns those bits of an entry that combines writes.
+pub fn write_combining_bits() -> u64 {
     // Without the table of page attributes there is no write-combining.
     let has_table = std::path::Path::new("/sys/kernel/debug/x86/pat_memtype_list").exists();
-    let combined = if has_table { 1 << 3 } else { 1 << 4 };
+
+    if has_table {
+        1 << 3
+    } else {
+        1 << 4
+    }
+}
+
+fn write_combining() -> Result<()> {
+    let combined = write_combining_bits();
     let provider = Provider::first()?;
     let node = Node::open(&provider.path)?;
     let test = TestFile::open()?;
     let caching_of = |map: &Map| -> Result<u64> {
         map.set(0, 1);
-        Ok(test.pte(map.at(0))? & CACHING)
+        Ok(test.pte(map.at(0))?.value & CACHING)
     };
     let plain = node.alloc(WINDOW as u64, 0)?;
     let combining = node.alloc(WINDOW as u64, P2PMEM_ALLOC_WRITE_COMBINING)?;
@@ -239,7 +251,7 @@ fn write_combining() -> Result<()> {
     ensure!(caching_of(&map)? == combined);
     Child::spawn(|| {
         map.set(0, 2);
-        ensure!(TestFile::open()?.pte(map.at(0))? & CACHING == combined);
+        ensure!(TestFile::open()?.pte(map.at(0))?.value & CACHING == combined);
         Ok(())
     })?
     .expect_success()?;

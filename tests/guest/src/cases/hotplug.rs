@@ -7,6 +7,7 @@ use std::{fs, time::Duration};
 use anyhow::{ensure, Result};
 use rustix::io::Errno;
 
+use super::{large::leave_reads_in_flight, unbind::slow_drive};
 use crate::{
     cases,
     guest::{
@@ -15,7 +16,7 @@ use crate::{
     },
 };
 
-cases!("hotplug": fifty_times_under_load);
+cases!("hotplug": fifty_times_under_load, pulled_with_outstanding_reads);
 
 const LIMIT: Duration = Duration::from_secs(30);
 const PLUGGED: &str = "/tmp/plugged";
@@ -78,6 +79,25 @@ fn load(provider: &Provider, drives: (&str, &str)) -> Result<Vec<Child>> {
         Ok(())
     })?);
     Ok(children)
+}
+
+/// The device is pulled while a drive writes to memory that has no mapping any more.
+fn pulled_with_outstanding_reads() -> Result<()> {
+    const LENGTH: usize = 4 * WINDOW;
+    for _ in 0..rounds(5) {
+        let provider = provider(64 << 20)?;
+        let child = leave_reads_in_flight(&provider, LENGTH)?;
+        let slow = std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_secs(2));
+            slow_drive(0);
+        });
+        pull()?;
+        slow.join().expect("no panic");
+        // What was in flight is waited for, or fails as the memory does.
+        child.expect_success()?;
+        plug()?;
+    }
+    provider(64 << 20).map(drop)
 }
 
 fn expect_all_gone(provider: &Provider, children: Vec<Child>) -> Result<()> {

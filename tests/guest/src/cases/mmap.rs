@@ -10,6 +10,7 @@ use rustix::{
     mm::{madvise, mprotect, mremap, Advice, MapFlags, MprotectFlags, MremapFlags},
 };
 
+use super::large::map_at;
 use crate::{
     cases,
     guest::{expect_errno, last_errno, Child, Map, Provider, PAGE, READ, READ_WRITE, WINDOW},
@@ -237,7 +238,8 @@ fn first_touch_maps_a_window() -> Result<()> {
 
 fn window_with_pages_present() -> Result<()> {
     let provider = Provider::first()?;
-    let map = Map::new(provider.open()?, 3 * WINDOW)?;
+    // At an address that no large page fits to.
+    let map = map_at(provider.open()?, 3 * WINDOW, 0, PAGE)?;
     map.fill(0..map.len(), 4);
     let start = first_window(&map);
     let page = |number: usize| start + number * PAGE;
@@ -423,7 +425,7 @@ fn uncached() -> Result<()> {
     // Of the bits that say how memory is cached PCD (0x10) is set, PWT (0x8) and PAT (0x80) are not.
     let map = Map::new(Provider::first()?.open()?, PAGE)?;
     map.set(0, 1);
-    let entry = TestFile::open()?.pte(map.at(0))?;
+    let entry = TestFile::open()?.pte(map.at(0))?.value;
     ensure!(
         entry & 1 == 1 && entry & 0x98 == 0x10,
         "the entry is {entry:#x}"

@@ -14,6 +14,7 @@ mod fault;
 mod handle;
 mod hotplug;
 mod ioctl;
+mod large;
 mod mainline;
 mod manage;
 mod mmap;
@@ -23,6 +24,7 @@ mod override_;
 mod providers;
 mod roles;
 mod share;
+mod slots;
 mod torture;
 mod unbind;
 mod unreachable;
@@ -34,9 +36,11 @@ pub const CASES: &[&[Case]] = &[
     ioctl::CASES,
     mmap::CASES,
     share::CASES,
+    large::CASES,
     buffers::CASES,
     handle::CASES,
     uring::CASES,
+    slots::CASES,
     mainline::CASES,
     direct_io::CASES,
     fabric::CASES,
@@ -53,6 +57,7 @@ pub const CASES: &[&[Case]] = &[
     fabric::redirected::CASES,
     fabric::bridged::CASES,
     fabric::translated::CASES,
+    slots::merged::CASES,
     override_::CASES,
     override_::unmappable::CASES,
     manage::CASES,

@@ -14,12 +14,13 @@ use anyhow::{ensure, Context, Result};
 use p2pmem::Provider as Node;
 use rustix::mm::MapFlags;
 
+use super::large::{expect_orders, map_at, order};
 use crate::{
     cases,
     guest::{
         address_of, choose, controller, copy_through, drive_named, insmod, insmod_with,
-        on_debug_kernel, patience, qemu, read_at, restore, rmmod, rounds, unbind, wait_until,
-        Child, Map, Mark, Provider, PAGE, READ, WINDOW,
+        on_debug_kernel, patience, put_on_drive, qemu, read_at, restore, rmmod, rounds, unbind,
+        wait_until, Child, Map, Mark, Provider, PAGE, READ, WINDOW,
     },
     programs::{format_and_mount, mount, run},
 };
@@ -29,7 +30,7 @@ pub mod adopt {
     use super::*;
 
     cases!(
-        "adopt": each_published_pool, copy_through_own_memory, follows_the_driver,
+        "adopt": each_published_pool, large_pages_beside_others, copy_through_own_memory, follows_the_driver,
         in_use_when_unbound, controller_reset, turned_off, loaded_first, mounted_drive, hot_plug,
         a_hundred_rounds,
     );
@@ -71,6 +72,38 @@ pub mod adopt {
             fs::write("/sys/bus/pci/drivers/nvme/bind", &self.provider.pci)?;
             restore()
         }
+    }
+
+    /// Large pages, mainline's file, and the nvme driver's queues share one pool.
+    fn large_pages_beside_others() -> Result<()> {
+        let adopted = Adopted::find("new")?;
+        let provider = &adopted.provider;
+        let order = order(provider)?;
+        let own = drive_named("new")?;
+        put_on_drive(&own, 2 * WINDOW, 1)?;
+        for round in 0..rounds(10) {
+            let allocate = fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(provider.device.join("p2pmem/allocate"))?;
+            let mainline = Map::new(&allocate, WINDOW + PAGE)?;
+            let ours = map_at(provider.open()?, 2 * WINDOW + 3 * PAGE, 0, 0)?;
+            ours.set(0, 1);
+            expect_orders(&ours, 0, order, order)?;
+            ours.set(2 * WINDOW, 1);
+            expect_orders(&ours, 2 * WINDOW, 0, order.min(1))?;
+            mainline.fill(0..WINDOW + PAGE, round as u64);
+            // The drive reads into its own memory, while its commands are fetched from there.
+            read_at(&own, &ours, 0..2 * WINDOW, 0)?;
+            ours.check(0..2 * WINDOW, 1)?;
+            mainline.check(0..WINDOW + PAGE, round as u64)?;
+            // One goes first, then the other.
+            match round % 2 {
+                0 => drop(ours),
+                _ => drop(mainline),
+            }
+        }
+        Ok(())
     }
 
     fn each_published_pool() -> Result<()> {

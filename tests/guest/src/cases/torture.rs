@@ -20,7 +20,7 @@ use p2pmem::{Handle, Provider as Node};
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
     io::Errno,
-    mm::{madvise, mprotect, Advice, MapFlags, MprotectFlags},
+    mm::{madvise, mprotect, mremap_fixed, Advice, MapFlags, MprotectFlags, MremapFlags},
 };
 
 use super::{hotplug, uring};
@@ -140,14 +140,9 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                 }
             }
             3..=5 => {
-                let length = match rng.u32(0..4) {
-                    0 => PAGE,
-                    1 => PAGE * rng.usize(1..64),
-                    2 => WINDOW,
-                    _ => WINDOW + PAGE * rng.usize(1..600),
-                };
                 if let (Some(file), true) = (files.last(), maps.len() < 8) {
-                    match Map::with(file, length, READ_WRITE, MapFlags::SHARED, 0) {
+                    let (length, skew) = (length(&mut rng), skew(&mut rng));
+                    match map_near(file, length, 0, skew) {
                         Ok(map) => maps.push(map),
                         Err(Errno::NODEV | Errno::NOMEM | Errno::NOSPC) => (),
                         Err(error) => bail!("mmap: {error}"),
@@ -166,8 +161,8 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
             }
             16 | 17 if handles.len() < 4 => {
                 if let Some(file) = files.last() {
-                    let flags = rng.u32(0..4);
-                    match Node::from(file.try_clone()?).alloc(WINDOW as u64, flags) {
+                    let (flags, length) = (rng.u32(0..4), length(&mut rng));
+                    match Node::from(file.try_clone()?).alloc(length as u64, flags) {
                         Ok(handle) => handles.push(handle),
                         Err(error) => allowed(error)?,
                     }
@@ -175,13 +170,18 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
             }
             16..=18 => {
                 if let Some(index) = pick(&mut rng, handles.len()) {
-                    let offset = PAGE * rng.usize(0..WINDOW / PAGE);
                     let handle = match rng.bool() {
                         true => &handles[index],
                         false => &handles.swap_remove(index),
                     };
-                    let length = WINDOW - offset;
-                    match Map::with(handle, length, READ_WRITE, MapFlags::SHARED, offset as u64) {
+                    let whole = rustix::fs::seek(handle, rustix::fs::SeekFrom::End(0))? as usize;
+                    let offset = match rng.u32(0..3) {
+                        0 => 0,
+                        1 => (whole - PAGE) & !(WINDOW - 1),
+                        _ => PAGE * rng.usize(0..whole / PAGE),
+                    };
+                    let skew = skew(&mut rng);
+                    match map_near(handle, whole - offset, offset, skew) {
                         Ok(map) => maps.push(map),
                         Err(error) => allowed(error.into())?,
                     }
@@ -220,6 +220,45 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
     }
 }
 
+/// Returns a length of some pages, or about that of some large pages.
+fn length(rng: &mut Rng) -> usize {
+    match rng.u32(0..6) {
+        0 => PAGE,
+        1 => PAGE * rng.usize(1..64),
+        2 => WINDOW,
+        3 => WINDOW * rng.usize(1..4),
+        4 => WINDOW * rng.usize(1..4) - PAGE * rng.usize(1..8),
+        _ => WINDOW + PAGE * rng.usize(1..600),
+    }
+}
+
+/// Returns how far behind a multiple of a large page an address is to be.
+fn skew(rng: &mut Rng) -> usize {
+    match rng.u32(0..3) {
+        0 => PAGE * rng.usize(0..WINDOW / PAGE),
+        _ => 0,
+    }
+}
+
+/// Maps at an address that is `skew` bytes behind a multiple of a large page.
+fn map_near(file: impl AsFd, length: usize, offset: usize, skew: usize) -> Result<Map, Errno> {
+    let room = Map::ordinary(length + 2 * WINDOW).map_err(|_| Errno::NOMEM)?;
+    let place = (room.at(0) as usize).next_multiple_of(WINDOW) + skew;
+    drop(room);
+    // SAFETY: Nothing is there: this process has one thread. What is there after all is not replaced.
+    let start = unsafe {
+        rustix::mm::mmap(
+            place as *mut _,
+            length,
+            READ_WRITE,
+            MapFlags::SHARED | MapFlags::FIXED_NOREPLACE,
+            file,
+            offset as u64,
+        )?
+    };
+    Ok(Map::from_raw(start.cast(), length))
+}
+
 /// What may be said where there is no memory, or no device.
 fn allowed(error: std::io::Error) -> Result<()> {
     match Errno::from_io_error(&error) {
@@ -238,8 +277,8 @@ fn through_a_ring(node: &Node, handle: &Handle, disk: &File) -> Result<()> {
     }
     let request = uring::read_request(disk, 0, 0, WINDOW);
     match uring::submit(&mut ring, &request) {
-        // The device may have been pulled.
-        Ok(_) | Err(Errno::IO | Errno::REMOTEIO | Errno::INVAL) => Ok(()),
+        // The device may have been pulled, the slot be emptied, or the memory be shorter.
+        Ok(_) | Err(Errno::IO | Errno::REMOTEIO | Errno::INVAL | Errno::FAULT) => Ok(()),
         Err(error) => Err(error).context("reading into a slot"),
     }
 }
@@ -281,9 +320,29 @@ fn use_map(
                 child.expect_success()?;
             }
         }
+        15 if length < map.len() => {
+            // To a place of its own and back, unless something was mapped there in between.
+            let Ok(place) = Map::ordinary(length) else {
+                return Ok(());
+            };
+            let (old, new) = (map.at(page), place.into_raw());
+            let flags = MremapFlags::MAYMOVE;
+            // SAFETY: A part of the mapping, and a mapping that is replaced.
+            unsafe {
+                match mremap_fixed(old.cast(), length, length, flags, new.cast()) {
+                    Ok(_) => drop(mremap_fixed(new.cast(), length, length, flags, old.cast())?),
+                    Err(_) => drop(Map::from_raw(new, length)),
+                }
+            }
+        }
         14 => {
+            let advice = match rng.u32(0..4) {
+                0 => Advice::LinuxNoHugepage,
+                1 => Advice::LinuxHugepage,
+                _ => Advice::LinuxDontNeed,
+            };
             // SAFETY: Ranges of the mapping; parts may be unmapped, which is an error.
-            let _ = unsafe { madvise(map.at(page).cast(), length, Advice::LinuxDontNeed) };
+            let _ = unsafe { madvise(map.at(page).cast(), length, advice) };
         }
         _ => {
             for rights in [

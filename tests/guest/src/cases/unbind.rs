@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
     time::{Duration, Instant},
 };
@@ -387,16 +387,23 @@ const BEFORE_LINKING: &str = "mas_store_prealloc";
 
 /// Maps a file in a child process, which the kernel delays at that place, and has it touch the
 /// memory `after` it was mapped. Returns when the child is there.
-fn map_slowly(file: &File, after: Duration) -> Result<Child> {
+///
+/// It ends well if there is no mapping, since the device is gone.
+fn map_slowly(file: impl AsFd, after: Duration) -> Result<Child> {
     let (reader, writer) = rustix::pipe::pipe()?;
     let child = Child::spawn(|| {
         let test = TestFile::open()?;
         test.delay(BEFORE_LINKING, 1000)?;
         rustix::io::write(&writer, b"1")?;
         let started = Instant::now();
-        let map = Map::new(file, PAGE)?;
+        let map = Map::with(&file, PAGE, READ_WRITE, MapFlags::SHARED, 0);
         ensure!(started.elapsed() > Duration::from_millis(900), "no delay");
         ensure!(test.hits(BEFORE_LINKING)? >= 1);
+        let map = match map {
+            Ok(map) => map,
+            Err(Errno::NODEV) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         std::thread::sleep(after);
         loop {
             // Whoever comes round still has the memory of a device that is gone.
@@ -413,8 +420,17 @@ fn map_slowly(file: &File, after: Duration) -> Result<Child> {
 
 fn before_the_area_is_linked() -> Result<()> {
     for _ in 0..3 {
+        // The memory of a node is allocated when the area is linked: there is none any more.
         let provider = Provider::first()?;
         let child = map_slowly(&provider.open()?, Duration::ZERO)?;
+        unbind_promptly(&provider)?;
+        child.expect_success()?;
+        restore()?;
+
+        // That of a dma-buf is there before, and gone when it is touched.
+        let provider = Provider::first()?;
+        let handle = Node::open(&provider.path)?.alloc(PAGE as u64, 0)?;
+        let child = map_slowly(&handle, Duration::ZERO)?;
         unbind_promptly(&provider)?;
         child.expect_signal(libc::SIGBUS)?;
         restore()?;
@@ -570,20 +586,22 @@ fn looked_at_by_others() -> Result<()> {
     Ok(())
 }
 
+/// Limits the drive disk0 to so many requests in a second; 0 for any number.
+pub fn slow_drive(requests: u32) {
+    const LIMITS: &str = r#""bps": 0, "bps_rd": 0, "bps_wr": 0, "iops_rd": 0, "iops_wr": 0"#;
+    qemu(
+        "block_set_io_throttle",
+        &format!(r#""id": "disk0", "iops": {requests}, {LIMITS}"#),
+    );
+    std::thread::sleep(Duration::from_millis(500));
+}
+
 /// DMA that takes long: the drive is made slow.
 fn says_for_whom_it_waits() -> Result<()> {
-    const LIMITS: &str = r#""bps": 0, "bps_rd": 0, "bps_wr": 0, "iops_rd": 0, "iops_wr": 0"#;
-    let limit = |requests: u32| {
-        qemu(
-            "block_set_io_throttle",
-            &format!(r#""id": "disk0", "iops": {requests}, {LIMITS}"#),
-        );
-        std::thread::sleep(Duration::from_millis(500));
-    };
     const LENGTH: usize = 16 << 20;
     let provider = Provider::first()?;
     let source = drive_named("disk0")?;
-    limit(1);
+    slow_drive(1);
     let child = Child::spawn(|| {
         let map = Map::new(provider.open()?, LENGTH)?;
         match read_at(&source, &map, 0..LENGTH, 0) {
@@ -599,7 +617,7 @@ fn says_for_whom_it_waits() -> Result<()> {
 
     let words = ["waiting for DMA into ", " bytes that guest-tests["];
     unbind_says(&provider, &words, || {
-        limit(0);
+        slow_drive(0);
         Ok(())
     })?;
     child.expect_success()

@@ -96,7 +96,7 @@ fn not_imported() -> Result<()> {
     let mark = Mark::new()?;
     let result = TestFile::open()?.import(&handle, &pci, PEER | REVOCABLE, 0);
     expect_errno(result, Errno::REMOTEIO, "out of reach")?;
-    mark.expect(&[&pci, "cannot be used for peer-to-peer DMA"])
+    mark.expect(&[&pci, "cannot reach the peer-to-peer memory"])
 }
 
 /// Registering asks nobody who will use it; the drive refuses then.

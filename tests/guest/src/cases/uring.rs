@@ -3,14 +3,14 @@
 //! Memory in the buffer table of an io_uring.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::fd::{AsFd, AsRawFd},
     time::{Duration, Instant},
 };
 
 use anyhow::{ensure, Context, Result};
 use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
-use p2pmem::{uring, Handle, Provider as Node};
+use p2pmem::{abi::P2PMEM_ALLOC_IRREVOCABLE, uring, Handle, Provider as Node};
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
     io::Errno,
@@ -21,16 +21,16 @@ use super::{handle::alloc, unbind::unbind_says};
 use crate::{
     cases,
     guest::{
-        check_drive, choose, drive, expect_errno, put_on_drive, restore, rmmod, rounds, unbind,
-        wait_until, Child, Map, Provider, PAGE, READ_WRITE, WINDOW,
+        become_user, check_drive, choose, drive, errno, expect_errno, put_on_drive, restore, rmmod,
+        rounds, unbind, wait_until, Child, Map, Provider, PAGE, READ_WRITE, WINDOW,
     },
 };
 
 cases!(
     "uring": read_and_write, part_of_a_buffer, no_slot, full_slot, nonsense, of_another_node,
     read_only, not_mapped_and_not_pinned, slot_is_emptied, ring_is_closed, process_is_killed,
-    handle_is_closed, module_stays, time_does_not_depend_on_size, unbind_waits_and_says_for_whom,
-    polled_when_the_device_goes, requests_in_flight, emptied_in_flight, example_in_c,
+    handle_is_closed, module_stays, time_does_not_depend_on_size, unbind_empties_own_slots,
+    unbind_waits_and_says_for_whom, cloned_into_another_ring, takes_a_privilege, polled_when_the_device_goes, requests_in_flight, emptied_in_flight, example_in_c,
 );
 
 const SLOTS: u32 = 4;
@@ -395,6 +395,43 @@ fn time_does_not_depend_on_size() -> Result<()> {
     Ok(())
 }
 
+/// Unbinds in the process, and the thread, that has memory in a ring.
+fn unbind_empties_own_slots() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, WINDOW)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    register(&mut ring, &node, &handle, 3)?;
+    let source = drive(0)?;
+    put_on_drive(&source, WINDOW, 4)?;
+    ensure!(submit(&mut ring, &read_request(&source, 0, 0, WINDOW))? == WINDOW);
+
+    let started = Instant::now();
+    unbind(&provider.pci)?;
+    ensure!(
+        started.elapsed() < crate::guest::patience(Duration::from_secs(5)),
+        "{:?}",
+        started.elapsed()
+    );
+    for slot in [0, 3] {
+        let result = submit(&mut ring, &read_request(&source, slot, 0, PAGE));
+        expect_errno(result, Errno::FAULT, "a slot of a device that is gone")?;
+        let result = unregister(&mut ring, &node, slot.into());
+        expect_errno(result, Errno::INVAL, "emptying it once more")?;
+    }
+    let result = register(&mut ring, &node, &handle, 1);
+    expect_errno(result, Errno::NODEV, "one more")?;
+    restore()?;
+
+    // The ring goes on with the device that was bound again, and with slots of its own.
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, WINDOW)?;
+    register(&mut ring, &node, &handle, 0)?;
+    ensure!(submit(&mut ring, &read_request(&source, 0, 0, WINDOW))? == WINDOW);
+    Ok(())
+}
+
+/// What cannot be had on this kernel: to empty a slot of another thread's ring. The log says so at once.
 fn unbind_waits_and_says_for_whom() -> Result<()> {
     let provider = Provider::first()?;
     let (node, handle) = alloc(&provider, WINDOW)?;
@@ -402,11 +439,16 @@ fn unbind_waits_and_says_for_whom() -> Result<()> {
     register(&mut ring, &node, &handle, 0)?;
     let source = drive(0)?;
     put_on_drive(&source, WINDOW, 4)?;
+    let started = Instant::now();
     let words = [
         &provider.pci,
         "waiting for an io_uring with 2097152 bytes that guest-tests[",
     ];
     unbind_says(&provider, &words, || {
+        ensure!(
+            started.elapsed() < crate::guest::patience(Duration::from_secs(3)),
+            "not at once"
+        );
         // Requests still work, into memory that is still there.
         ensure!(submit(&mut ring, &read_request(&source, 0, 0, WINDOW))? == WINDOW);
         let result = register(&mut ring, &node, &handle, 1);
@@ -414,6 +456,96 @@ fn unbind_waits_and_says_for_whom() -> Result<()> {
         Ok(unregister(&mut ring, &node, 0)?)
     })?;
     restore()
+}
+
+/// A buffer that was cloned into another ring outlives the ring that it was registered in.
+fn cloned_into_another_ring() -> Result<()> {
+    /// Of linux/io_uring.h.
+    const CLONE_BUFFERS: libc::c_long = 30;
+    let source = drive(0)?;
+    put_on_drive(&source, WINDOW, 9)?;
+    for _ in 0..rounds(10) {
+        let provider = Provider::first()?;
+        let (node, handle) = alloc(&provider, WINDOW)?;
+        let mut first = ring()?;
+        register(&mut first, &node, &handle, 0)?;
+        let mut second = IoUring::new(8)?;
+        let mut argument = [0_u32; 8];
+        argument[0] = first.as_raw_fd() as u32;
+        // SAFETY: The argument is as long as the request reads.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                second.as_raw_fd(),
+                CLONE_BUFFERS,
+                argument.as_ptr(),
+                1,
+            )
+        };
+        ensure!(result == 0, "cloning: {}", crate::guest::last_errno());
+        drop(first);
+        // The ring that the driver knows is gone; the memory is not.
+        ensure!(submit(&mut second, &read_request(&source, 0, 0, WINDOW))? == WINDOW);
+        Map::new(&handle, WINDOW)?.check(0..WINDOW, 9)?;
+        drop(handle);
+        let words = [
+            &provider.pci,
+            "waiting for an io_uring with 2097152 bytes that guest-tests[",
+        ];
+        unbind_says(&provider, &words, || {
+            drop(second);
+            Ok(())
+        })?;
+        restore()?;
+    }
+    Ok(())
+}
+
+/// A slot passes checks of the block layer, so that it takes a right, or what the administrator says.
+fn takes_a_privilege() -> Result<()> {
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, PAGE)?;
+    let name = provider.path.file_name().context("a name")?;
+    let setting = std::path::Path::new("/sys/class/misc")
+        .join(name)
+        .join("slots");
+    ensure!(fs::read_to_string(&setting)? == "privileged\n");
+    let attempt = |expected: Result<(), Errno>| -> Result<()> {
+        let mut ring = ring()?;
+        let slot = register(&mut ring, &node, &handle, 0);
+        ensure!(slot == expected, "a slot: {slot:?}, expected {expected:?}");
+        let export = errno(node.alloc(PAGE as u64, P2PMEM_ALLOC_IRREVOCABLE).map(drop));
+        ensure!(
+            export == expected,
+            "an export: {export:?}, expected {expected:?}"
+        );
+        // What can be taken back takes none.
+        node.alloc(PAGE as u64, 0)?;
+        Ok(())
+    };
+    let as_user = |expected| -> Result<()> {
+        Child::spawn(|| {
+            become_user()?;
+            attempt(expected)
+        })?
+        .expect_success()
+    };
+
+    attempt(Ok(()))?;
+    as_user(Err(Errno::PERM))?;
+    fs::write(&setting, "everybody")?;
+    as_user(Ok(()))?;
+    fs::write(&setting, "nobody")?;
+    let nobody = attempt(Err(Errno::PERM)).and_then(|()| as_user(Err(Errno::PERM)));
+    fs::write(&setting, "privileged")?;
+    nobody?;
+    for nonsense in ["", "root", "1", "privileged everybody"] {
+        if !nonsense.is_empty() {
+            expect_errno(errno(fs::write(&setting, nonsense)), Errno::INVAL, nonsense)?;
+        }
+    }
+    ensure!(fs::read_to_string(&setting)? == "privileged\n");
+    Ok(())
 }
 
 fn polled_when_the_device_goes() -> Result<()> {

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a slot of an io_uring gets past, which is why it takes a privilege. Where the kernel refuses one of these one day, it
+//! was repaired: then the privilege can go.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{ensure, Result};
+use io_uring::{opcode, types::Fd, IoUring};
+use rustix::{fs::OFlags, io::Errno};
+
+use super::{
+    handle::alloc,
+    uring::{register, ring, submit},
+};
+use crate::{
+    cases,
+    guest::{expect_errno, wait_until, write_at, Map, Provider, WINDOW},
+};
+
+cases!("slots": loop_device_takes_one);
+
+/// A loop device, which goes with this value.
+pub struct Loop {
+    /// The path of the device.
+    pub device: String,
+    backing: &'static str,
+}
+
+impl Loop {
+    /// Makes a loop device of a file that is made for it.
+    pub fn new(backing: &'static str, size: u64) -> Result<Self> {
+        // Built in, on the debug kernel.
+        let _ = Command::new("modprobe").arg("loop").status()?;
+        let output = Command::new("losetup").arg("-f").output()?;
+        let device = String::from_utf8(output.stdout)?.trim().to_owned();
+        File::create(backing)?.set_len(size)?;
+        wait_until(Duration::from_secs(5), "the loop device is there", || {
+            Ok(Path::new(&device).exists())
+        })?;
+        ensure!(Command::new("losetup")
+            .args([&device, backing])
+            .status()?
+            .success());
+        Ok(Self { device, backing })
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.device]).status();
+        let _ = fs::remove_file(self.backing);
+    }
+}
+
+/// A block device that does not take device memory refuses what is mapped, and takes a slot: only pages that are pinned are
+/// asked what they are.
+fn loop_device_takes_one() -> Result<()> {
+    const LENGTH: usize = 64 << 10;
+    let provider = Provider::first()?;
+    let device = Loop::new("/tmp/slots-loop", 1 << 20)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
+        .open(&device.device)?;
+    let (node, handle) = alloc(&provider, WINDOW)?;
+    let map = Map::new(&handle, WINDOW)?;
+    map.fill(0..LENGTH, 1);
+    expect_errno(
+        write_at(&file, &map, 0..LENGTH, 0),
+        Errno::REMOTEIO,
+        "mapped memory",
+    )?;
+
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    let request =
+        opcode::WriteFixed::new(Fd(file.as_raw_fd()), std::ptr::null(), LENGTH as u32, 0).build();
+    ensure!(
+        submit(&mut ring, &request)? == LENGTH,
+        "a loop device refuses slots now: tell so in the documentation"
+    );
+    Ok(())
+}
+
+/// Needs the topology iommu: a drive and the memory below one switch, and an IOMMU that translates.
+pub mod merged {
+    use super::*;
+    use crate::guest::{drive_named, pattern, put_on_drive, read_at};
+    use anyhow::Context;
+
+    cases!("merged": slot_with_ordinary_memory, mapped_with_ordinary_memory);
+
+    const PART: usize = 16 << 10;
+
+    /// Writes four parts of a drive that follow each other at once: the first one from device memory, the others from
+    /// ordinary memory. Returns whether the requests of ordinary memory succeeded, and the drive has their data.
+    fn write_four(fixed: bool) -> Result<bool> {
+        let provider = Provider::first()?;
+        let drive = drive_named("disk0")?;
+        put_on_drive(&drive, 4 * PART, 1)?;
+        let (node, handle) = alloc(&provider, WINDOW)?;
+        let device = Map::new(&handle, WINDOW)?;
+        device.fill(0..PART, 2);
+        let ordinary = Map::ordinary(4 * PART)?;
+        ordinary.fill(0..4 * PART, 3);
+
+        let mut ring: IoUring = ring()?;
+        let fd = Fd(drive.as_raw_fd());
+        let length = PART as u32;
+        let first = if fixed {
+            register(&mut ring, &node, &handle, 0)?;
+            opcode::WriteFixed::new(fd, std::ptr::null(), length, 0).build()
+        } else {
+            opcode::Write::new(fd, device.at(0), length).build()
+        };
+        // What becomes of the memory below the switch is another matter: this IOMMU does not let it be read.
+        let mut entries = vec![first.user_data(0)];
+        for part in 1..4 {
+            entries.push(
+                opcode::Write::new(fd, ordinary.at(part * PART), length)
+                    .offset((part * PART) as u64)
+                    .build()
+                    .user_data(part as u64),
+            );
+        }
+        for entry in &entries {
+            // SAFETY: What the requests refer to lives until they have completed, which is waited for.
+            unsafe { ring.submission().push(entry)? };
+        }
+        ring.submit_and_wait(4)?;
+        let succeeded = ring
+            .completion()
+            .filter(|event| event.user_data() != 0)
+            .all(|event| event.result() == PART as i32);
+
+        let found = Map::ordinary(4 * PART)?;
+        read_at(&drive, &found, 0..4 * PART, 0)?;
+        Ok(succeeded
+            && (PART..4 * PART)
+                .step_by(8)
+                .all(|offset| found.get(offset) == pattern(3, offset)))
+    }
+
+    /// The requests are merged, and all of their memory is mapped as that of the first one: data of ordinary memory is
+    /// lost.
+    fn slot_with_ordinary_memory() -> Result<()> {
+        let arrived = (0..8)
+            .map(|_| write_four(true))
+            .collect::<Result<Vec<_>>>()?;
+        ensure!(
+            arrived.contains(&false),
+            "requests of slots are not merged any more: tell so in the documentation"
+        );
+        Ok(())
+    }
+
+    /// Mapped memory is kept apart.
+    fn mapped_with_ordinary_memory() -> Result<()> {
+        for _ in 0..8 {
+            let arrived = write_four(false).context("mapped")?;
+            ensure!(arrived, "the ordinary data is lost");
+        }
+        Ok(())
+    }
+}
