@@ -12,8 +12,8 @@ mod generated {
 pub use generated::{
     p2pmem_alloc, p2pmem_info, p2pmem_region, p2pmem_uring_register, p2pmem_uring_unregister,
     P2PMEM_ALLOC_FIXED, P2PMEM_ALLOC_IRREVOCABLE, P2PMEM_ALLOC_WRITE_COMBINING,
-    P2PMEM_CAP_LARGE_PAGES,
-    P2PMEM_INFO_ADOPTED, P2PMEM_INFO_CLEARED, P2PMEM_KIND_BAR, P2PMEM_KIND_CMB, P2PMEM_KIND_PMR,
+    P2PMEM_CAP_LARGE_PAGES, P2PMEM_INFO_ADOPTED, P2PMEM_INFO_CLEARED, P2PMEM_KIND_BAR,
+    P2PMEM_KIND_CMB, P2PMEM_KIND_PMR,
 };
 
 /// The type of all requests.
