@@ -52,6 +52,8 @@ impl Entry {
     /// `NotFound` or `ENODEV` if the device goes away meanwhile.
     pub fn details(&self) -> io::Result<Details> {
         let count = |name| number(&self.node.join(name));
+        // Attributes that older versions of the driver do not have.
+        let large_page = optional(count("large_page"))?;
         // Without it the kernel has no NUMA.
         let numa_node = fs::read_to_string(self.device.join("numa_node")).ok();
 
@@ -68,6 +70,7 @@ impl Entry {
             clear: count("clear")? != 0,
             limit_per_file: count("limit_per_file")?,
             limit_per_user: count("limit_per_user")?,
+            large_page: large_page.unwrap_or(0),
             // -1 is one that the kernel does not know.
             numa_node: numa_node.and_then(|text| text.trim().parse().ok()),
         })
@@ -93,6 +96,8 @@ pub struct Details {
     pub limit_per_file: u64,
     /// How much one user may have; 0 for any number.
     pub limit_per_user: u64,
+    /// The size of a large page; 0 if memory is mapped in base pages only.
+    pub large_page: u64,
     /// The NUMA node that the device is near to. Null if it is not known.
     pub numa_node: Option<u32>,
 }
@@ -188,6 +193,14 @@ pub fn number(path: &Path) -> io::Result<u64> {
         .map_err(|_| wrong("not a number"))
 }
 
+/// Returns nothing if there is no file.
+fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// Returns the number that a provider is named by: `0`, `p2pmem0` and `/dev/p2pmem0` are the same.
 pub fn node_number(text: &str) -> Option<u32> {
     let name = text.strip_prefix("/dev/").unwrap_or(text);
@@ -240,6 +253,7 @@ mod tests {
                 ("clear", "0"),
                 ("limit_per_file", "65536"),
                 ("limit_per_user", "0"),
+                ("large_page", "2097152"),
             ] {
                 fs::write(node.join(name), format!("{text}\n")).unwrap();
             }
@@ -318,6 +332,22 @@ mod tests {
         );
 
         fs::write(entry.node.join("regions"), "bar2\n").unwrap();
+        assert!(entry.details().is_err());
+    }
+
+    #[test]
+    fn a_driver_without_large_pages_is_read() {
+        let sys = Sys::new("old");
+        sys.add("p2pmem0", "0000:04:00.0");
+        let entry = providers(&sys.0).unwrap().remove(0);
+        assert_eq!(entry.details().unwrap().large_page, 2 << 20);
+
+        let path = entry.node.join("large_page");
+        fs::write(&path, "0\n").unwrap();
+        assert_eq!(entry.details().unwrap().large_page, 0);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(entry.details().unwrap().large_page, 0);
+        fs::write(&path, "large\n").unwrap();
         assert!(entry.details().is_err());
     }
 

@@ -22,6 +22,8 @@ pub struct User {
     pub name: String,
     /// How much its open files have allocated, in bytes.
     pub bytes: u64,
+    /// How many of these bytes are in large pages; 0 with a driver that does not report it.
+    pub large: u64,
     /// The number of the node, see [`device_number`](crate::sysfs::Entry::device_number).
     #[serde(skip)]
     pub device: u64,
@@ -66,9 +68,10 @@ fn add_process(found: &mut Vec<User>, process: &Path, pid: i32) -> io::Result<()
             continue;
         }
         let info = fs::read_to_string(process.join("fdinfo").join(&name)).unwrap_or_default();
-        let Some(bytes) = allocated(&info) else {
+        let Some(bytes) = field(&info, "p2pmem-allocated:") else {
             continue;
         };
+        let large = field(&info, "p2pmem-large:").unwrap_or(0);
         // A file may have several descriptors.
         if seen.iter().any(|&other| is_same_file(pid, fd, other)) {
             continue;
@@ -77,11 +80,15 @@ fn add_process(found: &mut Vec<User>, process: &Path, pid: i32) -> io::Result<()
 
         let device = file.rdev();
         match found[first..].iter_mut().find(|user| user.device == device) {
-            Some(user) => user.bytes += bytes,
+            Some(user) => {
+                user.bytes += bytes;
+                user.large += large;
+            }
             None => found.push(User {
                 pid,
                 name: fs::read_to_string(process.join("comm"))?.trim().to_owned(),
                 bytes,
+                large,
                 device,
             }),
         }
@@ -90,12 +97,10 @@ fn add_process(found: &mut Vec<User>, process: &Path, pid: i32) -> io::Result<()
     Ok(())
 }
 
-/// Returns what a file has, by the line that the driver adds to its fdinfo.
-fn allocated(info: &str) -> Option<u64> {
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("p2pmem-allocated:"))?;
-    line.trim().parse().ok()
+/// Returns the number in one of the lines that the driver adds to the fdinfo of a file.
+fn field(info: &str, name: &str) -> Option<u64> {
+    let value = info.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().parse().ok()
 }
 
 /// Asks the kernel whether two descriptors of a process are of one open file.
@@ -128,13 +133,15 @@ mod tests {
                 fs::write(process.join(format!("fdinfo/{fd}")), info).unwrap();
             }
         };
+        // As older versions of the driver write it.
         let info = |bytes| format!("pos:\t0\np2pmem-allocated:\t{bytes}\n");
+        let with_large = |bytes, large| format!("{}p2pmem-large:\t{large}\n", info(bytes));
         // Any character devices will do.
         let files: &[(i32, &str, &str)] = &[
             (0, "/dev/null", "pos:\t0\n"),
             (3, "/dev/null", &info(4096)),
-            (4, "/dev/null", &info(8192)),
-            (5, "/dev/zero", &info(0)),
+            (4, "/dev/null", &with_large(8192, 4096)),
+            (5, "/dev/zero", &with_large(0, 0)),
             (6, "/", &info(1)),
         ];
         add(FIRST + 1, "two", &files[1..2]);
@@ -145,18 +152,19 @@ mod tests {
         let found = users(&proc);
         let _ = fs::remove_dir_all(&proc);
         let device = |path| fs::metadata(path).unwrap().rdev();
-        let user = |pid, name: &str, bytes, path| User {
+        let user = |pid, name: &str, bytes, large, path| User {
             pid,
             name: name.to_owned(),
             bytes,
+            large,
             device: device(path),
         };
         assert_eq!(
             found.unwrap(),
             [
-                user(FIRST, "one", 12288, "/dev/null"),
-                user(FIRST + 1, "two", 4096, "/dev/null"),
-                user(FIRST, "one", 0, "/dev/zero"),
+                user(FIRST, "one", 12288, 4096, "/dev/null"),
+                user(FIRST + 1, "two", 4096, 0, "/dev/null"),
+                user(FIRST, "one", 0, 0, "/dev/zero"),
             ]
         );
     }

@@ -47,6 +47,12 @@ fn parts() -> Result<String> {
         .context("no device that is known")
 }
 
+/// The size of a large page; 0 if this kernel has none.
+fn large_page() -> Result<u64> {
+    let text = fs::read_to_string("/sys/class/misc/p2pmem0/large_page")?;
+    Ok(text.trim().parse()?)
+}
+
 /// The driver that has a device.
 fn driver(pci: &str) -> Option<String> {
     let link = fs::read_link(format!("{DEVICES}/{pci}/driver")).ok()?;
@@ -88,6 +94,7 @@ fn list_json() -> Result<()> {
         .iter()
         .find(|one| one["pci"] == *pci)
         .context("the device is not listed")?;
+    let page = large_page()?.max(PAGE as u64);
     for (name, expected) in [
         ("vendor", Value::from("1af4")),
         ("device", "1110".into()),
@@ -96,6 +103,8 @@ fn list_json() -> Result<()> {
         ("available", (64 * MIB).into()),
         ("largest", (64 * MIB).into()),
         ("granule", PAGE.into()),
+        ("page", page.into()),
+        ("large_page", large_page()?.into()),
         ("adopted", false.into()),
         ("clear", true.into()),
         ("limit_per_file", 0.into()),
@@ -115,7 +124,13 @@ fn list_json() -> Result<()> {
         .lines()
         .find(|line| line.contains(&pci))
         .context("no row")?;
-    for word in ["/dev/p2pmem", "1af4:1110", "bar", "64 MiB"] {
+    for word in [
+        "/dev/p2pmem",
+        "1af4:1110",
+        "bar",
+        "64 MiB",
+        &p2pmem::size::format(page),
+    ] {
         ensure!(row.contains(word), "{table}");
     }
     Ok(())
@@ -129,7 +144,10 @@ fn list_users() -> Result<()> {
         true => None,
         false => Some(file.try_clone()?),
     };
-    let _map = Map::new(&file, 3 * PAGE)?;
+    // A large page and three base pages.
+    let large = large_page()?;
+    let length = 2 * MIB as usize + 3 * PAGE;
+    let _map = Map::new(&file, length)?;
     let child = Child::spawn_ready(|ready| {
         ready();
         loop {
@@ -143,9 +161,10 @@ fn list_users() -> Result<()> {
     // This process, and the child that inherited the file.
     ensure!(users.len() == 2, "{users:?}");
     ensure!(
-        users.iter().all(|user| user["bytes"] == 3 * PAGE),
+        users.iter().all(|user| user["bytes"] == length),
         "{users:?}"
     );
+    ensure!(users.iter().all(|user| user["large"] == large), "{users:?}");
     ensure!(
         users.iter().all(|user| user["name"] == "guest-tests"),
         "{users:?}"
@@ -155,8 +174,9 @@ fn list_users() -> Result<()> {
         "{users:?}"
     );
     let table = says(&["list", "--users"])?;
+    ensure!(table.contains("LARGE"), "{table}");
     ensure!(
-        table.contains(&format!("{}", std::process::id())) && table.contains("12 KiB"),
+        table.contains(&format!("{}", std::process::id())) && table.contains("2060 KiB"),
         "{table}"
     );
     child.kill()?;

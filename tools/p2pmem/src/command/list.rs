@@ -22,6 +22,9 @@ use serde::Serialize;
 ///
 /// Works without any rights. Who uses the memory is told as far as this user may know it: of all
 /// processes for root, of one's own for others.
+///
+/// PAGE is the size of the pages that memory is mapped in. LARGE is how much of the allocated
+/// memory is in large pages.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     p2pmem list --users\n  \
@@ -56,7 +59,10 @@ struct Listed {
     /// How many bytes of the device's pool nobody uses, the kernel itself included.
     available: u64,
     /// The unit of allocation in bytes.
-    granule: usize,
+    granule: u64,
+    /// The size of the pages that memory is mapped in: that of large pages, or the granule if there
+    /// are none.
+    page: u64,
     #[serde(flatten)]
     details: Details,
     /// Processes that have the node open.
@@ -67,16 +73,19 @@ impl Listed {
     fn new(entry: Entry, users: &[User]) -> io::Result<Self> {
         let device = entry.device_number()?;
         let users = users.iter().filter(|user| user.device == device);
+        let granule = page_size() as u64;
+        let details = entry.details()?;
 
         Ok(Self {
             available: entry.available()?,
-            details: entry.details()?,
+            page: details.large_page.max(granule),
+            details,
             users: users.cloned().collect(),
             path: entry.path,
             pci: entry.pci,
             vendor: entry.vendor,
             device: entry.product,
-            granule: page_size(),
+            granule,
         })
     }
 }
@@ -141,6 +150,7 @@ fn print(providers: &[Listed]) -> Result<()> {
             words(|region| region.bar.to_string()),
             size::format(provider.details.size),
             size::format(provider.available),
+            size::format(provider.page),
             provider
                 .details
                 .numa_node
@@ -150,7 +160,7 @@ fn print(providers: &[Listed]) -> Result<()> {
     }
     super::print(&table::render(
         &[
-            "NODE", "DEVICE", "ID", "KIND", "BAR", "SIZE#", "FREE#", "NUMA#", "USERS#",
+            "NODE", "DEVICE", "ID", "KIND", "BAR", "SIZE#", "FREE#", "PAGE#", "NUMA#", "USERS#",
         ],
         rows,
         None,
@@ -166,11 +176,12 @@ fn print_users(providers: &[Listed]) -> Result<()> {
                 user.pid.to_string(),
                 user.name.clone(),
                 size::format(user.bytes),
+                size::format(user.large),
             ]);
         }
     }
     super::print(&table::render(
-        &["NODE", "PID#", "NAME", "ALLOCATED#"],
+        &["NODE", "PID#", "NAME", "ALLOCATED#", "LARGE#"],
         rows,
         None,
     ))
