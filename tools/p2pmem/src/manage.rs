@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::{
     size,
-    sysfs::{self, Entry},
+    sysfs::{self, Entry, Slots},
 };
 
 /// The driver.
@@ -429,6 +429,8 @@ pub struct Settings {
     pub limit_per_file: Option<u64>,
     /// How many bytes one user may have; 0 for any number.
     pub limit_per_user: Option<u64>,
+    /// Which processes may fill slots of an io_uring.
+    pub slots: Option<Slots>,
 }
 
 /// Plans to set something.
@@ -440,9 +442,19 @@ pub fn configure(roots: &Roots, device: &Device, settings: &Settings) -> Result<
     let mut plan = Plan::new(device);
 
     let of_node = [
-        ("clear", settings.clear.map(u64::from)),
-        ("limit_per_file", settings.limit_per_file),
-        ("limit_per_user", settings.limit_per_user),
+        (
+            "clear",
+            settings.clear.map(|clear| u64::from(clear).to_string()),
+        ),
+        (
+            "limit_per_file",
+            settings.limit_per_file.map(|bytes| bytes.to_string()),
+        ),
+        (
+            "limit_per_user",
+            settings.limit_per_user.map(|bytes| bytes.to_string()),
+        ),
+        ("slots", settings.slots.map(|slots| slots.name().to_owned())),
     ];
     for (name, value) in of_node {
         let Some(value) = value else { continue };
@@ -453,10 +465,11 @@ pub fn configure(roots: &Roots, device: &Device, settings: &Settings) -> Result<
             )
         })?;
         let path = node.node.join(name);
-        let before = sysfs::number(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?
-            .to_string();
-        plan.set(path, &value.to_string(), before);
+        let before = fs::read_to_string(&path).with_context(|| match path.exists() {
+            true => format!("cannot read {}", path.display()),
+            false => format!("{DRIVER} does not have the setting {name}: load a newer version"),
+        })?;
+        plan.set(path, &value, before.trim().to_owned());
     }
     if let Some(regions) = &settings.regions {
         plan.choose(roots, regions)?;
@@ -834,6 +847,7 @@ mod tests {
             clear: Some(false),
             limit_per_file: Some(1 << 20),
             limit_per_user: None,
+            slots: Some(Slots::Everybody),
         };
         let error = configure(&machine.roots, &device, &settings).unwrap_err();
         assert!(error.to_string().contains("has no node"), "{error}");
@@ -841,6 +855,7 @@ mod tests {
         let node = "sys/class/misc/p2pmem0";
         machine.write(&format!("{node}/clear"), "1\n");
         machine.write(&format!("{node}/limit_per_file"), "0\n");
+        machine.write(&format!("{node}/slots"), "privileged\n");
         device.node = Some(Entry {
             number: 0,
             path: "/dev/p2pmem0".into(),
@@ -856,11 +871,23 @@ mod tests {
             [
                 "echo 0 > sys/class/misc/p2pmem0/clear",
                 "echo 1048576 > sys/class/misc/p2pmem0/limit_per_file",
+                "echo everybody > sys/class/misc/p2pmem0/slots",
                 "echo '0000:05:00.0 default' > sys/module/p2pmem_rs/regions",
             ]
         );
         plan.run(&machine.roots, || Ok(())).unwrap();
         assert_eq!(machine.read(&format!("{node}/clear")), "0\n");
+
+        // Undone if a later step fails.
+        fs::remove_file(machine.roots.regions()).unwrap();
+        machine.write(&format!("{node}/slots"), "privileged\n");
+        plan.run(&machine.roots, || Ok(())).unwrap_err();
+        assert_eq!(machine.read(&format!("{node}/slots")), "privileged\n");
+
+        // An older driver.
+        fs::remove_file(machine.top.join(node).join("slots")).unwrap();
+        let error = configure(&machine.roots, &device, &settings).unwrap_err();
+        assert!(error.to_string().contains("setting slots"), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::ValueEnum;
 use rustix::{fs::makedev, io::Errno};
 use serde::Serialize;
 
@@ -54,6 +55,7 @@ impl Entry {
         let count = |name| number(&self.node.join(name));
         // Attributes that older versions of the driver do not have.
         let large_page = optional(count("large_page"))?;
+        let slots = optional(fs::read_to_string(self.node.join("slots")))?;
         // Without it the kernel has no NUMA.
         let numa_node = fs::read_to_string(self.device.join("numa_node")).ok();
 
@@ -71,6 +73,7 @@ impl Entry {
             limit_per_file: count("limit_per_file")?,
             limit_per_user: count("limit_per_user")?,
             large_page: large_page.unwrap_or(0),
+            slots: slots.map(|name| Slots::parse(&name)).transpose()?,
             // -1 is one that the kernel does not know.
             numa_node: numa_node.and_then(|text| text.trim().parse().ok()),
         })
@@ -98,8 +101,43 @@ pub struct Details {
     pub limit_per_user: u64,
     /// The size of a large page; 0 if memory is mapped in base pages only.
     pub large_page: u64,
+    /// Which processes may fill slots of an io_uring. Null if the driver does not report it.
+    pub slots: Option<Slots>,
     /// The NUMA node that the device is near to. Null if it is not known.
     pub numa_node: Option<u32>,
+}
+
+/// Which processes may put memory into slots of an io_uring, and export it to devices that cannot
+/// give it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slots {
+    /// No process.
+    Nobody,
+    /// Processes with CAP_SYS_RAWIO. This is the default.
+    Privileged,
+    /// All processes that may open the node.
+    Everybody,
+}
+
+impl Slots {
+    /// Returns the name in sysfs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Privileged => "privileged",
+            Self::Everybody => "everybody",
+        }
+    }
+
+    /// Parses the contents of the attribute.
+    fn parse(text: &str) -> io::Result<Self> {
+        Self::value_variants()
+            .iter()
+            .copied()
+            .find(|slots| slots.name() == text.trim())
+            .ok_or_else(|| wrong("not a setting of slots"))
+    }
 }
 
 /// A part of a BAR. Sizes are in bytes.
@@ -254,6 +292,7 @@ mod tests {
                 ("limit_per_file", "65536"),
                 ("limit_per_user", "0"),
                 ("large_page", "2097152"),
+                ("slots", "privileged"),
             ] {
                 fs::write(node.join(name), format!("{text}\n")).unwrap();
             }
@@ -349,6 +388,26 @@ mod tests {
         assert_eq!(entry.details().unwrap().large_page, 0);
         fs::write(&path, "large\n").unwrap();
         assert!(entry.details().is_err());
+    }
+
+    #[test]
+    fn the_setting_of_slots_is_read() {
+        let sys = Sys::new("slots");
+        sys.add("p2pmem0", "0000:04:00.0");
+        let entry = providers(&sys.0).unwrap().remove(0);
+        assert_eq!(entry.details().unwrap().slots, Some(Slots::Privileged));
+
+        let path = entry.node.join("slots");
+        for slots in Slots::value_variants() {
+            // sysfs and the command line use the same names.
+            assert_eq!(slots.to_possible_value().unwrap().get_name(), slots.name());
+            fs::write(&path, slots.name()).unwrap();
+            assert_eq!(entry.details().unwrap().slots, Some(*slots));
+        }
+        fs::write(&path, "root\n").unwrap();
+        assert!(entry.details().is_err());
+        fs::remove_file(&path).unwrap();
+        assert_eq!(entry.details().unwrap().slots, None);
     }
 
     #[test]

@@ -414,12 +414,15 @@ fn config_sets() -> Result<()> {
         "2M",
         "--limit-per-user",
         "64K",
+        "--slots",
+        "nobody",
         "--regions",
         "bar2+4M",
     ];
     says(&set)?;
     ensure!(setting("clear")? == "0" && setting("limit_per_file")? == "2097152");
     ensure!(setting("limit_per_user")? == "65536");
+    ensure!(setting("slots")? == "nobody");
     ensure!(
         choices()? == format!("{pci} bar2@0x0+0x400000\n"),
         "{}",
@@ -435,8 +438,9 @@ fn config_sets() -> Result<()> {
     ensure!(one["choice"] == "bar2@0x0+0x400000", "{told}");
     ensure!(one["current"]["clear"] == false, "{told}");
     ensure!(one["current"]["limit_per_user"] == 65536, "{told}");
+    ensure!(one["current"]["slots"] == "nobody", "{told}");
     let table = says(&["config", &pci])?;
-    for word in ["off", "2 MiB", "64 KiB", "bar2@0x0+0x400000"] {
+    for word in ["off", "2 MiB", "64 KiB", "nobody", "bar2@0x0+0x400000"] {
         ensure!(table.contains(word), "{table}");
     }
 
@@ -449,10 +453,13 @@ fn config_sets() -> Result<()> {
         "0",
         "--limit-per-user",
         "0",
+        "--slots",
+        "privileged",
         "--regions",
         "default",
     ])?;
     ensure!(setting("clear")? == "1" && setting("limit_per_file")? == "0");
+    ensure!(setting("slots")? == "privileged");
     ensure!(choices()?.is_empty(), "{}", choices()?);
     Ok(())
 }
@@ -467,6 +474,7 @@ fn config_fails() -> Result<()> {
     for arguments in [
         &["config", "--clear", "off"][..],
         &["config", "0", "--dry-run"],
+        &["config", "0", "--slots", "root"],
     ] {
         let run = p2pmem(arguments)?;
         ensure!(

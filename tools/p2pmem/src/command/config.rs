@@ -12,7 +12,7 @@ use clap::{
 use p2pmem::{
     manage::{self, Device, Roots, Settings},
     size,
-    sysfs::{self, Details, Entry},
+    sysfs::{self, Details, Entry, Slots},
     table,
 };
 use serde::Serialize;
@@ -33,6 +33,7 @@ use super::{
     after_help = "Examples:\n  \
     p2pmem config\n  \
     p2pmem config p2pmem0 --limit-per-user 64M --clear on\n  \
+    p2pmem config p2pmem0 --slots nobody\n  \
     p2pmem config 03:00.0 --regions pmr"
 )]
 pub struct Arguments {
@@ -52,6 +53,17 @@ pub struct Arguments {
     /// How much one user may have through all files of the node: bytes, or with K, M or G; 0 for any number.
     #[arg(long, value_parser = size::parse, value_name = "SIZE", group = "setting")]
     limit_per_user: Option<u64>,
+    /// Which processes may put memory into slots of an io_uring, and export it to devices that
+    /// cannot give it back.
+    ///
+    /// A request through a slot bypasses two checks of the block layer: whether the queue takes
+    /// device memory at all (BLK_FEAT_PCI_P2PDMA), and that requests for device memory are not
+    /// merged with requests for other memory (REQ_NOMERGE). Behind an IOMMU, a merged request goes
+    /// to the wrong address, and data is lost. With mapped memory the block layer makes both
+    /// checks, so mapping needs no right. An export to devices that cannot give memory back keeps
+    /// the provider from being unbound while a device has it mapped.
+    #[arg(long, group = "setting")]
+    slots: Option<Slots>,
     /// Print what would be done as shell commands, and do nothing.
     #[arg(long, requires = "setting")]
     dry_run: bool,
@@ -110,6 +122,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         clear: arguments.clear,
         limit_per_file: arguments.limit_per_file,
         limit_per_user: arguments.limit_per_user,
+        slots: arguments.slots,
     };
 
     match device {
@@ -194,6 +207,7 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
             of_node(&|now| if now.clear { "on" } else { "off" }.to_owned()),
             of_node(&|now| limit(now.limit_per_file)),
             of_node(&|now| limit(now.limit_per_user)),
+            of_node(&|now| now.slots.map_or("-", Slots::name).to_owned()),
         ]);
     }
     super::print(&table::render(
@@ -204,6 +218,7 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
             "CLEAR",
             "PER FILE#",
             "PER USER#",
+            "SLOTS",
         ],
         rows,
         None,

@@ -8,6 +8,7 @@ mod errno;
 
 use std::fmt;
 
+use rustix::param::page_size;
 use serde::Serialize;
 
 pub use errno::{explain, Case, Explanation};
@@ -89,6 +90,7 @@ pub fn examine(fabric: &Fabric, paths: &[(String, Target)]) -> Vec<Check> {
         providers(fabric),
     ];
     checks.extend(fabric.providers.iter().map(permissions));
+    checks.extend(fabric.providers.iter().map(pages));
     checks.push(iommu(fabric, &ways));
     checks.push(acs(fabric, &ways));
     checks.extend(drives(fabric, &ways));
@@ -285,6 +287,34 @@ fn permissions(provider: &Provider) -> Check {
         "Become root, or let a group in by a udev rule: \
              KERNEL==\"p2pmem*\", GROUP=\"disk\", MODE=\"0660\"",
     )
+}
+
+/// Reports the size of the pages that memory is mapped in.
+fn pages(provider: &Provider) -> Check {
+    let name = format!("p2pmem{} pages", provider.number);
+    let base = || size::format(page_size() as u64);
+    match provider.large_page {
+        Some(large) if large > 0 => {
+            let large = size::format(large);
+            Check::new(
+                name,
+                Status::Ok,
+                format!("{large} where a mapping is long enough, else {}", base()),
+            )
+        }
+        Some(_) => Check::new(name, Status::Warning, base())
+            .because(
+                "This kernel has no large pages of device memory: mapping and direct I/O take more \
+                 time.",
+            )
+            .cured_by(
+                "Boot a kernel with CONFIG_TRANSPARENT_HUGEPAGE and CONFIG_FS_DAX: Debian's stock \
+                 7.3 has both, its rt flavour does not.",
+            ),
+        None => Check::new(name, Status::Warning, base())
+            .because("This version of the module does not map large pages.")
+            .cured_by("Load a newer version of p2pmem_rs."),
+    }
 }
 
 /// Who reaches what.

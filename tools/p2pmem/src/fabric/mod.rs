@@ -224,6 +224,10 @@ pub struct Provider {
     pub regions: Vec<String>,
     /// Whether who made this record may read and write the node.
     pub usable: bool,
+    /// The size of a large page in bytes, 0 if memory is mapped in base pages only; absent if the
+    /// driver does not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_page: Option<u64>,
     /// The ways to other functions; absent if the driver does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,

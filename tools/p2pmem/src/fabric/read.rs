@@ -327,6 +327,7 @@ fn providers(root: &Path) -> Result<Vec<Provider>> {
                     .map(str::to_owned)
                     .collect(),
                 usable: access(&node, Access::READ_OK | Access::WRITE_OK).is_ok(),
+                large_page: number(class.join("large_page")),
                 routes: text(class.join("routes")).map(|text| routes::parse(&text)),
             }
         })
@@ -484,6 +485,7 @@ mod tests {
         machine.link(&format!("{node}/device"), &memory);
         machine.file(&format!("{node}/size"), "134217728\n");
         machine.file(&format!("{node}/regions"), "bar2@0x0+0x8000000:bar\n");
+        machine.file(&format!("{node}/large_page"), "2097152\n");
         machine.file(
             &format!("{node}/routes"),
             "0000:04:00.0 self distance=0\n0000:03:00.0 switch distance=4 through=0000:01:00.0\n",
@@ -564,6 +566,7 @@ mod tests {
 
         let provider = &fabric.providers[0];
         assert_eq!((provider.size, provider.usable), (128 << 20, true));
+        assert_eq!(provider.large_page, Some(2 << 20));
         assert_eq!(provider.routes.as_ref().unwrap()[1].kind, RouteKind::Switch);
         assert_eq!(fabric.mounts[0].point, "/mnt/a b");
         assert_eq!(fabric.mounts[0].source, "/dev/mapper/vault");
