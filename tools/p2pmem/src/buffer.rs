@@ -9,6 +9,9 @@ use rustix::{
     param::page_size,
 };
 
+/// The size of a large page of device memory.
+const LARGE_PAGE: usize = 2 << 20;
+
 /// Device memory that is mapped. It goes back to the device when this is dropped.
 ///
 /// The CPU reaches it slowly and without caching; it is meant for direct I/O. After the device
@@ -21,6 +24,9 @@ pub struct Buffer {
 
 // SAFETY: The mapping belongs to the process, not to a thread.
 unsafe impl Send for Buffer {}
+
+/// The protection of mappings for reading and writing.
+const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 impl Buffer {
     /// Maps `length` bytes of a provider's memory.
@@ -35,25 +41,18 @@ impl Buffer {
 
     /// Maps ordinary memory, aligned to pages as direct I/O wants it, to compare with.
     pub(crate) fn ordinary(length: usize) -> io::Result<Self> {
-        Self::anonymous(length, MapFlags::POPULATE)
+        Self::anonymous(length, READ_WRITE, MapFlags::POPULATE)
     }
 
     /// As [`ordinary`](Self::ordinary), whose pages come when they are touched.
     pub(crate) fn untouched(length: usize) -> io::Result<Self> {
-        Self::anonymous(length, MapFlags::empty())
+        Self::anonymous(length, READ_WRITE, MapFlags::empty())
     }
 
-    fn anonymous(length: usize, flags: MapFlags) -> io::Result<Self> {
+    fn anonymous(length: usize, access: ProtFlags, flags: MapFlags) -> io::Result<Self> {
         let flags = MapFlags::PRIVATE | flags;
         // SAFETY: A new mapping, at an address that the kernel chooses.
-        let start = unsafe {
-            mmap_anonymous(
-                ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                flags,
-            )?
-        };
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), length, access, flags)? };
 
         Ok(Self {
             start: start.cast(),
@@ -61,14 +60,38 @@ impl Buffer {
         })
     }
 
-    /// Maps a part of what is behind a descriptor.
+    /// Maps a part of the file behind a descriptor, at an address that the kernel chooses.
     pub(crate) fn map_at(file: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
-        // SAFETY: A new mapping, at an address that the kernel chooses.
+        Self::map_near(0, file, offset, length)
+    }
+
+    /// Maps a part of a dma-buf at an address where large pages fit. The kernel chooses a fitting
+    /// address for the node, but not for dma-bufs.
+    ///
+    /// If another thread takes the address first, the kernel chooses another one: the mapping may
+    /// then have base pages only.
+    pub(crate) fn map_large(file: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
+        let room = match length.checked_add(LARGE_PAGE) {
+            Some(room) if length >= LARGE_PAGE => room,
+            _ => return Self::map_at(file, offset, length),
+        };
+        // The reservation finds a free range and ends here. MAP_FIXED over it could fail and leave
+        // a hole, in which another thread might map memory before the rest is unmapped.
+        let address = Self::anonymous(room, ProtFlags::empty(), MapFlags::NORESERVE)
+            .map_or(0, |free| fitting_address(free.start.addr(), offset));
+
+        Self::map_near(address, file, offset, length)
+    }
+
+    /// Maps a part of the file behind a descriptor at an address. The kernel chooses another one if
+    /// it is 0 or in use.
+    fn map_near(address: usize, file: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
+        // SAFETY: A new mapping: without MAP_FIXED it replaces no other.
         let start = unsafe {
             mmap(
-                ptr::null_mut(),
+                ptr::without_provenance_mut(address),
                 length,
-                ProtFlags::READ | ProtFlags::WRITE,
+                READ_WRITE,
                 MapFlags::SHARED,
                 file,
                 offset,
@@ -171,10 +194,109 @@ fn load_words<W, const N: usize>(start: *const u8, bytes: &mut [u8], parts: fn(W
     }
 }
 
+/// Returns the first address at or above `start` that has the same place within a large page as
+/// `offset`.
+fn fitting_address(start: usize, offset: u64) -> usize {
+    let place = (offset % LARGE_PAGE as u64) as usize;
+    let within = start % LARGE_PAGE;
+    start + (LARGE_PAGE + place - within) % LARGE_PAGE
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: The mapping was made by `map()` and nobody borrows it any more. If it cannot be
         // unmapped it stays, which harms nobody.
         let _ = unsafe { munmap(self.start.cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File, OpenOptions},
+        io::Write,
+        path::Path,
+        process,
+    };
+
+    use super::*;
+
+    const PAGE: usize = 4096;
+
+    #[test]
+    fn a_fitting_address_is_the_first_one() {
+        for (start, offset, expected) in [
+            (0, 0, 0),
+            (LARGE_PAGE, 0, LARGE_PAGE),
+            (PAGE, 0, LARGE_PAGE),
+            (LARGE_PAGE - PAGE, 0, LARGE_PAGE),
+            (0, PAGE, PAGE),
+            (PAGE, PAGE, PAGE),
+            (2 * PAGE, PAGE, LARGE_PAGE + PAGE),
+            (LARGE_PAGE + PAGE, 3 * LARGE_PAGE, 2 * LARGE_PAGE),
+        ] {
+            let found = fitting_address(start, offset as u64);
+            assert_eq!(found, expected, "{start:#x} {offset:#x}");
+        }
+    }
+
+    /// Makes a file of so many pages, each of which begins with its number.
+    fn numbered(name: &str, pages: usize) -> File {
+        let path = Path::new(env!("OUT_DIR")).join(format!("{name}-{}", process::id()));
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap();
+        fs::remove_file(&path).unwrap();
+        for number in 0..pages {
+            let mut page = [0; PAGE];
+            page[..8].copy_from_slice(&number.to_ne_bytes());
+            file.write_all(&page).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn long_parts_are_mapped_where_large_pages_fit() {
+        let file = numbered("large", 3 * LARGE_PAGE / PAGE);
+        for (offset, length) in [
+            (0, LARGE_PAGE),
+            (PAGE, LARGE_PAGE),
+            (LARGE_PAGE, 2 * LARGE_PAGE),
+            (LARGE_PAGE - PAGE, LARGE_PAGE + PAGE),
+        ] {
+            let buffer = Buffer::map_large(&file, offset as u64, length).unwrap();
+            // Now and then another test takes the address.
+            let fits = || {
+                let again = Buffer::map_large(&file, offset as u64, length).unwrap();
+                again.start.addr() % LARGE_PAGE == offset % LARGE_PAGE
+            };
+            assert!((0..100).any(|_| fits()), "{offset:#x}+{length:#x}");
+            for place in [0, length - PAGE] {
+                let mut word = [0; 8];
+                buffer.load(place, &mut word);
+                assert_eq!(usize::from_ne_bytes(word), (offset + place) / PAGE);
+            }
+        }
+    }
+
+    #[test]
+    fn short_parts_and_errors_are_as_before() {
+        let file = numbered("short", 4);
+        let buffer = Buffer::map_large(&file, PAGE as u64, 2 * PAGE).unwrap();
+        let mut word = [0; 8];
+        buffer.load(PAGE, &mut word);
+        assert_eq!(usize::from_ne_bytes(word), 2);
+
+        for (offset, length) in [(0, 0), (100, LARGE_PAGE), (0, usize::MAX)] {
+            assert!(
+                Buffer::map_large(&file, offset, length).is_err(),
+                "{offset}+{length}"
+            );
+        }
     }
 }

@@ -26,10 +26,14 @@ impl Handle {
         Ok(seek(&self.0, SeekFrom::End(0))?)
     }
 
-    /// Maps a part, in bytes. `EINVAL` if it does not lie within the memory, or does not start at a
-    /// multiple of the page size; `ENODEV` if the device is gone.
+    /// Maps a part, in bytes. A part of 2 MiB or more is mapped where large pages fit.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the part is not within the memory, or does not start at a multiple of the page
+    /// size; `ENODEV` if the device is gone.
     pub fn map(&self, offset: u64, length: usize) -> io::Result<Buffer> {
-        Buffer::map_at(&self.0, offset, length)
+        Buffer::map_large(&self.0, offset, length)
     }
 
     /// Gives the memory a name of up to 31 bytes, which those see who look at all dma-bufs.

@@ -10,14 +10,16 @@ use std::{
 };
 
 use anyhow::{ensure, Context, Result};
+use p2pmem::{abi, Provider as Node};
 use rustix::process::{kill_process, Pid, Signal};
 
 use crate::{
     cases,
     guest::{
         bind, check_drive, drive, on_debug_kernel, put_on_drive, read_at, unbind, wait_until, Map,
-        Provider, PAGE,
+        Provider, PAGE, WINDOW,
     },
+    kmod::TestFile,
     programs::{self, fails, format_and_mount, run},
 };
 
@@ -27,6 +29,7 @@ cases!(
     what_json_has, refuses_nonsense, refuses_mounted_drive, no_room_says_what_to_choose,
     interrupted, terminated, device_goes_away, verify_reads_only, verify_both_directions,
     verify_interrupted_puts_back, verify_killed_puts_back, verify_device_goes_away_puts_back,
+    dma_buf_in_large_pages,
 );
 
 const SOURCE: &str = "/dev/nvme0n1";
@@ -584,4 +587,28 @@ fn verify_interrupted_puts_back() -> Result<()> {
     ensure!(text.contains("\"interrupted\":true"), "{text}");
     check_drive(&drive(1)?, 8 * MIB, 2)?;
     Provider::first()?.expect_full()
+}
+
+/// The kernel does not choose an address where large pages fit, so the library does.
+fn dma_buf_in_large_pages() -> Result<()> {
+    let provider = Provider::first()?;
+    let node = Node::open(&provider.path)?;
+    let large = node.info()?.capabilities & abi::P2PMEM_CAP_LARGE_PAGES != 0;
+    let handle = node.alloc(3 * WINDOW as u64, 0)?;
+    // From a large page on, and from the middle of one.
+    for (offset, length, first) in [
+        (0, 3 * WINDOW, 0),
+        (WINDOW, WINDOW, 0),
+        (WINDOW / 2, 2 * WINDOW, WINDOW / 2),
+    ] {
+        let mut buffer = handle.map(offset as u64, length)?;
+        buffer.store(first, &[1; 8]);
+        let entry = TestFile::open()?.pte(buffer.as_ptr().wrapping_add(first))?;
+        ensure!(
+            entry.leaf_order == if large { 9 } else { 0 },
+            "{offset:#x}+{length:#x}: {entry:?}"
+        );
+    }
+    drop(handle);
+    provider.expect_full()
 }
