@@ -3,7 +3,7 @@
 //! Memory that direct I/O passes through, in three ways: called for, by a ring, and by a ring that has
 //! the memory in its buffer table.
 
-use std::{io, ptr};
+use std::{fmt, io, path::PathBuf, ptr};
 
 use anyhow::{ensure, Context, Result};
 use clap::ValueEnum;
@@ -22,20 +22,55 @@ use crate::{
 pub enum Io {
     /// io_uring, into mapped memory.
     Uring,
-    /// io_uring, with the memory in the ring's buffer table: neither mapped nor pinned.
+    /// io_uring, with the memory in the ring's buffer table: neither mapped nor pinned. With device
+    /// memory this takes CAP_SYS_RAWIO (see p2pmem config --slots).
     UringFixed,
     /// A call for each read and write, into mapped memory.
     Pread,
 }
 
 impl Io {
-    /// Returns the best way that kernel and driver know.
-    pub fn best(via: &Via) -> Result<Self> {
-        Ok(match (IoUring::new(1), via.registers()?) {
-            (Err(_), _) => Self::Pread,
-            (Ok(_), true) => Self::UringFixed,
-            (Ok(_), false) => Self::Uring,
-        })
+    /// Returns the best way that the kernel allows with mapped memory, which takes no right.
+    pub fn best() -> Self {
+        match IoUring::new(1) {
+            Ok(_) => Self::Uring,
+            Err(_) => Self::Pread,
+        }
+    }
+}
+
+/// The longest request to a ring, in bytes. The block layer does not split a request that must not
+/// wait: it ends with EAGAIN, and a worker of io_uring (io-wq) repeats it.
+const LONGEST: u64 = 512 << 10;
+
+/// Returns the length of the next request for `length` bytes at an offset of a file. It ends at a
+/// multiple of [`LONGEST`] at the latest: drives may have boundaries there, at which the block
+/// layer splits requests.
+fn request_length(offset: u64, length: usize) -> usize {
+    let left = LONGEST - offset % LONGEST;
+    usize::try_from(left).map_or(length, |left| left.min(length))
+}
+
+/// Returns whether the driver does not allow this process to fill a slot.
+pub(crate) fn is_slot_refused(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<SlotRefused>().is_some()
+}
+
+/// The driver does not allow this process to fill a slot.
+#[derive(Debug)]
+struct SlotRefused {
+    node: PathBuf,
+}
+
+impl fmt::Display for SlotRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.node.display();
+        write!(
+            f,
+            "this process may not put memory of {node} into the ring: by default that takes \
+             CAP_SYS_RAWIO, and root changes it with p2pmem config {node} --slots; or choose --io \
+             uring"
+        )
     }
 }
 
@@ -95,9 +130,14 @@ impl<'a> Passage<'a> {
             .allocate(bytes)
             .map_err(|error| via.explain(bytes, error, options))?;
         if io == Io::UringFixed {
-            passage
-                .register()
-                .context("cannot put the memory into the ring: choose --io uring")?;
+            passage.register().map_err(|error| {
+                match (error.downcast_ref::<Errno>(), via.provider()) {
+                    (Some(&Errno::PERM), Some(_)) => error.context(SlotRefused {
+                        node: via.path().to_owned(),
+                    }),
+                    _ => error.context("cannot put the memory into the ring: choose --io uring"),
+                }
+            })?;
         }
 
         Ok(passage)
@@ -136,8 +176,8 @@ impl<'a> Passage<'a> {
         self.device.as_deref()
     }
 
-    /// Refuses to go on if the device went away, where requests would not find out: a slot keeps the
-    /// memory, and the device waits for it.
+    /// Fails if the device went away, where requests might not fail: older versions of the driver
+    /// do not empty slots, and unbinding waits for them.
     pub(crate) fn check_device(&self) -> Result<()> {
         ensure!(
             self.handle.is_none() || !self.via.is_gone()?,
@@ -185,7 +225,8 @@ impl<'a> Passage<'a> {
         Ok(())
     }
 
-    /// Puts a request into the ring. It is begun when the next one is waited for.
+    /// Puts a request into the ring, for `length` bytes or a first part of them. It is begun when
+    /// the next one is waited for.
     pub(crate) fn submit(
         &mut self,
         way: Way,
@@ -202,7 +243,7 @@ impl<'a> Passage<'a> {
             _ => ptr::null_mut(),
         };
         let address = base.wrapping_add(place);
-        let length = u32::try_from(length)?;
+        let length = u32::try_from(request_length(offset, length))?;
         let fixed = self.io == Io::UringFixed;
         let entry = uring::transfer(way, fixed, file.file(), address, length, offset);
         self.push(&entry.user_data(number))
@@ -252,5 +293,58 @@ impl Drop for Passage<'_> {
             let entry = uring::unregister(provider, 0);
             let _ = self.push(&entry).and_then(|()| self.wait_for_one());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_end_at_seams() {
+        const KIB: usize = 1 << 10;
+        const MIB: usize = 1 << 20;
+        for (offset, length, expected) in [
+            (0, 4 * KIB, 4 * KIB),
+            (0, 512 * KIB, 512 * KIB),
+            (0, MIB, 512 * KIB),
+            (0, 1 << 30, 512 * KIB),
+            (4 * KIB, 512 * KIB, 508 * KIB),
+            (512 * KIB - 512, 64 * KIB, 512),
+            (512 * KIB, MIB, 512 * KIB),
+            (3 * MIB + 64 * KIB, 448 * KIB, 448 * KIB),
+        ] {
+            let found = request_length(offset as u64, length);
+            assert_eq!(found, expected, "{length} at {offset}");
+        }
+    }
+
+    #[test]
+    fn requests_add_up() {
+        for (start, length) in [(0, 3 << 20), (8192, (1 << 20) + 512), (1 << 40, 4096)] {
+            let mut done = 0;
+            while done < length {
+                let offset = start + done as u64;
+                let part = request_length(offset, length - done);
+                assert!(part > 0 && part as u64 <= LONGEST);
+                assert_eq!(offset / LONGEST, (offset + part as u64 - 1) / LONGEST);
+                done += part;
+            }
+            assert_eq!(done, length);
+        }
+    }
+
+    #[test]
+    fn a_refused_slot_is_known_by_its_error() {
+        let refused = SlotRefused {
+            node: "/dev/p2pmem0".into(),
+        };
+        let error = anyhow::Error::new(Errno::PERM).context(refused);
+        assert!(is_slot_refused(&error));
+        let text = error.to_string();
+        for word in ["CAP_SYS_RAWIO", "p2pmem config /dev/p2pmem0 --slots"] {
+            assert!(text.contains(word), "{text}");
+        }
+        assert!(!is_slot_refused(&anyhow::Error::new(Errno::PERM)));
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     direct::{Direct, Way},
     keeper::Keeper,
-    passage::{Io, Passage},
+    passage::{is_slot_refused, Io, Passage},
     size, Buffer, Via,
 };
 
@@ -44,6 +44,8 @@ pub struct Report {
     pub uniform: bool,
     /// Whether it was told to stop before the end.
     pub interrupted: bool,
+    /// Whether memory in a slot of an io_uring was left out, because this process may not fill one.
+    pub slot_refused: bool,
     /// All that was done.
     pub checks: Vec<Check>,
 }
@@ -189,6 +191,7 @@ pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<
         stop,
         host: Buffer::ordinary(length)?,
         random: fastrand::Rng::with_seed(plan.seed),
+        slot_refused: false,
         checks: Vec::new(),
     };
     let original = trial.read_drive()?;
@@ -225,6 +228,7 @@ pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<
         seed: plan.seed,
         uniform: original.iter().all(|byte| *byte == original[0]),
         interrupted: ended == Ended::Early,
+        slot_refused: trial.slot_refused,
         checks: trial.checks,
     })
 }
@@ -244,17 +248,24 @@ struct Trial<'a> {
     /// What data goes through that is to be right.
     host: Buffer,
     random: fastrand::Rng,
+    slot_refused: bool,
     checks: Vec<Check>,
 }
 
 impl Trial<'_> {
     fn all(&mut self, via: &Via) -> Result<Ended> {
         let mut ways = vec![Io::Pread];
-        if Io::best(via)? == Io::UringFixed {
+        if Io::best() == Io::Uring && via.registers()? {
             ways.push(Io::UringFixed);
         }
         for io in ways {
-            let mut passage = Passage::new(via, io, self.plan.bytes, 1, "--size")?;
+            let mut passage = match Passage::new(via, io, self.plan.bytes, 1, "--size") {
+                Err(error) if is_slot_refused(&error) => {
+                    self.slot_refused = true;
+                    continue;
+                }
+                result => result?,
+            };
             let verdict = self.memory(&mut passage)?;
             self.note(Direction::Memory, io, Data::Random, verdict);
             if self.is_stopped() {
@@ -466,6 +477,7 @@ mod tests {
             seed: 1,
             uniform: false,
             interrupted: false,
+            slot_refused: false,
             checks: vec![
                 check(Direction::Read, Verdict::Equal),
                 check(Direction::Write, Verdict::Equal),

@@ -29,7 +29,7 @@ cases!(
     what_json_has, refuses_nonsense, refuses_mounted_drive, no_room_says_what_to_choose,
     interrupted, terminated, device_goes_away, verify_reads_only, verify_both_directions,
     verify_interrupted_puts_back, verify_killed_puts_back, verify_device_goes_away_puts_back,
-    dma_buf_in_large_pages,
+    dma_buf_in_large_pages, slots_refused, requests_are_not_repeated,
 );
 
 const SOURCE: &str = "/dev/nvme0n1";
@@ -481,6 +481,7 @@ fn verify_reads_only() -> Result<()> {
     ] {
         ensure!(text.contains(field), "{field} in {text}");
     }
+    ensure!(text.contains("\"slot_refused\":false"), "{text}");
     for io in ["pread", "uring-fixed"] {
         let check =
             format!(r#"{{"direction":"read","io":"{io}","data":"found","result":"equal"}}"#);
@@ -611,4 +612,79 @@ fn dma_buf_in_large_pages() -> Result<()> {
     }
     drop(handle);
     provider.expect_full()
+}
+
+/// Sets which processes may fill slots, until it is dropped.
+struct SlotsSet;
+
+impl SlotsSet {
+    const PATH: &str = "/sys/class/misc/p2pmem0/slots";
+
+    fn to(name: &str) -> Result<Self> {
+        fs::write(Self::PATH, name)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for SlotsSet {
+    fn drop(&mut self) {
+        fs::write(Self::PATH, "privileged").expect("the default can be set");
+    }
+}
+
+fn slots_refused() -> Result<()> {
+    prepare(MIB)?;
+    let _set = SlotsSet::to("nobody")?;
+    fail(
+        &format!("copy {SOURCE} {TARGET} --size 1M --io uring-fixed"),
+        &["CAP_SYS_RAWIO", "p2pmem config /dev/p2pmem0 --slots"],
+    )?;
+    check_drive(&drive(1)?, MIB, 2)?;
+    // Without the option, and through ordinary memory, no right is needed.
+    let text = succeed(&format!("copy {SOURCE} {TARGET} --size 1M --check --json"))?;
+    ensure!(text.contains("\"io\":\"uring\""), "{text}");
+    check_drive(&drive(1)?, MIB, 1)?;
+    succeed(&format!(
+        "copy {SOURCE} {TARGET} --size 1M --io uring-fixed --via none --check"
+    ))?;
+
+    let text = succeed(&format!("verify {TARGET} --size 64k --write --json"))?;
+    ensure!(text.contains("\"slot_refused\":true"), "{text}");
+    ensure!(
+        text.contains("\"write\":true") && !text.contains("uring-fixed"),
+        "{text}"
+    );
+    let text = succeed(&format!("verify {TARGET} --size 64k"))?;
+    ensure!(text.contains("registered memory was not tried"), "{text}");
+
+    let _set = SlotsSet::to("everybody")?;
+    succeed(&format!(
+        "copy {SOURCE} {TARGET} --size 1M --io uring-fixed --check"
+    ))?;
+    Ok(())
+}
+
+/// The kernel starts a worker for each request that it cannot finish without waiting.
+fn requests_are_not_repeated() -> Result<()> {
+    prepare(MIB)?;
+    for io in ["uring", "uring-fixed"] {
+        let mut copy = Command::new("p2pmem")
+            .args(words_of(&format!(
+                "copy {SOURCE} {TARGET} -o 4096 --size 8M -s 4M --depth 2 --duration 2 --io {io}"
+            )))
+            .stdout(Stdio::null())
+            .spawn()?;
+        let tasks = format!("/proc/{}/task", copy.id());
+        let mut workers = 0;
+        while copy.try_wait()?.is_none() {
+            for task in fs::read_dir(&tasks).into_iter().flatten().flatten() {
+                let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+                workers += u32::from(name.starts_with("iou-wrk"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ensure!(copy.wait()?.success(), "{io}");
+        ensure!(workers == 0, "{io}: workers were seen {workers} times");
+    }
+    Ok(())
 }

@@ -21,7 +21,9 @@ use super::interrupt;
 /// Copy a file or block device to another, through device memory.
 ///
 /// The data is cut into chunks. Each thread has --depth of them under way: a chunk is read into the
-/// memory, and written from there. Ctrl-C lets those under way arrive, and tells how far it came.
+/// memory, and written from there. io_uring moves a chunk by one request after the other, each of
+/// 512 KiB at most, because the kernel repeats longer ones. Ctrl-C lets those under way arrive, and
+/// tells how far it came.
 #[derive(Args)]
 #[command(
     after_help = EXAMPLE,
@@ -52,7 +54,7 @@ pub struct Arguments {
     /// --io pread.
     #[arg(long, value_parser = value_parser!(u32).range(1..=4096))]
     depth: Option<u32>,
-    /// How I/O is asked for. Default: uring-fixed where kernel and driver know it.
+    /// How I/O is asked for. Default: uring, or pread where the kernel allows no io_uring.
     #[arg(long)]
     io: Option<Io>,
     /// Where reading and writing start.
@@ -244,7 +246,7 @@ fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
             .context("--count and --chunk are more than fits into 64 bits: choose less")?,
         (None, None) => source.length().saturating_sub(source_offset),
     };
-    let io = arguments.io.map_or_else(|| Io::best(via), Ok)?;
+    let io = arguments.io.unwrap_or_else(Io::best);
     let depth = match arguments.depth {
         Some(depth) => depth,
         None if io == Io::Pread => 1,

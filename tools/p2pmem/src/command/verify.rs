@@ -18,9 +18,10 @@ use super::interrupt;
 
 /// Prove with data that a drive and device memory reach each other.
 ///
-/// Each direction is tried for itself: with calls and mapped memory, and with memory that is registered
-/// with io_uring. What arrives is compared with what goes through ordinary memory. The target has other
-/// data before, so that a transfer that moved nothing is seen.
+/// Each direction is tried for itself: with calls and mapped memory, and with memory that is
+/// registered with io_uring, if this process may register it (see p2pmem config --slots). What
+/// arrives is compared with what goes through ordinary memory. The target has other data before, so
+/// that a transfer that moved nothing is seen.
 ///
 /// Without --write only the direction from the drive to the memory is tried, with what the drive has.
 #[derive(Args)]
@@ -161,6 +162,11 @@ fn print(report: &Report) {
             _ => "",
         };
         println!("{} {result}{why}", way(direction));
+    }
+    if report.slot_refused {
+        println!(
+            "registered memory was not tried: it needs CAP_SYS_RAWIO, see p2pmem config --slots"
+        );
     }
     if report.uniform && report.works(Direction::Write).is_none() {
         println!("all bytes of the drive are the same, which proves little: say --write, or choose another --offset");
