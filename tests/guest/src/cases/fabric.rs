@@ -186,6 +186,8 @@ fn errors_are_explained() -> Result<()> {
         let said = says(&["doctor", "--errno", name])?;
         ensure!(said.starts_with("EREMOTEIO (121)"), "{said}");
     }
+    let said = says(&["doctor", "--errno", "EPERM"])?;
+    ensure!(said.contains("p2pmem config p2pmemN --slots"), "{said}");
     let output = p2pmem(&["doctor", "--errno", "ENONSENSE"])?;
     let said = String::from_utf8(output.stderr)?;
     ensure!(output.status.code() == Some(1), "{:?}", output.status);

@@ -111,8 +111,10 @@ const ALL: &[Explanation] = &[
             ),
             case(
                 "P2PMEM_URING_REGISTER, P2PMEM_URING_UNREGISTER",
-                "The descriptor is no dma-buf of p2pmem, the slot does not exist, or it is empty.",
-                "Give the ring a buffer table with enough slots first.",
+                "The descriptor is no dma-buf of p2pmem, the slot does not exist, or it is empty: \
+                 unbinding the device empties slots in rings of the thread that unbinds.",
+                "Give the ring a buffer table with enough slots first. After unbinding, leave \
+                 P2PMEM_URING_UNREGISTER out.",
             ),
             case(
                 "a write to /sys/module/p2pmem_rs/regions or to a setting of a node",
@@ -169,6 +171,12 @@ const ALL: &[Explanation] = &[
                 "Unmap, and map the new node when the device is bound again.",
             ),
             case(
+                "READ_FIXED or WRITE_FIXED of io_uring",
+                "The slot is empty: unbinding a device empties slots in rings of the thread that \
+                 unbinds. Or the range is not within the memory in the slot.",
+                "When the device is bound again, fill the slot with memory of the new node.",
+            ),
+            case(
                 "an ioctl, mremap, process_vm_readv",
                 "A pointer is bad, a mapping was to grow, or another process was to read device memory.",
                 "Map anew instead of growing; read by the process that has it mapped.",
@@ -215,7 +223,20 @@ const ALL: &[Explanation] = &[
             "End who has it: fuser /dev/p2pmem*, /sys/kernel/debug/p2pmemN/allocations.",
         )],
     ),
-    error("EPERM", libc::EPERM, &[RIGHTS]),
+    error(
+        "EPERM",
+        libc::EPERM,
+        &[
+            case(
+                "P2PMEM_URING_REGISTER, P2PMEM_IOC_ALLOC with P2PMEM_ALLOC_IRREVOCABLE",
+                "The setting `slots` of the node does not allow it to this process: `privileged`, \
+                 the default, takes CAP_SYS_RAWIO; `nobody` refuses all processes.",
+                "Use mapped memory, which takes no right. Or run with CAP_SYS_RAWIO, or change the \
+                 setting as root: p2pmem config p2pmemN --slots; --help there names the risk.",
+            ),
+            RIGHTS,
+        ],
+    ),
     error("EACCES", libc::EACCES, &[RIGHTS]),
     error(
         "EOPNOTSUPP",
@@ -342,6 +363,30 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("cause:") && text.contains("cure:"));
+    }
+
+    #[test]
+    fn errors_of_slots_are_explained() {
+        for (name, words) in [
+            (
+                "EPERM",
+                &[
+                    "P2PMEM_ALLOC_IRREVOCABLE",
+                    "CAP_SYS_RAWIO",
+                    "--slots",
+                    "udev",
+                ][..],
+            ),
+            ("EFAULT", &["READ_FIXED", "unbinding"]),
+            ("EINVAL", &["P2PMEM_URING_UNREGISTER", "unbinding"]),
+        ] {
+            let text = explain(name).unwrap().to_string();
+            for word in words {
+                assert!(text.contains(word), "{text}");
+            }
+        }
+        // Opening does not depend on the setting.
+        assert_eq!(explain("EACCES").unwrap().cases, [RIGHTS]);
     }
 
     #[test]
