@@ -21,6 +21,7 @@ help:
 	@echo '  make coverage         which lines of the module the guest cases reach, in $(BUILD)/coverage/'
 	@echo '  make bench            what all costs, beside mainline and ordinary memory, in $(BUILD)/bench/'
 	@echo '  make torture          all at once, at random; SECONDS=600 for how long, SEED=N to do it again'
+	@echo '  make torture-debug    the same on the kernel that looks for mistakes'
 	@echo '  make lab              a shell in the guest; TOPOLOGY=NAME, one of qemu/topologies/'
 	@echo '  make modules          p2pmem_rs.ko for the newest stock kernel, in $(BUILD)/module/'
 	@echo '  make modules KDIR=DIR the same for any kernel build tree with Rust, 7.3 or newer'
@@ -76,14 +77,14 @@ modules_install:
 	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
 
-INSIDE := run test bench test-debug coverage torture lab lint doc tools modules modules-debug kmod kdir
+INSIDE := run test bench test-debug coverage torture torture-debug lab lint doc tools modules modules-debug kmod kdir
 
 .PHONY: $(INSIDE)
 
 ifndef P2PMEM_IN_BUILD_ROOT
 
-torture: export TORTURE_SECONDS := $(or $(SECONDS),60)
-torture: export TORTURE_SEED := $(SEED)
+torture torture-debug: export TORTURE_SECONDS := $(or $(SECONDS),60)
+torture torture-debug: export TORTURE_SEED := $(SEED)
 
 $(INSIDE):
 	@tools/build/enter -- make $@
@@ -145,6 +146,9 @@ coverage: kmod tools
 
 torture: modules kmod tools
 	@tests/run --kernel $(KERNEL) --case torture
+
+torture-debug: modules-debug tools
+	@tests/run --debug --kernel $(DEBUG_KERNEL) --case torture
 
 test-debug: modules-debug tools
 	@tests/run --debug --kernel $(DEBUG_KERNEL) $(if $(T),--case '$(T)')
