@@ -30,6 +30,10 @@ use crate::{copy::Direct, size, Buffer, Provider};
 pub enum What {
     /// Memory is mapped, each page is touched, and it is unmapped.
     Map,
+    /// Memory whose pages are all present is unmapped.
+    Unmap,
+    /// Memory is mapped, and touched for the first time, a span of 2 MiB after the other: the longest of them.
+    FirstTouch,
     /// Memory is put into a slot of an io_uring, and taken out.
     Register,
     /// The CPU writes to memory.
@@ -40,6 +44,8 @@ pub enum What {
     Read,
     /// Memory is written to a drive.
     Write,
+    /// A drive is read into memory by `pread()`, one read at a time.
+    Pread,
 }
 
 impl What {
@@ -47,7 +53,9 @@ impl What {
     pub fn kinds(self) -> &'static [Kind] {
         use Kind::*;
         match self {
-            Self::Map => &[Mainline, Mapped, Ordinary],
+            Self::Map | Self::Unmap => &[Mainline, Mapped, Ordinary],
+            Self::FirstTouch => &[Mapped],
+            Self::Pread => &[Mainline, Mapped, Ordinary],
             Self::Register => &[OrdinaryRegistered, Registered],
             Self::Store | Self::Load => &[Ordinary, Mapped, WriteCombining],
             Self::Read | Self::Write => {
@@ -58,7 +66,20 @@ impl What {
 
     /// Returns whether a drive is needed.
     pub fn needs_drive(self) -> bool {
+        matches!(self, Self::Read | Self::Write | Self::Pread)
+    }
+
+    /// Returns whether several can be under way at a time.
+    fn has_depth(self) -> bool {
         matches!(self, Self::Read | Self::Write)
+    }
+
+    /// Returns how many bytes there can be at the most.
+    fn limit(self) -> u64 {
+        match self {
+            Self::Map | Self::Unmap | Self::FirstTouch => u64::MAX,
+            _ => u32::MAX.into(),
+        }
     }
 
     /// How often it is done in a round.
@@ -66,9 +87,10 @@ impl What {
         let bytes: u64 = match self {
             // Does not depend on the size.
             Self::Register => return 64,
-            Self::Map => 16 << 20,
+            Self::Map | Self::Unmap => 16 << 20,
+            Self::FirstTouch => return 1,
             Self::Store | Self::Load => 1 << 20,
-            Self::Read | Self::Write => 64 << 20,
+            Self::Read | Self::Write | Self::Pread => 64 << 20,
         };
         (bytes / size).clamp(1, 64) as u32
     }
@@ -78,11 +100,14 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Map => "map, touch, unmap",
+            Self::Unmap => "unmap",
+            Self::FirstTouch => "first touch, longest of 2 MiB",
             Self::Register => "register with io_uring, unregister",
             Self::Store => "store by the CPU",
             Self::Load => "load by the CPU",
             Self::Read => "read from the drive",
             Self::Write => "write to the drive",
+            Self::Pread => "pread from the drive",
         })
     }
 }
@@ -181,14 +206,14 @@ impl Request<'_> {
     /// Returns the kinds of memory that are compared.
     fn kinds(&self, what: What) -> Vec<Kind> {
         let mut kinds = what.kinds().to_vec();
-        if self.floor && what == What::Map {
+        if self.floor && matches!(what, What::Map | What::Unmap) {
             kinds.push(Kind::Frames);
         }
         kinds
     }
 }
 
-/// What is done once, so often, and took that long.
+/// What is done so often, and how long that took.
 type Round<'a> = Box<dyn FnMut(u32) -> Result<Duration> + Send + 'a>;
 
 /// Measures. What there is no memory for is left out, with a note.
@@ -198,8 +223,9 @@ type Round<'a> = Box<dyn FnMut(u32) -> Result<Duration> + Send + 'a>;
 /// A size that is none, a drive that is missing or in use, or I/O that fails.
 pub fn run(request: &Request<'_>) -> Result<Report> {
     for &size in request.sizes {
+        let limit = request.what.iter().map(|what| what.limit()).min();
         ensure!(
-            size > 0 && size % page_size() as u64 == 0 && u32::try_from(size).is_ok(),
+            size > 0 && size % page_size() as u64 == 0 && Some(size) <= limit,
             "{} is not a multiple of {} below 4G: choose another --size, like 1M",
             size::format(size),
             size::format(page_size() as u64)
@@ -209,7 +235,7 @@ pub fn run(request: &Request<'_>) -> Result<Report> {
     let mut report = Report::default();
     for &what in request.what {
         let drive = match (what, request.drive) {
-            (What::Read, Some(path)) => Some(Direct::source(path)?),
+            (What::Read | What::Pread, Some(path)) => Some(Direct::source(path)?),
             (What::Write, Some(path)) => Some(to_overwrite(path)?),
             _ => None,
         };
@@ -217,7 +243,7 @@ pub fn run(request: &Request<'_>) -> Result<Report> {
             drive.is_some() || !what.needs_drive(),
             "there is no drive to {what:?}: name one, like /dev/nvme0n1"
         );
-        let depths = if what.needs_drive() {
+        let depths = if what.has_depth() {
             request.depths
         } else {
             &[1]

@@ -122,9 +122,15 @@ impl Buffer {
     /// Touches each page: writes a byte of it.
     pub(crate) fn touch(&mut self) {
         for offset in (0..self.length).step_by(page_size()) {
-            // SAFETY: Within the mapping.
-            unsafe { self.start.add(offset).write_volatile(0) };
+            self.touch_at(offset);
         }
+    }
+
+    /// Writes a byte.
+    pub(crate) fn touch_at(&mut self, offset: usize) {
+        assert!(offset < self.length);
+        // SAFETY: Within the mapping.
+        unsafe { self.start.add(offset).write_volatile(0) };
     }
 
     /// Returns the first `length` bytes as a slice, for reading into.

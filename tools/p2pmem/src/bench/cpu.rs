@@ -2,7 +2,7 @@
 
 //! What is done to memory without a drive.
 
-use std::{fs::File, hint::black_box, path::Path};
+use std::{fs::File, hint::black_box, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use io_uring::IoUring;
@@ -19,7 +19,8 @@ pub fn round<'a>(
 ) -> Result<Round<'a>> {
     let clock = request.clock;
     match what {
-        What::Map => map(request, kind, length),
+        What::Map | What::Unmap => map(request, what, kind, length),
+        What::FirstTouch => first_touch(request, length),
         What::Register => register(request, kind, length),
         What::Load => {
             let buffer = buffer(request, kind, length)?;
@@ -57,7 +58,7 @@ fn buffer(request: &Request<'_>, kind: Kind, length: usize) -> Result<Buffer> {
     })
 }
 
-fn map<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {
+fn map<'a>(request: &Request<'a>, what: What, kind: Kind, length: usize) -> Result<Round<'a>> {
     let (provider, clock) = (request.provider, request.clock);
     let (file, offset) = match kind {
         Kind::Mainline => (Some(mainline(request.device)?), 0),
@@ -67,7 +68,7 @@ fn map<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>
         }
         _ => (None, 0),
     };
-    let once = move || -> Result<()> {
+    let touched = move || -> Result<Buffer> {
         let mut buffer = match (&file, kind) {
             (Some(file), Kind::Frames) => Buffer::map_at(file, offset, length)
                 .context("cannot map the BAR: was the kernel booted with iomem=relaxed?")?,
@@ -76,11 +77,45 @@ fn map<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>
             _ => Buffer::untouched(length)?,
         };
         buffer.touch();
-        Ok(())
+        Ok(buffer)
     };
 
-    once()?;
-    Ok(Box::new(move |count| clock.measure(count, &once)))
+    drop(touched()?);
+    Ok(Box::new(move |count| {
+        if what == What::Map {
+            return clock.measure(count, || touched().map(drop));
+        }
+        let mut sum = Duration::ZERO;
+        for _ in 0..count {
+            let mut buffer = Some(touched()?);
+            sum += clock.measure(1, || {
+                buffer = None;
+                Ok(())
+            })?;
+        }
+        Ok(sum)
+    }))
+}
+
+/// The longest time that the first touch of a span takes. All of the spans are touched, in order.
+fn first_touch<'a>(request: &Request<'a>, length: usize) -> Result<Round<'a>> {
+    /// What one page table spans on most machines.
+    const SPAN: usize = 2 << 20;
+    let (provider, clock) = (request.provider, request.clock);
+
+    drop(Buffer::map(provider, length)?);
+    Ok(Box::new(move |_| {
+        let mut buffer = Buffer::map(provider, length)?;
+        let mut longest = Duration::ZERO;
+        for offset in (0..length).step_by(SPAN) {
+            let took = clock.measure(1, || {
+                buffer.touch_at(offset);
+                Ok(())
+            })?;
+            longest = longest.max(took);
+        }
+        Ok(longest)
+    }))
 }
 
 /// Opens a BAR.

@@ -2,7 +2,7 @@
 
 //! What moves between memory and a drive.
 
-use std::fs::File;
+use std::{fs::File, os::unix::fs::FileExt};
 
 use anyhow::{ensure, Context, Result};
 use io_uring::{squeue::Entry, IoUring};
@@ -13,6 +13,10 @@ use crate::{
     uring, Buffer, Handle,
 };
 
+/// The unit of the memory, whatever is read at a time: a program that moves data has some of these. It is a large page of most
+/// machines.
+const LARGE_PAGE: usize = 2 << 20;
+
 /// Returns what does it. Memory that there is too little of is an error here, not later.
 pub fn round<'a>(
     request: &Request<'a>,
@@ -22,6 +26,9 @@ pub fn round<'a>(
     size: u32,
     depth: u32,
 ) -> Result<Round<'a>> {
+    if what == What::Pread {
+        return pread(request, kind, drive, size as usize);
+    }
     let length = depth as usize * size as usize;
     let mut memory = Memory::new(request, kind, length, depth)?;
     let entries: Vec<_> = (0..depth)
@@ -31,6 +38,33 @@ pub fn round<'a>(
     let clock = request.clock;
     Ok(Box::new(move |count| {
         clock.measure(count / depth, || memory.run(&entries, length as u64))
+    }))
+}
+
+/// Reads the start of a drive again and again, without a ring.
+fn pread<'a>(
+    request: &Request<'a>,
+    kind: Kind,
+    drive: &'a Direct,
+    size: usize,
+) -> Result<Round<'a>> {
+    let clock = request.clock;
+    let length = size.next_multiple_of(LARGE_PAGE);
+    let mut buffer = match kind {
+        Kind::Mainline => Buffer::map(&mainline(request.device)?, length)?,
+        Kind::Ordinary => Buffer::ordinary(length)?,
+        _ => Buffer::map(request.provider, length)?,
+    };
+
+    Ok(Box::new(move |count| {
+        clock.measure(count, || {
+            let bytes = drive
+                .file()
+                .read_at(buffer.as_mut_slice(size), 0)
+                .context("is the memory the drive's peer (p2pmem topo tells)?")?;
+            ensure!(bytes == size, "a short transfer: {bytes} of {size} bytes");
+            Ok(())
+        })
     }))
 }
 
@@ -47,6 +81,7 @@ struct Memory {
 impl Memory {
     fn new(request: &Request<'_>, kind: Kind, length: usize, depth: u32) -> Result<Self> {
         let provider = request.provider;
+        let length = length.next_multiple_of(LARGE_PAGE);
         let mut ring = IoUring::new(depth)?;
         let mut handle = None;
         let buffer = match kind {
