@@ -79,6 +79,12 @@ impl MiscDevice for File {
         ioctl::handle(&this, file, cmd, arg)
     }
 
+    fn size(this: ArcBorrow<'_, Self>) -> Result<u64> {
+        let _inside = this.provider.enter()?;
+
+        Ok(this.provider.size())
+    }
+
     fn uring_cmd(this: ArcBorrow<'_, Self>, file: &fs::File, command: &Command<'_>) -> Result<i32> {
         uring::handle(&this.provider, file, command)
     }

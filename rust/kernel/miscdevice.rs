@@ -148,6 +148,12 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Returns where the end of the file is for `lseek()`, in bytes. A file with an end can be synchronised as well, which does
+    /// nothing: programs expect both of what they map. May sleep.
+    fn size(_this: ArcBorrow<'_, Self>) -> Result<u64> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Says in `/proc/PID/fdinfo/FD` what the file has. May sleep.
     fn show_fdinfo(_this: ArcBorrow<'_, Self>, _seq: &SeqFile) {
         build_error!(VTABLE_DEFAULT_ERROR)
@@ -450,6 +456,16 @@ impl<T: MiscDevice> Table<T> {
         } else {
             None
         },
+        llseek: if T::HAS_SIZE {
+            Some(Self::llseek)
+        } else {
+            None
+        },
+        fsync: if T::HAS_SIZE {
+            Some(bindings::noop_fsync)
+        } else {
+            None
+        },
         unlocked_ioctl: if T::HAS_IOCTL {
             Some(Self::ioctl)
         } else {
@@ -602,6 +618,24 @@ impl<T: MiscDevice> Table<T> {
                 0
             }
             Err(error) => error.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be an open file with this table.
+    unsafe extern "C" fn llseek(
+        file: *mut bindings::file,
+        offset: bindings::loff_t,
+        whence: c_int,
+    ) -> bindings::loff_t {
+        // SAFETY: The file is open.
+        let (this, _) = unsafe { Self::borrow(file) };
+
+        match T::size(this).and_then(|size| Ok(size.try_into()?)) {
+            // SAFETY: The file is valid.
+            Ok(size) => unsafe { bindings::fixed_size_llseek(file, offset, whence, size) },
+            Err(error) => error.to_errno().into(),
         }
     }
 

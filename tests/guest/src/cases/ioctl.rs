@@ -13,18 +13,22 @@ use p2pmem::{
     Provider as Node,
 };
 use rustix::{
+    fs::{seek, SeekFrom},
     io::Errno,
-    mm::{mprotect, MapFlags, MprotectFlags, ProtFlags},
+    mm::{mprotect, msync, MapFlags, MprotectFlags, MsyncFlags, ProtFlags},
 };
 
 use crate::{
     cases,
-    guest::{become_user, expect_errno, last_errno, raw, rounds, Child, Map, Provider, PAGE},
+    guest::{
+        become_user, expect_errno, last_errno, raw, restore, rounds, unbind, Child, Map, Provider,
+        PAGE,
+    },
 };
 
 cases!(
     "ioctl": info, region, unknown_requests, bad_pointers, longer_structures, shorter_structures,
-    unprivileged, at_random,
+    unprivileged, at_random, place_in_the_file, nothing_to_synchronise, neither_read_nor_written,
 );
 
 /// A request with any number and argument.
@@ -273,4 +277,67 @@ fn at_random() -> Result<()> {
     })?;
     child.expect_success()?;
     provider.expect_full()
+}
+
+/// Programs that map a file ask where it ends, and open it as one that has a place.
+fn place_in_the_file() -> Result<()> {
+    let provider = Provider::first()?;
+    let file = provider.open()?;
+    let size = provider.size as u64;
+    ensure!(seek(&file, SeekFrom::End(0))? == size);
+    ensure!(seek(&file, SeekFrom::Current(-8))? == size - 8);
+    ensure!(seek(&file, SeekFrom::Start(PAGE as u64))? == PAGE as u64);
+    for wrong in [SeekFrom::End(1), SeekFrom::End(-(size as i64) - 1)] {
+        expect_errno(seek(&file, wrong), Errno::INVAL, &format!("{wrong:?}"))?;
+    }
+    // The place says nothing about a mapping.
+    let map = Map::new(&file, PAGE)?;
+    map.fill(0..PAGE, 1);
+    map.check(0..PAGE, 1)?;
+    unbind(&provider.pci)?;
+    expect_errno(seek(&file, SeekFrom::End(0)), Errno::NODEV, "afterwards")?;
+    restore()
+}
+
+/// What was written is in the memory already.
+fn nothing_to_synchronise() -> Result<()> {
+    let provider = Provider::first()?;
+    let file = provider.open()?;
+    let map = Map::new(&file, 3 * PAGE)?;
+    map.fill(0..3 * PAGE, 1);
+    for flags in [MsyncFlags::SYNC, MsyncFlags::ASYNC] {
+        // SAFETY: The range is that of the mapping.
+        unsafe { msync(map.at(0).cast(), 3 * PAGE, flags)? };
+    }
+    rustix::fs::fsync(&file)?;
+    rustix::fs::fdatasync(&file)?;
+    map.check(0..3 * PAGE, 1)
+}
+
+fn neither_read_nor_written() -> Result<()> {
+    let provider = Provider::first()?;
+    let file = provider.open()?;
+    let mut byte = [0];
+    expect_errno(rustix::io::read(&file, &mut byte), Errno::INVAL, "read")?;
+    expect_errno(rustix::io::write(&file, &byte), Errno::INVAL, "write")?;
+    expect_errno(
+        rustix::io::pread(&file, &mut byte, 0),
+        Errno::INVAL,
+        "pread",
+    )?;
+    // Memory of a file that can only be written to cannot be mapped, as with any file.
+    let file = fs::OpenOptions::new().write(true).open(&provider.path)?;
+    let result = Map::with(&file, PAGE, ProtFlags::WRITE, MapFlags::SHARED, 0);
+    expect_errno(
+        result,
+        Errno::ACCESS,
+        "a mapping of a file that cannot be read",
+    )?;
+    // It is opened for appending as well: that means nothing.
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .append(true)
+        .open(&provider.path)?;
+    Map::with(&file, PAGE, ProtFlags::READ, MapFlags::SHARED, 0)?;
+    Ok(())
 }
