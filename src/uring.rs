@@ -135,6 +135,7 @@ fn register(provider: &Arc<Provider>, node: &fs::File, command: &Command<'_>) ->
     };
     let direction = match dmabuf.file().flags() & flags::O_ACCMODE {
         flags::O_RDONLY => Direction::Source,
+        flags::O_WRONLY => Direction::Destination,
         _ => Direction::Both,
     };
 

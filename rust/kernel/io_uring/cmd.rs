@@ -53,7 +53,9 @@ pub struct Command<'a> {
 pub enum Direction {
     /// What is in the buffer may be written elsewhere.
     Source,
-    /// Data may be read into it as well.
+    /// Data may be read into it.
+    Destination,
+    /// Either.
     Both,
 }
 
@@ -120,6 +122,7 @@ impl<'a> Command<'a> {
         let foreign = KBox::new(registered, GFP_KERNEL_ACCOUNT)?.into_foreign();
         let directions = match direction {
             Direction::Source => 1 << bindings::ITER_SOURCE,
+            Direction::Destination => 1 << bindings::ITER_DEST,
             Direction::Both => 1 << bindings::ITER_SOURCE | 1 << bindings::ITER_DEST,
         };
         let (mut ring, mut node) = (ptr::null_mut(), ptr::null_mut());

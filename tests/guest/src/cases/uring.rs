@@ -3,7 +3,7 @@
 //! Memory in the buffer table of an io_uring.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     os::fd::{AsFd, AsRawFd},
     time::{Duration, Instant},
 };
@@ -28,7 +28,7 @@ use crate::{
 
 cases!(
     "uring": read_and_write, part_of_a_buffer, no_slot, full_slot, nonsense, of_another_node,
-    read_only, not_mapped_and_not_pinned, slot_is_emptied, ring_is_closed, process_is_killed,
+    read_only, write_only, not_mapped_and_not_pinned, slot_is_emptied, ring_is_closed, process_is_killed,
     handle_is_closed, module_stays, time_does_not_depend_on_size, unbind_empties_own_slots,
     unbind_waits_and_says_for_whom, cloned_into_another_ring, takes_a_privilege, polled_when_the_device_goes, requests_in_flight, emptied_in_flight, example_in_c,
 );
@@ -264,6 +264,17 @@ fn read_only() -> Result<()> {
     expect_errno(result, Errno::FAULT, "reading into it")?;
     ensure!(submit(&mut ring, &write_request(&drive(0)?, 0, 0, PAGE))? == PAGE);
     Ok(())
+}
+
+fn write_only() -> Result<()> {
+    let provider = Provider::first()?;
+    let node = Node::from(OpenOptions::new().write(true).open(&provider.path)?);
+    let handle = node.alloc(PAGE as u64, 0)?;
+    let mut ring = ring()?;
+    register(&mut ring, &node, &handle, 0)?;
+    ensure!(submit(&mut ring, &read_request(&drive(0)?, 0, 0, PAGE))? == PAGE);
+    let result = submit(&mut ring, &write_request(&drive(0)?, 0, 0, PAGE));
+    expect_errno(result, Errno::FAULT, "writing from it")
 }
 
 fn not_mapped_and_not_pinned() -> Result<()> {
