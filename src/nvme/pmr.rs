@@ -84,11 +84,16 @@ pub(super) fn enable(
     let timeout = i64::try_from(cap.timeout_ms().max(1000))?;
     let status = read_poll_timeout(
         || registers.read32(regs::PMRSTS).map(Pmrsts),
-        |status| !status.nrdy(),
+        // A device that is gone is not waited for: that could take hours.
+        |status| status.is_all_ones() || !status.nrdy(),
         Delta::from_millis(1),
         Delta::from_millis(timeout),
     );
     match status {
+        Ok(status) if status.is_all_ones() => {
+            dev_warn!(pdev, "the PMR does not answer: is the device gone?\n");
+            return Err(ENODEV);
+        }
         Ok(status) if status.err() == 0 => (),
         Ok(status) => {
             dev_warn!(

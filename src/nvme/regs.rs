@@ -133,6 +133,11 @@ impl Pmrcap {
 pub(crate) struct Pmrsts(pub(crate) u32);
 
 impl Pmrsts {
+    /// Whether that is what a device returns that is gone: all ones, with reserved bits.
+    pub(crate) fn is_all_ones(self) -> bool {
+        self.0 == u32::MAX
+    }
+
     /// Whether the memory is not ready.
     pub(crate) fn nrdy(self) -> bool {
         self.0 & (1 << 8) != 0

@@ -122,3 +122,11 @@ fn persistent_memory_says_how_it_is() {
     assert!(!Pmrsts(!(1 << 8)).nrdy() && Pmrsts(u32::MAX).err() == 0xff);
     assert!(!Pmrsts(0).nrdy());
 }
+
+#[test]
+fn a_device_that_is_gone_is_not_one_that_is_not_ready() {
+    assert!(Pmrsts(u32::MAX).is_all_ones());
+    // Not ready, with every error and status that is defined.
+    assert!(!Pmrsts(0x1fff).is_all_ones());
+    assert!(Pmrsts(1 << 8).nrdy() && !Pmrsts(1 << 8).is_all_ones());
+}
