@@ -20,10 +20,16 @@ pub fn is_killed() -> bool {
     unsafe { bindings::fatal_signal_pending(kernel::current!().as_ptr()) != 0 }
 }
 
-/// Returns whether the calling thread may administer the system (`CAP_SYS_ADMIN`).
+/// Returns whether the calling thread may administer the system (`CAP_SYS_ADMIN`). To decide what is shown: that it may not
+/// is not recorded as an attempt.
 pub fn is_administrator() -> bool {
-    // SAFETY: Has no requirements.
-    unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) }
+    // SAFETY: The initial namespace is valid.
+    unsafe {
+        bindings::ns_capable_noaudit(
+            &raw mut bindings::init_user_ns,
+            bindings::CAP_SYS_ADMIN as c_int,
+        )
+    }
 }
 
 /// Returns whether the calling thread may do raw I/O (`CAP_SYS_RAWIO`).
