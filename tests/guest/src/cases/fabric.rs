@@ -5,20 +5,17 @@
 use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
-    process::Command,
-    time::Duration,
 };
 
 use anyhow::{bail, ensure, Context, Result};
 use rustix::{fs::OFlags, io::Errno};
 use serde_json::Value;
 
+use super::slots::Loop;
 use crate::{
     cases,
     guest::{
-        become_user, expect_errno, pattern, put_on_drive, read_at, wait_until, Child, Map,
-        Provider, WINDOW,
+        become_user, expect_errno, pattern, put_on_drive, read_at, Child, Map, Provider, WINDOW,
     },
     programs::{p2pmem, says},
 };
@@ -223,29 +220,11 @@ fn memory_is_no_drive() -> Result<()> {
 }
 
 fn loop_device_refuses() -> Result<()> {
-    // Built in, on the debug kernel.
-    let _ = Command::new("modprobe").arg("loop").status()?;
-    let output = Command::new("losetup").arg("-f").output()?;
-    let device = String::from_utf8(output.stdout)?.trim().to_owned();
-    let backing = "/tmp/loop";
-    File::create(backing)?.set_len(1 << 20)?;
-    wait_until(Duration::from_secs(5), "the loop device is there", || {
-        Ok(Path::new(&device).exists())
-    })?;
-    ensure!(Command::new("losetup")
-        .args([&device, backing])
-        .status()?
-        .success());
-
-    let (check, problem) = examined(&device)?;
+    let device = Loop::new("/tmp/loop", 1 << 20)?;
+    let (check, problem) = examined(&device.device)?;
     let map = Map::new(Provider::first()?.open()?, WINDOW)?;
-    let result = read_at(&direct(&device)?, &map, 0..LENGTH, 0);
+    let result = read_at(&direct(&device.device)?, &map, 0..LENGTH, 0);
 
-    ensure!(Command::new("losetup")
-        .args(["-d", &device])
-        .status()?
-        .success());
-    fs::remove_file(backing)?;
     ensure!(check["status"] == "problem" && problem, "{check}");
     ensure!(
         text(&check, "cause")?.contains("is a loop device"),
