@@ -42,7 +42,7 @@ fn leak() -> Result<()> {
     fs::write(FILE, "clear").context(FILE)?;
     // In a process that ends: what is left on its stack would keep the first of the objects, and that the others, by what
     // the allocator left in them.
-    Child::spawn(|| TestFile::open()?.make(Mistake::Leak).map_err(Into::into))?.expect_success()?;
+    Child::spawn(|| TestFile::open()?.make(Mistake::Leak))?.expect_success()?;
     wait_until(Duration::from_secs(60), "the leak is found", || {
         std::thread::sleep(Duration::from_secs(5));
         fs::write(FILE, "scan")?;
