@@ -19,14 +19,17 @@ use kernel::{
     }, //
 };
 
-use kernel_ext::mm::virt::{
-    self,
-    AreaDescription,
-    Caching,
-    Fault,
-    Operations,
-    Outcome,
-    LARGE_PAGE_SIZE, //
+use kernel_ext::{
+    mm::virt::{
+        self,
+        AreaDescription,
+        Caching,
+        Fault,
+        Operations,
+        Outcome,
+        LARGE_PAGE_SIZE, //
+    },
+    p2pmem::Allocation, //
 };
 
 use crate::{
@@ -87,15 +90,21 @@ pub(crate) fn map(buffer: &Arc<Buffer>, vma: &VmaNew) -> Result {
 
 impl Operations for Buffer {
     fn fault(this: ArcBorrow<'_, Self>, fault: &Fault) -> Outcome {
-        outcome(map_pages(&this, fault))
+        handle(&this, fault, map_pages)
     }
 
     fn large_fault(this: ArcBorrow<'_, Self>, fault: &Fault) -> Outcome {
-        outcome(map_large_page(&this, fault))
+        handle(&this, fault, map_large_page)
     }
 }
 
-fn outcome(result: Result) -> Outcome {
+/// Handles a fault by `map`, from inside the gate.
+fn handle(buffer: &Buffer, fault: &Fault, map: fn(&Allocation, &Fault) -> Result) -> Outcome {
+    let result = buffer
+        .provider()
+        .enter()
+        .and_then(|inside| map(buffer.allocation(&inside)?, fault));
+
     match result {
         // With EBUSY another thread was faster.
         Ok(()) | Err(EBUSY) => Outcome::Mapped,
@@ -106,20 +115,15 @@ fn outcome(result: Result) -> Outcome {
 
 /// Maps a large page. Where there is none, its pages one by one: the kernel would make a page table for a smaller fault
 /// that would not be used.
-fn map_large_page(buffer: &Buffer, fault: &Fault) -> Result {
-    let inside = buffer.provider().enter()?;
-    let allocation = buffer.allocation(&inside)?;
-
+fn map_large_page(allocation: &Allocation, fault: &Fault) -> Result {
     if !allocation.map_large(fault, virt::page_offset(fault.vma()))? {
-        map_pages(buffer, fault)?;
+        map_pages(allocation, fault)?;
     }
     Ok(())
 }
 
 /// Maps all pages around the one that was touched that one page table spans.
-fn map_pages(buffer: &Buffer, fault: &Fault) -> Result {
-    let inside = buffer.provider().enter()?;
-    let allocation = buffer.allocation(&inside)?;
+fn map_pages(allocation: &Allocation, fault: &Fault) -> Result {
     let vma = fault.vma().as_mixedmap_vma().ok_or(EINVAL)?;
 
     // Which page of the allocation is at an address of the VMA.

@@ -33,8 +33,8 @@ impl Provider {
         let closed = self.gate.close();
         self.gone.notify_all();
 
-        // No page is mapped any more from here on, so one pass reaches all. A VMA that a process
-        // is just making cannot escape either: its pages would be mapped by a fault.
+        // Pages are mapped from inside the gate only, by a fault or when a VMA is made: from here on
+        // none are, so that one pass reaches all.
         self.inode.unmap();
         // All are told before any is waited for.
         self.revoke_exports();
