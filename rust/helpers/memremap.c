@@ -27,9 +27,8 @@ static unsigned int p2pmem_block_order(const struct page *page, unsigned long nr
 	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || !IS_ENABLED(CONFIG_FS_DAX))
 		return 0;
 
-	return min3(__ffs(page_to_pfn(page) | 1UL << (PMD_SHIFT - PAGE_SHIFT)),
-		    (unsigned long)ilog2(nr),
-		    (unsigned long)(PMD_SHIFT - PAGE_SHIFT));
+	return min_t(unsigned long, ilog2(nr),
+		     __ffs(page_to_pfn(page) | 1UL << (PMD_SHIFT - PAGE_SHIFT)));
 }
 
 /*

@@ -401,12 +401,6 @@ pub(crate) unsafe fn insert_folio(fault: &Fault, head: *mut bindings::page) -> R
     }
 }
 
-/// Returns whether a large page is mapped at an address of a VMA.
-pub(crate) fn has_large_page(vma: &VmaRef, address: usize) -> bool {
-    // SAFETY: The VMA is locked, so that its page tables stay.
-    LARGE_PAGES && unsafe { bindings::vma_has_large_page(vma.as_ptr(), address) }
-}
-
 /// As above, where the kernel has no such pages.
 ///
 /// # Safety
@@ -415,6 +409,12 @@ pub(crate) fn has_large_page(vma: &VmaRef, address: usize) -> bool {
 #[cfg(not(all(CONFIG_TRANSPARENT_HUGEPAGE, CONFIG_FS_DAX)))]
 pub(crate) unsafe fn insert_folio(_fault: &Fault, _head: *mut bindings::page) -> Result {
     Err(EOPNOTSUPP)
+}
+
+/// Returns whether a large page is mapped at an address of a VMA.
+pub(crate) fn has_large_page(vma: &VmaRef, address: usize) -> bool {
+    // SAFETY: The VMA is locked, so that its page tables stay.
+    LARGE_PAGES && unsafe { bindings::vma_has_large_page(vma.as_ptr(), address) }
 }
 
 /// Returns the run of pages of a VMA that one page table (one PMD entry) spans around `address`:
