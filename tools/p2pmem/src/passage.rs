@@ -176,8 +176,8 @@ impl<'a> Passage<'a> {
         self.device.as_deref()
     }
 
-    /// Fails if the device went away, where requests might not fail: older versions of the driver
-    /// do not empty slots, and unbinding waits for them.
+    /// Fails if the device went away. Requests need not fail then: unbinding in another thread does
+    /// not empty the slots of this ring, but waits for them.
     pub(crate) fn check_device(&self) -> Result<()> {
         ensure!(
             self.handle.is_none() || !self.via.is_gone()?,
