@@ -289,17 +289,43 @@ impl Map {
         })
     }
 
+    /// Maps shared memory at an address that is `skew` bytes behind a multiple of a large page.
+    pub fn placed(
+        file: impl AsFd,
+        length: usize,
+        offset: usize,
+        skew: usize,
+    ) -> Result<Self, Errno> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let room = Self::anonymous(length + 2 * WINDOW, flags)?;
+        let place = (room.start as usize).next_multiple_of(WINDOW) + skew;
+        drop(room);
+        let flags = MapFlags::SHARED | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: The place is free, and what another thread maps there meanwhile is not replaced.
+        let start = unsafe {
+            rustix::mm::mmap(
+                place as *mut _,
+                length,
+                READ_WRITE,
+                flags,
+                file,
+                offset as u64,
+            )?
+        };
+        Ok(Self::from_raw(start.cast(), length))
+    }
+
     /// Maps ordinary memory.
     pub fn ordinary(length: usize) -> Result<Self> {
-        Self::anonymous(length, MapFlags::PRIVATE)
+        Ok(Self::anonymous(length, MapFlags::PRIVATE)?)
     }
 
     /// Maps ordinary memory that child processes share.
     pub fn shared(length: usize) -> Result<Self> {
-        Self::anonymous(length, MapFlags::SHARED)
+        Ok(Self::anonymous(length, MapFlags::SHARED)?)
     }
 
-    fn anonymous(length: usize, flags: MapFlags) -> Result<Self> {
+    fn anonymous(length: usize, flags: MapFlags) -> Result<Self, Errno> {
         // SAFETY: A new mapping, at an address that the kernel chooses.
         let start =
             unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), length, READ_WRITE, flags)? };

@@ -15,7 +15,7 @@ use rustix::{io::Errno, mm::MapFlags};
 
 use crate::{
     cases,
-    cases::{large::map_at, uring},
+    cases::uring,
     guest::{
         bind, choices, choose, devices, errno, insmod, is_loaded, restore, rmmod, unbind, Map,
         Provider, PAGE, READ_WRITE, WINDOW,
@@ -92,8 +92,8 @@ fn functions_of_insmod() -> Result<()> {
 
 fn functions_of_a_page_fault() -> Result<()> {
     let provider = Provider::first()?;
-    let large = map_at(provider.open()?, WINDOW, 0, 0)?;
-    let small = map_at(provider.open()?, WINDOW, 0, PAGE)?;
+    let large = Map::placed(provider.open()?, WINDOW, 0, 0)?;
+    let small = Map::placed(provider.open()?, WINDOW, 0, PAGE)?;
     let large_function = match Node::open(&provider.path)?.info()?.capabilities {
         known if known & P2PMEM_CAP_LARGE_PAGES != 0 => "vmf_insert_folio_pmd",
         _ => "vm_insert_pages",

@@ -5,9 +5,8 @@
 use std::{
     fs::{self, File, OpenOptions},
     ops::Range,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsRawFd,
     path::Path,
-    ptr,
     time::Duration,
 };
 
@@ -26,7 +25,7 @@ use crate::{
     cases,
     guest::{
         bind, choose, copy_through, drive, drive_named, expect_errno, last_errno, put_on_drive,
-        raw, read_at, restore, rounds, unbind, wait_until, Child, Map, Provider, PAGE, READ_WRITE,
+        read_at, restore, rounds, unbind, wait_until, Child, Map, Provider, PAGE, READ_WRITE,
         WINDOW,
     },
     kmod::{Entry, TestFile},
@@ -67,34 +66,11 @@ pub fn expect_orders(map: &Map, offset: usize, leaf: u32, folio: u32) -> Result<
     Ok(entry)
 }
 
-/// Maps at an address that is `skew` bytes behind a multiple of a large page.
-pub fn map_at(file: impl AsFd, length: usize, offset: usize, skew: usize) -> Result<Map> {
-    let room = length + 2 * WINDOW;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: A new mapping, at an address that the kernel chooses.
-    let start = unsafe { libc::mmap(ptr::null_mut(), room, libc::PROT_NONE, flags, -1, 0) };
-    ensure!(start != libc::MAP_FAILED, "{}", last_errno());
-    let place = (start as usize).next_multiple_of(WINDOW) + skew;
-    // SAFETY: Replaces a part of the mapping that was just made.
-    let start = unsafe {
-        libc::mmap(
-            place as *mut _,
-            length,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_FIXED,
-            raw(file.as_fd()),
-            offset as i64,
-        )
-    };
-    ensure!(start != libc::MAP_FAILED, "{}", last_errno());
-    Ok(Map::from_raw(start.cast(), length))
-}
-
 fn leaf_and_folio() -> Result<()> {
     let provider = Provider::first()?;
     let order = order(&provider)?;
     let length = 2 * WINDOW + 3 * PAGE;
-    let map = map_at(provider.open()?, length, 0, 0)?;
+    let map = Map::placed(provider.open()?, length, 0, 0)?;
     map.fill(0..length, 1);
     for offset in [0, WINDOW - PAGE, WINDOW, 2 * WINDOW - PAGE] {
         expect_orders(&map, offset, order, order)?;
@@ -133,7 +109,7 @@ fn at_an_address_that_does_not_fit() -> Result<()> {
     let provider = Provider::first()?;
     let order = order(&provider)?;
     let length = 3 * WINDOW;
-    let map = map_at(provider.open()?, length, 0, 5 * PAGE)?;
+    let map = Map::placed(provider.open()?, length, 0, 5 * PAGE)?;
     map.fill(0..length, 2);
     for offset in (0..length).step_by(WINDOW / 2) {
         expect_orders(&map, offset, 0, order)?;
@@ -151,7 +127,7 @@ fn dma_buf() -> Result<()> {
     let node = Node::open(&provider.path)?;
     for flags in [0, abi::P2PMEM_ALLOC_WRITE_COMBINING] {
         let handle = node.alloc(2 * WINDOW as u64, flags)?;
-        let map = map_at(&handle, 2 * WINDOW, 0, 0)?;
+        let map = Map::placed(&handle, 2 * WINDOW, 0, 0)?;
         map.fill(0..2 * WINDOW, 3);
         let entry = expect_orders(&map, WINDOW, order, order)?;
         let expected = if flags == 0 {
@@ -169,7 +145,7 @@ fn dma_buf_at_offsets() -> Result<()> {
     let provider = Provider::first()?;
     let order = order(&provider)?;
     let (_node, handle) = alloc(&provider, 4 * WINDOW)?;
-    let whole = map_at(&handle, 4 * WINDOW, 0, 0)?;
+    let whole = Map::placed(&handle, 4 * WINDOW, 0, 0)?;
     whole.fill(0..4 * WINDOW, 4);
     // By large pages where offset and address fit, by the pages of the same folios otherwise.
     for (offset, skew, leaf) in [
@@ -179,14 +155,14 @@ fn dma_buf_at_offsets() -> Result<()> {
         (WINDOW + PAGE, PAGE, 0),
     ] {
         let length = 2 * WINDOW;
-        let map = map_at(&handle, length, offset, skew)?;
+        let map = Map::placed(&handle, length, offset, skew)?;
         for at in (0..length).step_by(PAGE) {
             ensure!(map.get(at) == whole.get(offset + at), "{offset:#x}+{at:#x}");
         }
         expect_orders(&map, PAGE, leaf, order)?;
     }
     // Where both are behind by the same, a large page is in between.
-    let map = map_at(&handle, 2 * WINDOW, PAGE, PAGE)?;
+    let map = Map::placed(&handle, 2 * WINDOW, PAGE, PAGE)?;
     ensure!(map.get(0) == whole.get(PAGE) && map.get(WINDOW) == whole.get(WINDOW + PAGE));
     expect_orders(&map, 0, 0, order)?;
     expect_orders(&map, WINDOW, order, order)?;
@@ -197,7 +173,7 @@ fn dma_buf_at_offsets() -> Result<()> {
 fn shared_by_fork() -> Result<()> {
     let provider = Provider::first()?;
     let order = order(&provider)?;
-    let map = map_at(provider.open()?, 2 * WINDOW, 0, 0)?;
+    let map = Map::placed(provider.open()?, 2 * WINDOW, 0, 0)?;
     map.fill(0..WINDOW, 5);
     let child = Child::spawn(|| {
         map.check(0..WINDOW, 5)?;
@@ -216,7 +192,7 @@ fn shared_by_fork() -> Result<()> {
 fn read_fault_then_write() -> Result<()> {
     let provider = Provider::first()?;
     let order = order(&provider)?;
-    let map = map_at(provider.open()?, WINDOW, 0, 0)?;
+    let map = Map::placed(provider.open()?, WINDOW, 0, 0)?;
     ensure!(map.get(WINDOW / 2) == 0);
     map.fill(0..WINDOW, 6);
     map.check(0..WINDOW, 6)?;
@@ -238,7 +214,7 @@ fn whatever_the_system_setting() -> Result<()> {
         .context("nothing is chosen")?;
     for setting in ["never", "madvise", "always"] {
         fs::write(SETTING, setting)?;
-        let map = map_at(provider.open()?, WINDOW, 0, 0)?;
+        let map = Map::placed(provider.open()?, WINDOW, 0, 0)?;
         map.set(0, 1);
         expect_orders(&map, 0, order, order)?;
     }
@@ -249,7 +225,7 @@ fn whatever_the_system_setting() -> Result<()> {
 fn not_for_those_who_opted_out() -> Result<()> {
     let provider = Provider::first()?;
     let order = order(&provider)?;
-    let map = map_at(provider.open()?, WINDOW, 0, 0)?;
+    let map = Map::placed(provider.open()?, WINDOW, 0, 0)?;
     // SAFETY: The range is that of the mapping.
     let result = unsafe { madvise(map.at(0).cast(), WINDOW, Advice::LinuxNoHugepage) };
     ensure!(result.is_ok() || order == 0);
@@ -263,7 +239,7 @@ fn not_for_those_who_opted_out() -> Result<()> {
 fn direct_io() -> Result<()> {
     let provider = Provider::first()?;
     let (source, target) = (drive(0)?, drive(1)?);
-    let map = map_at(provider.open()?, 3 * WINDOW, 0, 0)?;
+    let map = Map::placed(provider.open()?, 3 * WINDOW, 0, 0)?;
     for (start, end) in [
         (0, 3 * WINDOW),
         (WINDOW - PAGE, WINDOW + PAGE),
@@ -278,7 +254,7 @@ fn direct_io() -> Result<()> {
 fn split(seed: u64, how: impl FnOnce(&Map) -> Result<()>) -> Result<()> {
     let provider = Provider::first()?;
     let order = order(&provider)?;
-    let map = map_at(provider.open()?, 4 * WINDOW, 0, 0)?;
+    let map = Map::placed(provider.open()?, 4 * WINDOW, 0, 0)?;
     map.fill(0..4 * WINDOW, seed);
     expect_orders(&map, 0, order, order)?;
     how(&map)?;
@@ -400,7 +376,7 @@ fn memory_failure() -> Result<()> {
 
 fn fork_storm() -> Result<()> {
     let provider = Provider::first()?;
-    let map = map_at(provider.open()?, 4 * WINDOW + PAGE, 0, 0)?;
+    let map = Map::placed(provider.open()?, 4 * WINDOW + PAGE, 0, 0)?;
     map.fill(0..map.len(), 8);
     for round in 0..rounds(20) {
         let children = (0..6)
@@ -424,7 +400,7 @@ fn fork_storm() -> Result<()> {
 fn racing_faults() -> Result<()> {
     let provider = Provider::first()?;
     for _ in 0..rounds(30) {
-        let map = map_at(provider.open()?, 2 * WINDOW, 0, 0)?;
+        let map = Map::placed(provider.open()?, 2 * WINDOW, 0, 0)?;
         std::thread::scope(|scope| {
             for number in 0..4 {
                 let map = &map;
@@ -456,7 +432,7 @@ fn racing_faults_of_both_kinds() -> Result<()> {
         Ok(())
     };
     for round in 0..rounds(200) {
-        let map = map_at(provider.open()?, WINDOW, 0, 0)?;
+        let map = Map::placed(provider.open()?, WINDOW, 0, 0)?;
         let start = std::sync::Barrier::new(3);
         std::thread::scope(|scope| -> Result<()> {
             for number in 0..2 {
@@ -484,7 +460,7 @@ fn fragmented_pool() -> Result<()> {
     let file = provider.open()?;
     // A page in front: the next run that is long enough does not start at a large page.
     let page = Map::new(&file, PAGE)?;
-    let map = map_at(&file, 4 * WINDOW, 0, 0)?;
+    let map = Map::placed(&file, 4 * WINDOW, 0, 0)?;
     map.fill(0..map.len(), 1);
     expect_orders(&map, 0, order, order)?;
     provider.expect_taken(4 * WINDOW + PAGE)?;
@@ -522,7 +498,7 @@ fn nearly_full_pool() -> Result<()> {
     let page = Map::new(&file, PAGE)?;
     // All the rest, which does not start at a large page: its ends are single pages.
     let length = provider.size - PAGE;
-    let map = map_at(&file, length, 0, 0)?;
+    let map = Map::placed(&file, length, 0, 0)?;
     provider.expect_taken(provider.size)?;
     map.set(0, 1);
     expect_orders(&map, 0, 0, 0)?;
@@ -537,7 +513,7 @@ fn nearly_full_pool() -> Result<()> {
 
     // An address that is behind by as much as the memory.
     let page = Map::new(&file, PAGE)?;
-    let map = map_at(&file, length, 0, PAGE)?;
+    let map = Map::placed(&file, length, 0, PAGE)?;
     map.set(WINDOW, 2);
     expect_orders(&map, WINDOW, order, order)?;
     drop((map, page));
@@ -551,7 +527,7 @@ fn pages_go_back_to_mainline() -> Result<()> {
     let source = drive(0)?;
     put_on_drive(&source, 4 * WINDOW, 9)?;
     for _ in 0..rounds(10) {
-        let map = map_at(provider.open()?, 4 * WINDOW, 0, 0)?;
+        let map = Map::placed(provider.open()?, 4 * WINDOW, 0, 0)?;
         read_at(&source, &map, 0..4 * WINDOW, 0)?;
         expect_orders(&map, 0, order, order)?;
         map.check(0..4 * WINDOW, 9)?;
@@ -563,7 +539,7 @@ fn pages_go_back_to_mainline() -> Result<()> {
             .open(provider.device.join("p2pmem/allocate"))?;
         let mainline = Map::new(&allocate, 4 * WINDOW)?;
         // Beside it, from the same pool.
-        let ours = map_at(provider.open()?, 2 * WINDOW, 0, 0)?;
+        let ours = Map::placed(provider.open()?, 2 * WINDOW, 0, 0)?;
         mainline.fill(0..4 * WINDOW, 10);
         ours.fill(0..2 * WINDOW, 11);
         read_at(&source, &mainline, PAGE..2 * WINDOW, PAGE as u64)?;
@@ -581,7 +557,7 @@ pub fn leave_reads_in_flight(provider: &Provider, length: usize) -> Result<Child
     put_on_drive(&source, length, 12)?;
     slow_drive(1);
     let child = Child::spawn_ready(|ready| {
-        let map = map_at(provider.open()?, length, 0, 0)?;
+        let map = Map::placed(provider.open()?, length, 0, 0)?;
         map.set(0, 1);
         std::thread::scope(|scope| {
             let (map, source) = (&map, &source);
@@ -654,7 +630,7 @@ fn killed_with_reads_in_flight() -> Result<()> {
     put_on_drive(&source, 4 * WINDOW, 1)?;
     for _ in 0..rounds(30) {
         let child = Child::spawn_ready(|ready| {
-            let map = map_at(provider.open()?, 4 * WINDOW + PAGE, 0, 0)?;
+            let map = Map::placed(provider.open()?, 4 * WINDOW + PAGE, 0, 0)?;
             loop {
                 read_at(&source, &map, 0..4 * WINDOW, 0)?;
                 ready();
@@ -690,8 +666,8 @@ fn two_regions() -> Result<()> {
     let order = order(&provider)?;
     ensure!(provider.size == 32 << 20);
     let (one, two) = (
-        map_at(provider.open()?, 16 << 20, 0, 0)?,
-        map_at(provider.open()?, 16 << 20, 0, 0)?,
+        Map::placed(provider.open()?, 16 << 20, 0, 0)?,
+        Map::placed(provider.open()?, 16 << 20, 0, 0)?,
     );
     for (seed, map) in (1..).zip([&one, &two]) {
         map.fill(0..map.len(), seed);
@@ -760,9 +736,9 @@ fn memory_of_the_kernel() -> Result<()> {
         let length = provider.size - WINDOW;
         let file = provider.open()?;
         // What is allocated once.
-        drop(map_at(&file, WINDOW, 0, 0)?);
+        drop(Map::placed(&file, WINDOW, 0, 0)?);
         let before = charged()?;
-        let map = map_at(&file, length, 0, 0)?;
+        let map = Map::placed(&file, length, 0, 0)?;
         for offset in (0..length).step_by(PAGE) {
             map.set(offset, 1);
         }
@@ -787,7 +763,7 @@ fn fresh_piece_by_piece() -> Result<()> {
         whole.set(offset, 1);
     }
     drop(whole);
-    let map = map_at(provider.open()?, 6 * WINDOW + 9 * PAGE, 0, 3 * PAGE)?;
+    let map = Map::placed(provider.open()?, 6 * WINDOW + 9 * PAGE, 0, 3 * PAGE)?;
     let parts: [Range<usize>; 3] = [
         WINDOW..WINDOW + PAGE,
         3 * WINDOW + PAGE..4 * WINDOW,

@@ -10,7 +10,6 @@ use rustix::{
     mm::{madvise, mprotect, mremap, Advice, MapFlags, MprotectFlags, MremapFlags},
 };
 
-use super::large::map_at;
 use crate::{
     cases,
     guest::{expect_errno, last_errno, Child, Map, Provider, PAGE, READ, READ_WRITE, WINDOW},
@@ -239,7 +238,7 @@ fn first_touch_maps_a_window() -> Result<()> {
 fn window_with_pages_present() -> Result<()> {
     let provider = Provider::first()?;
     // At an address that no large page fits to.
-    let map = map_at(provider.open()?, 3 * WINDOW, 0, PAGE)?;
+    let map = Map::placed(provider.open()?, 3 * WINDOW, 0, PAGE)?;
     map.fill(0..map.len(), 4);
     let start = first_window(&map);
     let page = |number: usize| start + number * PAGE;

@@ -14,7 +14,7 @@ use anyhow::{ensure, Context, Result};
 use p2pmem::Provider as Node;
 use rustix::mm::MapFlags;
 
-use super::large::{expect_orders, map_at, order};
+use super::large::{expect_orders, order};
 use crate::{
     cases,
     guest::{
@@ -87,7 +87,7 @@ pub mod adopt {
                 .write(true)
                 .open(provider.device.join("p2pmem/allocate"))?;
             let mainline = Map::new(&allocate, WINDOW + PAGE)?;
-            let ours = map_at(provider.open()?, 2 * WINDOW + 3 * PAGE, 0, 0)?;
+            let ours = Map::placed(provider.open()?, 2 * WINDOW + 3 * PAGE, 0, 0)?;
             ours.set(0, 1);
             expect_orders(&ours, 0, order, order)?;
             ours.set(2 * WINDOW, 1);

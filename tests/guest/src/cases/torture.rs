@@ -20,7 +20,7 @@ use p2pmem::{Handle, Provider as Node};
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
     io::Errno,
-    mm::{madvise, mprotect, mremap_fixed, Advice, MapFlags, MprotectFlags, MremapFlags},
+    mm::{madvise, mprotect, mremap_fixed, Advice, MprotectFlags, MremapFlags},
 };
 
 use super::{hotplug, uring};
@@ -28,7 +28,7 @@ use crate::{
     cases,
     guest::{
         bind, describe, devices, drive_named, insmod, is_loaded, read_at, restore, rmmod, unbind,
-        write_at, Child, Map, PAGE, READ_WRITE, WINDOW,
+        write_at, Child, Map, PAGE, WINDOW,
     },
 };
 
@@ -142,7 +142,7 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
             3..=5 => {
                 if let (Some(file), true) = (files.last(), maps.len() < 8) {
                     let (length, skew) = (length(&mut rng), skew(&mut rng));
-                    match map_near(file, length, 0, skew) {
+                    match Map::placed(file, length, 0, skew) {
                         Ok(map) => maps.push(map),
                         Err(Errno::NODEV | Errno::NOMEM | Errno::NOSPC) => (),
                         Err(error) => bail!("mmap: {error}"),
@@ -181,7 +181,7 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                         _ => PAGE * rng.usize(0..whole / PAGE),
                     };
                     let skew = skew(&mut rng);
-                    match map_near(handle, whole - offset, offset, skew) {
+                    match Map::placed(handle, whole - offset, offset, skew) {
                         Ok(map) => maps.push(map),
                         Err(error) => allowed(error.into())?,
                     }
@@ -238,25 +238,6 @@ fn skew(rng: &mut Rng) -> usize {
         0 => PAGE * rng.usize(0..WINDOW / PAGE),
         _ => 0,
     }
-}
-
-/// Maps at an address that is `skew` bytes behind a multiple of a large page.
-fn map_near(file: impl AsFd, length: usize, offset: usize, skew: usize) -> Result<Map, Errno> {
-    let room = Map::ordinary(length + 2 * WINDOW).map_err(|_| Errno::NOMEM)?;
-    let place = (room.at(0) as usize).next_multiple_of(WINDOW) + skew;
-    drop(room);
-    // SAFETY: Nothing is there: this process has one thread. What is there after all is not replaced.
-    let start = unsafe {
-        rustix::mm::mmap(
-            place as *mut _,
-            length,
-            READ_WRITE,
-            MapFlags::SHARED | MapFlags::FIXED_NOREPLACE,
-            file,
-            offset as u64,
-        )?
-    };
-    Ok(Map::from_raw(start.cast(), length))
 }
 
 /// What may be said where there is no memory, or no device.

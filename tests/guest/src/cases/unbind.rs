@@ -40,7 +40,7 @@ cases!(
 const PROMPT: Duration = Duration::from_secs(5);
 
 /// Unbinds, and checks that it is done at once.
-fn unbind_promptly(provider: &Provider) -> Result<()> {
+pub fn unbind_promptly(provider: &Provider) -> Result<()> {
     let started = Instant::now();
     unbind(&provider.pci)?;
     ensure!(
