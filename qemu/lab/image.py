@@ -13,8 +13,8 @@ from lab.topology import Topology
 
 # Modules of the stock kernel that every guest has; what they depend on comes along.
 MODULES = ["nvme"]
-# More of them, for whoever works in a shell: a directory that is shared with the host.
-SHELL_MODULES = ["virtio_pci", "9pnet_virtio", "9p"]
+# More of them where a directory of the host is shared: with a shell, or for programs of the build root.
+SHARE_MODULES = ["virtio_pci", "9pnet_virtio", "9p"]
 # Modules that a job may load.
 SPARE_MODULES = ["ext4", "loop"]
 
@@ -131,8 +131,12 @@ def build(
     root = folder / "initramfs"
     image = Image(root)
     image.add_busybox()
-    loaded = MODULES + (SHELL_MODULES if job is None else [])
-    image.add_kernel_modules(kernel, release, loaded + SPARE_MODULES)
+    for program in topology.programs:
+        if not shutil.which(program):
+            raise LabError(f"topology {topology.name}: the build root has no program {program}: "
+                           "add its package to tools/build/enter")
+    loaded = MODULES + (SHARE_MODULES if job is None or topology.programs else [])
+    image.add_kernel_modules(kernel, release, loaded + SPARE_MODULES + topology.modules)
     for module in modules:
         image.add(module, f"/modules/{module.name}", 0o644)
     for program in programs:
@@ -140,7 +144,9 @@ def build(
 
     image.add(INIT, "/init")
     image.write("/lab/modules", "".join(f"{name}\n" for name in loaded))
-    image.write("/lab/drives", f"{len(topology.images())}\n")
+    image.write("/lab/drives", f"{len(topology.drives())}\n")
+    if topology.programs:
+        (root / "debian").mkdir()
     if job is None:
         hints = [f"  insmod /modules/{module.name}" for module in modules]
         image.write("/lab/motd", "\n".join(

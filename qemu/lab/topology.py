@@ -6,7 +6,9 @@ is one of KINDS or any device of QEMU. `image=SIZE` gives an nvme its drive, `me
 gives an ivshmem its memory and an nvme a persistent memory region; both are files that the host can read. Other keys are properties
 of the QEMU device. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway, a line
 `cpu MODEL` chooses a CPU for which there is no KVM, because what the kernel does depends on it, a line `kernel WORDS`
-adds to the kernel's command line, and a line `ram SIZE` gives it more memory than usual.
+adds to the kernel's command line, and a line `ram SIZE` gives it more memory than usual. A line `modules NAME ...` adds
+modules of the stock kernel that cases may load, and a line `programs NAME ...` names programs of the build root that
+cases run: the guest then has the build root at /debian, read-only.
 """
 
 import re
@@ -22,7 +24,9 @@ KINDS = {
     "ivshmem": "ivshmem-plain",
 }
 # These are part of the machine, on no bus of it.
-BUSLESS = ("intel-iommu",)
+BUSLESS = ("intel-iommu", "nvme-subsys")
+# These sit on the first bus of a controller with the name of the controller and a number.
+NUMBERED_BUS = ("ide-hd", "scsi-hd", "usb-storage")
 # These are slots of a chassis.
 SLOTS = ("pcie-root-port", "xio3130-downstream")
 SIZE = re.compile(r"^(\d+)([KMG])$")
@@ -57,6 +61,8 @@ class Topology:
     cpu: str = ""
     append: str = ""
     ram: str = "2G"
+    modules: list[str] = field(default_factory=list)
+    programs: list[str] = field(default_factory=list)
 
     def devices(self) -> list[Device]:
         """Returns all devices, parents first."""
@@ -65,6 +71,10 @@ class Topology:
     def images(self) -> list[Device]:
         """Returns the devices that have an image."""
         return [device for device in self.devices() if device.image]
+
+    def drives(self) -> list[Device]:
+        """Returns the devices that the guest waits for: NVMe drives."""
+        return [device for device in self.images() if device.driver.startswith("nvme")]
 
     def create_files(self, folder: Path) -> None:
         """Creates images and memories that are not there yet. They take no space yet."""
@@ -86,7 +96,7 @@ class Topology:
             nonlocal slot
             properties = {"id": device.name}
             if device.driver not in BUSLESS:
-                properties["bus"] = bus
+                properties["bus"] = f"{bus}.0" if device.driver in NUMBERED_BUS else bus
             if device.driver in SLOTS:
                 slot += 1
                 properties |= {"chassis": str(slot), "slot": str(slot)}
@@ -94,7 +104,9 @@ class Topology:
                 drive = f"drive-{device.name}"
                 path = folder / f"{device.name}.img"
                 words.extend(["-drive", f"if=none,id={drive},format=raw,file={path}"])
-                properties |= {"drive": drive, "serial": device.name}
+                properties["drive"] = drive
+                if device.driver != "nvme-ns":
+                    properties["serial"] = device.name
             if device.memory:
                 memory = f"memory-{device.name}"
                 path = folder / f"{device.name}.mem"
@@ -126,7 +138,7 @@ def parse(name: str, text: str) -> Topology:
     """Reads a topology. Mistakes are LabErrors that name the line."""
     roots: list[Device] = []
     properties: list[str] = []
-    settings = {"cpu": "", "kernel": "", "ram": ""}
+    settings = {"cpu": "", "kernel": "", "ram": "", "modules": "", "programs": ""}
     names: set[str] = set()
     above: list[tuple[int, Device]] = []
 
@@ -192,7 +204,8 @@ def parse(name: str, text: str) -> Topology:
     if not roots:
         raise LabError(f"topology {name} has no devices")
     return Topology(
-        name, roots, properties, settings["cpu"], settings["kernel"], settings["ram"] or Topology.ram
+        name, roots, properties, settings["cpu"], settings["kernel"], settings["ram"] or Topology.ram,
+        settings["modules"].split(), settings["programs"].split(),
     )
 
 

@@ -165,8 +165,10 @@ class Machine:
             accelerator = COUNTED
             append = f"{COUNTED_ARGUMENTS} {append}"
         share = []
+        if self.topology.programs:
+            share += ["-virtfs", "local,path=/,mount_tag=debian,security_model=none,readonly=on,multidevs=remap"]
         if self.shell:
-            share = ["-virtfs", f"local,path={self.share},mount_tag=share,security_model=none"]
+            share += ["-virtfs", f"local,path={self.share},mount_tag=share,security_model=none"]
             console = f"stdio,id=console,signal=off,{console}"
         else:
             console = f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,{console}"

@@ -114,6 +114,17 @@ class Topologies(unittest.TestCase):
             with self.subTest(name):
                 self.assertTrue(load(name).devices())
 
+    def test_controllers_have_numbered_buses_and_only_drives_are_waited_for(self):
+        topology = parse("disks", "virtio-scsi-pci scsi0\n  scsi-hd disk image=1M\nnvme drive image=1M")
+        words = topology.arguments(Path("/run"))
+        self.assertIn("scsi-hd,id=disk,bus=scsi0.0,drive=drive-disk,serial=disk", words)
+        self.assertEqual([device.name for device in topology.drives()], ["drive"])
+
+    def test_programs_of_the_build_root(self):
+        topology = parse("tools", "modules raid1 xfs\nprograms mdadm\nnvme drive image=1M")
+        self.assertEqual(topology.modules, ["raid1", "xfs"])
+        self.assertEqual(topology.programs, ["mdadm"])
+
     def test_one_that_is_not_there_names_those_that_are(self):
         with self.assertRaisesRegex(LabError, "no topology nowhere: there are .*switch"):
             load("nowhere")
