@@ -33,6 +33,7 @@ BOOTS = [
     ("iommu", ["translated", "merged"]),
     ("any-bar", ["override", "manage"]),
     ("far-bar", ["unmappable"]),
+    ("stacks", ["sent"]),
     ("cmb", ["adopt", "cmb", "lend"]),
     ("pmr", ["pmr"]),
     ("hotplug", ["hotplug", "torture"]),
@@ -51,8 +52,8 @@ done
 exit $status"""
 
 # Not for the debug kernel: lockdep finds that mainline's pciehp takes its locks in either order when
-# it removes ports within ports.
-STOCK_ONLY = ["hotplug-native"]
+# it removes ports within ports; and it has neither TCP nor stacked block devices.
+STOCK_ONLY = ["hotplug-native", "stacks"]
 # Every report of KASAN counts, not only the first; reports are long. Five levels of page tables are
 # off: KASAN takes good addresses for bad ones while the kernel finds out what the processor can do.
 DEBUG_ARGUMENTS = "kasan_multi_shot log_buf_len=4M no5lvl"

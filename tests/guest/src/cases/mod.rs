@@ -58,6 +58,7 @@ pub const CASES: &[&[Case]] = &[
     fabric::bridged::CASES,
     fabric::translated::CASES,
     slots::merged::CASES,
+    slots::sent::CASES,
     override_::CASES,
     override_::unmappable::CASES,
     manage::CASES,

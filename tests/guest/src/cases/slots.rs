@@ -171,3 +171,70 @@ pub mod merged {
         Ok(())
     }
 }
+
+/// Needs a kernel with TCP, which the debug kernel is not.
+pub mod sent {
+    use super::*;
+    use anyhow::Context;
+    use std::{
+        io::Read,
+        net::{TcpListener, TcpStream},
+    };
+
+    cases!("sent": without_a_copy);
+
+    const LENGTH: usize = 16 << 10;
+
+    /// Sends memory without a copy. Returns the result of the request, and what arrived.
+    fn send(ring: &mut IoUring, memory: *const u8, slot: Option<u16>) -> Result<(i32, Vec<u8>)> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let sender = TcpStream::connect(listener.local_addr()?)?;
+        let (mut receiver, _) = listener.accept()?;
+        let request = opcode::SendZc::new(Fd(sender.as_raw_fd()), memory, LENGTH as u32)
+            .buf_index(slot)
+            .build();
+        // SAFETY: The memory lives until the kernel tells that it does not use it any more, which is waited for.
+        unsafe { ring.submission().push(&request)? };
+        ring.submit_and_wait(1)?;
+        let event = ring.completion().next().context("no event")?;
+        let mut arrived = vec![0; event.result().max(0) as usize];
+        receiver.read_exact(&mut arrived)?;
+        if io_uring::cqueue::more(event.flags()) {
+            // A second event tells that the memory is not used any more.
+            ring.submit_and_wait(1)?;
+            ring.completion().next().context("no second event")?;
+        }
+        Ok((event.result(), arrived))
+    }
+
+    /// The network takes a slot for ordinary memory: an adapter would map it as that. It refuses mapped device memory.
+    fn without_a_copy() -> Result<()> {
+        ensure!(Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()?
+            .success());
+        let provider = Provider::first()?;
+        let (node, handle) = alloc(&provider, WINDOW)?;
+        let map = Map::new(&handle, WINDOW)?;
+        map.fill(0..LENGTH, 4);
+        let mut ring = ring()?;
+
+        let (result, _) = send(&mut ring, map.at(0), None)?;
+        ensure!(
+            result == -Errno::FAULT.raw_os_error(),
+            "mapped memory: {result}"
+        );
+
+        register(&mut ring, &node, &handle, 0)?;
+        let (result, arrived) = send(&mut ring, std::ptr::null(), Some(0))?;
+        ensure!(
+            result == LENGTH as i32,
+            "the network refuses slots now ({result}): tell so in the documentation"
+        );
+        // On the way to itself the machine copies it: that works.
+        for (offset, word) in arrived.chunks_exact(8).enumerate() {
+            ensure!(word == map.get(offset * 8).to_ne_bytes(), "{offset}");
+        }
+        Ok(())
+    }
+}
