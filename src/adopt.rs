@@ -11,7 +11,6 @@
 //! administrator asks for it, it is registered here, and is gone before the driver loses the device.
 
 use kernel::{
-    device::Core,
     page::PAGE_SIZE,
     pci,
     prelude::*,
@@ -26,20 +25,17 @@ use kernel::{
     }, //
 };
 
-use kernel_ext::{
-    devres::Group,
-    pci::{
-        bus::{
-            Watch,
-            Watcher, //
-        },
-        driver_name,
-        p2pdma::{
-            self,
-            Pool, //
-        },
-        Resource, //
-    }, //
+use kernel_ext::pci::{
+    bus::{
+        Watch,
+        WatchedDevice,
+        Watcher, //
+    },
+    p2pdma::{
+        self,
+        Pool, //
+    },
+    Resource, //
 };
 
 use crate::{
@@ -62,9 +58,9 @@ use core::ptr;
 
 /// A device that another driver has.
 struct Adopted {
-    binding: Pin<KBox<Binding>>,
-    /// What was registered here, beside the other driver.
-    registered: Option<Group>,
+    _binding: Pin<KBox<Binding>>,
+    /// Whether the memory was registered here, beside the other driver.
+    registered: bool,
 }
 
 /// Adopts devices as they come, and gives them up as they go.
@@ -90,8 +86,8 @@ fn key(pdev: &pci::Device) -> usize {
 }
 
 impl Watcher for Adopter {
-    fn bound(&self, pdev: &pci::Device<Core<'_>>) {
-        if driver_name(pdev) == NAME {
+    fn bound(&self, pdev: &WatchedDevice<'_>) {
+        if pdev.driver_name() == NAME {
             return;
         }
         let wanted = wants_pmr(pdev);
@@ -99,13 +95,14 @@ impl Watcher for Adopter {
             .devices
             .lock()
             .get(&key(pdev))
-            .map(|adopted| adopted.registered.is_some());
+            .map(|adopted| adopted.registered);
 
         let adopted = match (known, wanted) {
             (None, _) => self.adopt(pdev, wanted),
             // The administrator does not want it any more.
             (Some(true), false) => {
                 self.unbinding(pdev);
+                pdev.release();
                 Ok(())
             }
             (Some(false), true) => {
@@ -123,73 +120,54 @@ impl Watcher for Adopter {
         }
     }
 
-    fn unbinding(&self, pdev: &pci::Device<Core<'_>>) {
-        let Some(adopted) = self.devices.lock().remove(&key(pdev)) else {
-            return;
-        };
+    fn unbinding(&self, pdev: &WatchedDevice<'_>) {
+        let adopted = self.devices.lock().remove(&key(pdev));
 
-        // Not with the lock held: this waits for those who use the memory.
-        drop(adopted.binding);
-        if let Some(group) = adopted.registered {
-            p2pdma::publish(pdev, false);
-            group.release(pdev);
-        }
+        // Not with the lock held: this waits for those who use the memory. What was registered is released
+        // afterwards.
+        drop(adopted);
     }
 }
 
 impl Adopter {
     /// Adopts what there is: the memory that the other driver published, or else the Persistent
     /// Memory Region if that is wanted.
-    fn adopt(&self, pdev: &pci::Device<Core<'_>>, wants_pmr: bool) -> Result {
-        match Pool::of(pdev)? {
-            Some(pool) => {
-                if wants_pmr {
-                    say_published(pdev);
+    fn adopt(&self, pdev: &WatchedDevice<'_>, wants_pmr: bool) -> Result {
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let adopted = pdev.acquire(|pdev| {
+            let published = Pool::of(pdev)?;
+            let registered = published.is_none();
+            let (pool, regions) = match published {
+                Some(pool) => {
+                    if wants_pmr {
+                        say_published(pdev);
+                    }
+                    let regions = published_regions(pdev, &pool)?;
+                    (pool, regions)
                 }
-                self.adopt_published(pdev, pool)
-            }
-            None if wants_pmr => self.adopt_pmr(pdev),
-            None => Ok(()),
-        }
-    }
+                None if wants_pmr => {
+                    let regions = nvme::discover_beside(pdev)?;
+                    let pool = register(pdev, &regions)?;
+                    p2pdma::publish(pdev, true);
+                    (pool, regions)
+                }
+                None => return Ok(None),
+            };
 
-    /// Adopts the memory in `pool`, which the other driver published.
-    fn adopt_published(&self, pdev: &pci::Device<Core<'_>>, pool: Pool) -> Result {
-        let mut regions = Regions::new();
-        regions.push(find_region(pdev, &pool)?, GFP_KERNEL)?;
-
-        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let adopted = Adopted {
-            binding: KBox::pin_init(Binding::new(pdev, pool, regions, true)?, GFP_KERNEL)?,
-            registered: None,
-        };
-        // There is none with that key.
-        self.devices
-            .lock()
-            .insert(node.into_node(key(pdev), adopted));
-
-        Ok(())
-    }
-
-    /// Registers the Persistent Memory Region beside the other driver.
-    fn adopt_pmr(&self, pdev: &pci::Device<Core<'_>>) -> Result {
-        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let (group, binding) = Group::collect(pdev, || {
-            let regions = nvme::discover_beside(pdev)?;
-            let pool = register(pdev, &regions)?;
-            p2pdma::publish(pdev, true);
-
-            KBox::pin_init(Binding::new(pdev, pool, regions, true)?, GFP_KERNEL)
+            Ok(Some(Adopted {
+                _binding: KBox::pin_init(Binding::new(pdev, pool, regions, true)?, GFP_KERNEL)?,
+                registered,
+            }))
         })?;
-        let adopted = Adopted {
-            binding,
-            registered: Some(group),
+        let Some(adopted) = adopted else {
+            pdev.release();
+            return Ok(());
         };
+
         // There is none with that key.
         self.devices
             .lock()
             .insert(node.into_node(key(pdev), adopted));
-
         Ok(())
     }
 }
@@ -210,12 +188,13 @@ fn say_published(pdev: &pci::Device) {
 }
 
 /// Finds out what memory another driver registered, by looking at a page of it.
-fn find_region(pdev: &pci::Device, pool: &Pool) -> Result<Region> {
+fn published_regions(pdev: &pci::Device, pool: &Pool) -> Result<Regions> {
     let range = pool.alloc(PAGE_SIZE, PAGE_SIZE)?.pagemap_range();
 
     let (bar, start) = Resource::at(pdev, range.start).ok_or(ENXIO)?;
 
-    Ok(Region {
+    let mut regions = Regions::new();
+    let region = Region {
         bar,
         offset: range.start - start,
         size: range.end - range.start,
@@ -225,5 +204,8 @@ fn find_region(pdev: &pci::Device, pool: &Pool) -> Result<Region> {
         } else {
             Content::Bar
         },
-    })
+    };
+
+    regions.push(region, GFP_KERNEL)?;
+    Ok(regions)
 }

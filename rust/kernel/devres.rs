@@ -27,7 +27,7 @@ use core::{
 ///
 /// If it is not released, the device releases the resources when it is unbound, as usual. A module
 /// that adds resources to a device of another driver must release them before it is unloaded.
-pub struct Group(NonNull<c_void>);
+pub(crate) struct Group(NonNull<c_void>);
 
 // SAFETY: The pointer is only compared with those of the groups of a device.
 unsafe impl Send for Group {}
@@ -39,7 +39,7 @@ impl Group {
     /// is released.
     ///
     /// The caller holds the device lock, so that nobody else adds resources meanwhile. May sleep.
-    pub fn collect<T>(
+    pub(crate) fn collect<T>(
         pdev: &pci::Device<Bound>,
         acquire: impl FnOnce() -> Result<T>,
     ) -> Result<(Self, T)> {
@@ -67,7 +67,7 @@ impl Group {
     ///
     /// The device must be the one that the group was made of, and not have been unbound since; the
     /// kernel warns otherwise.
-    pub fn release(self, pdev: &pci::Device<Bound>) {
+    pub(crate) fn release(self, pdev: &pci::Device<Bound>) {
         // SAFETY: The device is valid. A group that it does not have is not touched.
         unsafe { bindings::devres_release_group(&raw mut (*as_raw(pdev)).dev, self.0.as_ptr()) };
     }

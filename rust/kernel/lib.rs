@@ -10,7 +10,7 @@ mod bindings;
 #[path = "../uapi/lib.rs"]
 pub mod uapi;
 
-pub mod devres;
+mod devres;
 pub mod dma_buf;
 pub mod fs;
 pub mod gate;

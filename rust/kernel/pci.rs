@@ -156,13 +156,6 @@ macro_rules! pci_device_table {
 /// Matches any number in a [`pci::DeviceId`].
 const ANY: u32 = !0;
 
-/// Returns the name of the driver that a device is bound to.
-pub fn driver_name(pdev: &pci::Device<Bound>) -> &CStr {
-    // SAFETY: The device is valid and bound, so that it has a driver, which has a name. Both live
-    // for as long as the device is bound.
-    unsafe { CStr::from_char_ptr((*(*as_raw(pdev)).dev.driver).name) }
-}
-
 /// Enables a device for as long as it is bound to its driver (`pcim_enable_device()`).
 pub fn enable_device(pdev: &pci::Device<Core<'_>>) -> Result {
     // SAFETY: The device is valid, and is being bound.

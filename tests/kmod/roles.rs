@@ -9,19 +9,28 @@
 #![deny(unsafe_code)]
 
 use kernel::{
-    device::Bound,
     dma::DataDirection,
     pci,
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        new_mutex,
+        Arc,
+        Mutex, //
+    }, //
 };
 
 use kernel_ext::{
     p2pmem::List,
     pci::{
-        bus::with_bound,
+        bus::{
+            with_bound,
+            BoundDevice,
+            Watch,
+            WatchedDevice,
+            Watcher, //
+        },
         bus_address,
-        driver_name,
         p2pdma::{
             self,
             Pool,
@@ -35,20 +44,66 @@ use kernel_ext::{
 /// How many bytes are taken.
 const SIZE: u32 = 1 << 20;
 
-struct Roles;
+/// What other drivers have.
+struct Found {
+    clients: KVec<ARef<pci::Device>>,
+    pools: KVec<(ARef<pci::Device>, Pool)>,
+}
+
+/// Looks for it.
+struct Finder(Arc<Mutex<Found>>);
+
+impl Finder {
+    fn add(&self, pdev: &WatchedDevice<'_>) -> Result {
+        let pool = pdev.acquire(|pdev| Pool::of(pdev))?;
+        let driver = pdev.driver_name();
+        let pdev: &pci::Device = pdev;
+        let mut found = self.0.lock();
+
+        if let Some(pool) = pool {
+            found.pools.push((pdev.into(), pool), GFP_KERNEL)?;
+        }
+        if driver.to_bytes() == b"nvme" {
+            found.clients.push(pdev.into(), GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+}
+
+impl Watcher for Finder {
+    fn bound(&self, pdev: &WatchedDevice<'_>) {
+        if let Err(error) = self.add(pdev) {
+            pr_err!("{}: not looked at: {:?}\n", name(pdev), error);
+        }
+    }
+
+    fn unbinding(&self, pdev: &WatchedDevice<'_>) {
+        let mut found = self.0.lock();
+
+        found.clients.retain(|client| !tree::is_same(client, pdev));
+        found
+            .pools
+            .retain(|(provider, _)| !tree::is_same(provider, pdev));
+    }
+}
+
+struct Roles {
+    _watch: Arc<Watch<Finder>>,
+}
 
 impl kernel::Module for Roles {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let mut clients = KVec::new();
-        for pdev in tree::devices() {
-            let is_drive = with_bound(&pdev, |pdev| driver_name(pdev).to_bytes() == b"nvme");
-            if is_drive == Some(true) {
-                clients.push(pdev, GFP_KERNEL)?;
-            }
-        }
+        let found = Arc::pin_init(
+            new_mutex!(Found {
+                clients: KVec::new(),
+                pools: KVec::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+        let watch = Arc::pin_init(Watch::new(Finder(found.clone())), GFP_KERNEL)?;
+        orchestrate(&found)?;
 
-        orchestrate(&clients)?;
-        Ok(Self)
+        Ok(Self { _watch: watch })
     }
 }
 
@@ -57,9 +112,13 @@ fn name(pdev: &pci::Device) -> &CStr {
 }
 
 /// Finds memory for all clients, and lets each of them have it.
-fn orchestrate(clients: &[ARef<pci::Device>]) -> Result {
+fn orchestrate(found: &Mutex<Found>) -> Result {
+    let mut clients = KVec::new();
+    for client in &found.lock().clients {
+        clients.push(client.clone(), GFP_KERNEL)?;
+    }
     let mut list = KVec::new();
-    for client in clients {
+    for client in &clients {
         list.push(&**client, GFP_KERNEL)?;
     }
 
@@ -79,8 +138,16 @@ fn orchestrate(clients: &[ARef<pci::Device>]) -> Result {
     }
     wishes(&provider, &list)?;
 
-    let pool = with_bound(&provider, Pool::of).ok_or(ENODEV)??;
-    let mut memory = pool.ok_or(ENODEV)?.alloc_list(SIZE)?;
+    let mut found = found.lock();
+    let index = found
+        .pools
+        .iter()
+        .position(|(other, _)| tree::is_same(other, &provider))
+        .ok_or(ENODEV)?;
+    let (_, pool) = found.pools.remove(index)?;
+    // It takes the lock of the device, with which the other one is taken.
+    drop(found);
+    let mut memory = pool.alloc_list(SIZE)?;
     check_addresses(&provider, &memory)?;
     for client in &list {
         memory = with_bound(client, |client| use_memory(client, memory)).ok_or(ENODEV)??;
@@ -113,10 +180,10 @@ fn check_addresses(provider: &pci::Device, memory: &List) -> Result {
 }
 
 /// Does what a client does before and after its DMA.
-fn use_memory(client: &pci::Device<Bound>, memory: List) -> Result<List> {
+fn use_memory(client: &BoundDevice, memory: List) -> Result<List> {
     let expected = memory.bus_address();
     let mapped = memory
-        .map(client.as_ref(), DataDirection::Bidirectional)
+        .map(client, DataDirection::Bidirectional)
         .inspect_err(|error| pr_err!("{}: cannot map: {:?}\n", name(client), error))?;
     let mut bytes = 0;
 

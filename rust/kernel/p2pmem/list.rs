@@ -5,10 +5,6 @@
 //! C header: [`include/linux/scatterlist.h`](srctree/include/linux/scatterlist.h)
 
 use kernel::{
-    device::{
-        self,
-        Bound, //
-    },
     dma::DataDirection,
     error::to_result,
     pci,
@@ -19,7 +15,10 @@ use kernel::{
 
 use crate::{
     bindings,
-    pci::as_raw, //
+    pci::{
+        as_raw,
+        bus::BoundDevice, //
+    }, //
 };
 
 use core::{
@@ -100,17 +99,13 @@ impl List {
     ///
     /// `EREMOTEIO` if the device cannot reach the memory, `EINVAL` for no direction, and what else mapping
     /// says. The memory goes back to the pool then.
-    pub fn map(
-        mut self,
-        device: &device::Device<Bound>,
-        direction: DataDirection,
-    ) -> Result<Mapped<'_>> {
+    pub fn map(mut self, device: &BoundDevice, direction: DataDirection) -> Result<Mapped<'_>> {
         if direction == DataDirection::None {
             return Err(EINVAL);
         }
 
-        // CAST: `device::Device` is a transparent wrapper of `Opaque<struct device>`.
-        let raw = ptr::from_ref(device).cast_mut().cast();
+        // SAFETY: The device is valid.
+        let raw = unsafe { &raw mut (*as_raw(device)).dev };
 
         // SAFETY: The device is bound, and the list valid and not mapped: who maps it gives it away.
         to_result(unsafe { bindings::dma_map_sgtable(raw, &mut self.table, direction.into(), 0) })?;
@@ -139,7 +134,7 @@ impl Drop for List {
 /// The list is mapped for the device, in that direction.
 pub struct Mapped<'a> {
     list: List,
-    device: &'a device::Device<Bound>,
+    device: &'a BoundDevice,
     direction: DataDirection,
 }
 
@@ -161,8 +156,8 @@ impl Mapped<'_> {
 
     /// Unmaps. To be done once, last.
     fn end(&mut self) {
-        // CAST: `device::Device` is a transparent wrapper of `Opaque<struct device>`.
-        let raw = ptr::from_ref(self.device).cast_mut().cast();
+        // SAFETY: The device is valid.
+        let raw = unsafe { &raw mut (*as_raw(self.device)).dev };
 
         // SAFETY: By the type invariants.
         unsafe { bindings::dma_unmap_sgtable(raw, &mut self.list.table, self.direction.into(), 0) };

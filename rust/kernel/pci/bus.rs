@@ -12,34 +12,170 @@ use kernel::{
     error::to_result,
     pci,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        new_mutex,
+        Mutex, //
     },
     types::Opaque, //
 };
 
 use crate::{
     bindings,
-    pci::as_raw, //
+    devres::Group,
+    pci::{
+        as_raw,
+        tree, //
+    },
 };
 
 use core::{
     ffi::c_void,
+    ops::Deref,
     ptr, //
 };
 
+/// A device that is bound to a driver, which may be another module's.
+///
+/// In contrast to a [`pci::Device<Bound>`] nothing can be added to its resources: the device keeps
+/// these until its own driver is unbound, and calls functions of a module that may be gone by then.
+///
+/// # Invariants
+///
+/// The device is bound for as long as a reference to this lives.
+#[repr(transparent)]
+pub struct BoundDevice(pci::Device);
+
+impl BoundDevice {
+    /// Returns a device of the caller's own driver.
+    pub fn new(pdev: &pci::Device<Bound>) -> &Self {
+        // INVARIANT: The device is bound for as long as the reference lives.
+        // SAFETY: `BoundDevice` and `pci::Device` are transparent wrappers.
+        unsafe { &*ptr::from_ref(pdev).cast() }
+    }
+
+    /// Returns the name of the driver.
+    pub fn driver_name(&self) -> &CStr {
+        // SAFETY: By the type invariants, the device has a driver, which has a name. Both live for as
+        // long as the device is bound.
+        unsafe { CStr::from_char_ptr((*(*as_raw(&self.0)).dev.driver).name) }
+    }
+
+    fn as_core(&self) -> &pci::Device<Core<'_>> {
+        // SAFETY: By the type invariants, the device is bound. Contexts are no part of the layout.
+        unsafe { &*ptr::from_ref(self).cast() }
+    }
+}
+
+impl Deref for BoundDevice {
+    type Target = pci::Device;
+
+    fn deref(&self) -> &pci::Device {
+        &self.0
+    }
+}
+
+/// A bound device as a [`Watcher`] sees it: what the watcher adds to the resources of the device is
+/// released before the driver is unbound, or watching ends.
+///
+/// # Invariants
+///
+/// The device is locked.
+pub struct WatchedDevice<'a> {
+    pdev: &'a BoundDevice,
+    groups: &'a Groups,
+}
+
+impl WatchedDevice<'_> {
+    /// Calls a function that adds to the resources of the device, and returns what it returns. If it
+    /// fails, what it added is released at once; otherwise after the next [`Watcher::unbinding`], or by
+    /// [`WatchedDevice::release`]. May sleep.
+    pub fn acquire<R>(
+        &self,
+        function: impl FnOnce(&pci::Device<Core<'_>>) -> Result<R>,
+    ) -> Result<R> {
+        let core = self.pdev.as_core();
+        let (group, value) = Group::collect(core, || function(core))?;
+
+        if let Err(group) = self.groups.add(self.pdev, group) {
+            drop(value);
+            group.release(core);
+            return Err(ENOMEM);
+        }
+        Ok(value)
+    }
+
+    /// Releases all that was acquired, the last one first. May sleep.
+    pub fn release(&self) {
+        while let Some(group) = self.groups.take_last(self.pdev) {
+            group.release(self.pdev.as_core());
+        }
+    }
+}
+
+impl Deref for WatchedDevice<'_> {
+    type Target = BoundDevice;
+
+    fn deref(&self) -> &BoundDevice {
+        self.pdev
+    }
+}
+
+/// Resources of devices that a watcher acquired.
+#[pin_data]
+struct Groups {
+    #[pin]
+    list: Mutex<KVec<(ARef<pci::Device>, Group)>>,
+}
+
+impl Groups {
+    fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            list <- new_mutex!(KVec::new()),
+        })
+    }
+
+    /// Adds a group, or gives it back without memory for that.
+    fn add(&self, pdev: &pci::Device, group: Group) -> Result<(), Group> {
+        let mut list = self.list.lock();
+
+        if list.reserve(1, GFP_KERNEL).is_err() {
+            return Err(group);
+        }
+        // There is room for it.
+        list.push_within_capacity((pdev.into(), group))
+            .map_err(|error| error.0 .1)
+    }
+
+    /// Takes the group of a device out that was added last.
+    fn take_last(&self, pdev: &pci::Device) -> Option<Group> {
+        let mut list = self.list.lock();
+        let index = list
+            .iter()
+            .rposition(|(other, _)| tree::is_same(other, pdev))?;
+
+        list.remove(index).ok().map(|(_, group)| group)
+    }
+}
+
 /// Somebody who wants to know.
 ///
-/// Both methods are called with the device lock held, so that they follow each other and the device
+/// The methods are called with the device lock held, so that they follow each other and the device
 /// stays bound meanwhile. They may sleep.
 pub trait Watcher: Send + Sync + 'static {
     /// A device was bound to its driver. May be called more than once for the same binding.
-    fn bound(&self, pdev: &pci::Device<Core<'_>>);
+    fn bound(&self, pdev: &WatchedDevice<'_>);
 
     /// A device is about to be unbound and its driver does not know yet, or watching ends. Follows
-    /// each [`Watcher::bound`], and may be called without.
-    fn unbinding(&self, pdev: &pci::Device<Core<'_>>);
+    /// each [`Watcher::bound`], and may be called without. What was acquired is released afterwards.
+    fn unbinding(&self, pdev: &WatchedDevice<'_>);
+
+    /// A device was unbound: its driver let go of all it had. Not called when watching ends.
+    fn unbound(&self, _pdev: &pci::Device) {}
 }
 
 /// Calls a [`Watcher`] for as long as it lives.
@@ -51,6 +187,8 @@ pub trait Watcher: Send + Sync + 'static {
 pub struct Watch<T: Watcher> {
     #[pin]
     watcher: T,
+    #[pin]
+    groups: Groups,
     /// Devices that are bound now are not told of any more.
     ending: Atomic<bool>,
     #[pin]
@@ -69,6 +207,7 @@ impl<T: Watcher> Watch<T> {
     pub fn new(watcher: impl PinInit<T>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             watcher <- watcher,
+            groups <- Groups::new(),
             ending: Atomic::new(false),
             block <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
                 let block = bindings::notifier_block {
@@ -151,12 +290,29 @@ impl<T: Watcher> Watch<T> {
             if_bound(dev, |pdev| {
                 // The device lock orders this after the store, once the device was told of its end.
                 if self.ending.load(Relaxed) {
-                    self.watcher.unbinding(pdev);
+                    self.unbinding(pdev);
                 } else {
-                    self.watcher.bound(pdev);
+                    self.watcher.bound(&self.watched(pdev));
                 }
             })
         };
+    }
+
+    /// Returns a device, which is locked, as the watcher sees it.
+    fn watched<'a>(&'a self, pdev: &'a BoundDevice) -> WatchedDevice<'a> {
+        // INVARIANT: As the caller says.
+        WatchedDevice {
+            pdev,
+            groups: &self.groups,
+        }
+    }
+
+    /// Ends what the watcher does with a device, which is locked.
+    fn unbinding(&self, pdev: &BoundDevice) {
+        let pdev = self.watched(pdev);
+
+        self.watcher.unbinding(&pdev);
+        pdev.release();
     }
 
     /// # Safety
@@ -176,12 +332,22 @@ impl<T: Watcher> Watch<T> {
             bindings::bus_notifier_event_BUS_NOTIFY_BOUND_DRIVER => {
                 if !this.ending.load(Relaxed) {
                     // SAFETY: The device is one of the PCI bus, was just bound, and is locked.
-                    this.watcher.bound(unsafe { from_device(dev.cast()) });
+                    let pdev = unsafe { from_device(dev.cast()) };
+                    this.watcher.bound(&this.watched(pdev));
                 }
             }
             bindings::bus_notifier_event_BUS_NOTIFY_UNBIND_DRIVER => {
                 // SAFETY: The device is one of the PCI bus, is still bound, and is locked.
-                this.watcher.unbinding(unsafe { from_device(dev.cast()) });
+                this.unbinding(unsafe { from_device(dev.cast()) });
+            }
+            bindings::bus_notifier_event_BUS_NOTIFY_UNBOUND_DRIVER => {
+                // SAFETY: The device is one of the PCI bus; `pci::Device` is a transparent wrapper of
+                // `Opaque<struct pci_dev>`.
+                let pdev: &pci::Device = unsafe {
+                    let dev = dev.cast::<bindings::device>();
+                    &*kernel::container_of!(dev, bindings::pci_dev, dev).cast()
+                };
+                this.watcher.unbound(pdev);
             }
             _ => (),
         }
@@ -213,10 +379,10 @@ impl<T: Watcher> PinnedDrop for Watch<T> {
 /// Sleeps, and takes the device lock: the function must not unbind the device, nor call this for the same one.
 pub fn with_bound<R>(
     pdev: &pci::Device,
-    f: impl FnOnce(&pci::Device<Bound>) -> R, //
+    f: impl FnOnce(&BoundDevice) -> R, //
 ) -> Option<R> {
     // SAFETY: The device is valid.
-    unsafe { if_bound(&raw mut (*as_raw(pdev)).dev, |pdev| f(pdev)) }
+    unsafe { if_bound(&raw mut (*as_raw(pdev)).dev, f) }
 }
 
 /// Calls a function with a device and its lock held, if it is bound.
@@ -224,10 +390,7 @@ pub fn with_bound<R>(
 /// # Safety
 ///
 /// `dev` must be a valid device of the PCI bus.
-unsafe fn if_bound<R>(
-    dev: *mut bindings::device,
-    f: impl FnOnce(&pci::Device<Core<'_>>) -> R,
-) -> Option<R> {
+unsafe fn if_bound<R>(dev: *mut bindings::device, f: impl FnOnce(&BoundDevice) -> R) -> Option<R> {
     // SAFETY: The device is valid.
     unsafe { bindings::device_lock(dev) };
     // SAFETY: The device is valid. With its lock held it is neither bound nor unbound.
@@ -246,8 +409,9 @@ unsafe fn if_bound<R>(
 /// # Safety
 ///
 /// `dev` must be a valid device of the PCI bus that is bound and locked, during `'a`.
-unsafe fn from_device<'a>(dev: *mut bindings::device) -> &'a pci::Device<Core<'a>> {
-    // SAFETY: By the safety requirements; `pci::Device` is a transparent wrapper of
+unsafe fn from_device<'a>(dev: *mut bindings::device) -> &'a BoundDevice {
+    // INVARIANT: By the safety requirements.
+    // SAFETY: As above; `BoundDevice` and `pci::Device` are transparent wrappers of
     // `Opaque<struct pci_dev>`.
     unsafe { &*kernel::container_of!(dev, bindings::pci_dev, dev).cast() }
 }
