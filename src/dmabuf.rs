@@ -17,6 +17,7 @@ use kernel_ext::{
         Access,
         DmaBuf,
         Exported,
+        Kind,
         Memory, //
     },
     gate::Hold,
@@ -58,9 +59,15 @@ pub(crate) fn export(
     Ok(dmabuf)
 }
 
+static KIND: Kind<Handle> = Kind::new();
+
 #[vtable]
 impl Memory for Handle {
     const NAME: &'static CStr = driver::NAME;
+
+    fn kind() -> &'static Kind<Self> {
+        &KIND
+    }
 
     fn hold(&self) -> Option<Hold<Allocation>> {
         self.buffer.hold().ok()

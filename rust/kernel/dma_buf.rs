@@ -52,6 +52,11 @@ pub trait Memory: Send + Sync + 'static {
     /// Name of the exporter, for those who look at all dma-bufs.
     const NAME: &'static CStr;
 
+    /// Returns what dma-bufs of this kind are known by: a static.
+    fn kind() -> &'static Kind<Self>
+    where
+        Self: Sized;
+
     /// Holds the memory, while other devices access it. [`None`] if it is gone. Must not sleep.
     fn hold(&self) -> Option<Hold<Allocation>>;
 
@@ -76,10 +81,8 @@ pub struct Access {
 struct State {
     /// Null before there is one, and when it is being released.
     dmabuf: *mut bindings::dma_buf,
-    /// How often importers have it mapped.
-    mappings: usize,
-    /// There while it is mapped.
-    hold: Option<Hold<Allocation>>,
+    /// What importers have mapped, each known by the table that it got.
+    mappings: KVec<(*mut bindings::sg_table, Hold<Allocation>)>,
 }
 
 /// Memory that is exported, as its exporter has it. That may outlive the dma-buf, and the dma-buf
@@ -89,7 +92,7 @@ struct State {
 ///
 /// - `resv` is initialised. `state` is accessed with its lock held only.
 /// - `state.dmabuf` is null or valid.
-/// - There is a `state.hold` whenever `state.mappings` is not 0.
+/// - `state.mappings` has an entry for each table of an importer. What it holds is the memory in that table.
 #[pin_data(PinnedDrop)]
 pub struct Exported<T: Memory> {
     #[pin]
@@ -126,8 +129,7 @@ impl<T: Memory> Exported<T> {
                 },
                 state: UnsafeCell::new(State {
                     dmabuf: ptr::null_mut(),
-                    mappings: 0,
-                    hold: None,
+                    mappings: KVec::new(),
                 }),
                 irrevocable: access.irrevocable,
                 inode,
@@ -140,7 +142,7 @@ impl<T: Memory> Exported<T> {
         let info = bindings::dma_buf_export_info {
             exp_name: T::NAME.as_char_ptr(),
             owner: this_module::<T::OwnerModule>().as_ptr(),
-            ops: Table::<T>::get(),
+            ops: T::kind().operations(),
             size,
             // CAST: The flags of files are small numbers.
             flags: access.mode as c_int,
@@ -201,7 +203,7 @@ impl<T: Memory> Exported<T> {
             )
         };
 
-        locked.state().mappings != 0 || !settled
+        !locked.state().mappings.is_empty() || !settled
     }
 
     /// Calls a function for each device that is attached.
@@ -293,12 +295,12 @@ impl DmaBuf {
     pub fn exported<T: Memory>(&self) -> Option<Arc<Exported<T>>> {
         // SAFETY: By the type invariants, the dma-buf is valid.
         unsafe {
-            if !ptr::eq((*self.0.as_ptr()).ops, Table::<T>::get()) {
+            if !ptr::eq((*self.0.as_ptr()).ops, T::kind().operations()) {
                 return None;
             }
 
-            // SAFETY: With this table it was made by `Exported::new()`, and has not been
-            // released.
+            // SAFETY: With operations of this kind it was made by `Exported::<T>::new()`, and has not been
+            // released: no other kind is at the same address.
             let exported = Arc::<Exported<T>>::borrow((*self.0.as_ptr()).priv_);
             Some(exported.into())
         }
@@ -312,25 +314,60 @@ impl Drop for DmaBuf {
     }
 }
 
-struct Table<T>(PhantomData<T>);
+/// What all dma-bufs have in common whose memory is a `T`, and by whose address they are known.
+///
+/// It has a cell, so that a reference to it that lives for ever is one to a static (or to memory that is never freed), and
+/// not to a constant, which may be at the same address as another one.
+///
+/// # Examples
+///
+/// ```ignore
+/// static KIND: Kind<Handle> = Kind::new();
+///
+/// impl Memory for Handle {
+///     fn kind() -> &'static Kind<Self> {
+///         &KIND
+///     }
+///     // ...
+/// }
+/// ```
+pub struct Kind<T: Memory> {
+    operations: UnsafeCell<bindings::dma_buf_ops>,
+    _memory: PhantomData<fn() -> T>,
+}
 
-impl<T: Memory> Table<T> {
-    const OPERATIONS: bindings::dma_buf_ops = bindings::dma_buf_ops {
-        attach: Some(Self::attach),
-        map_dma_buf: Some(Self::map),
-        unmap_dma_buf: Some(Self::unmap),
-        release: Some(Self::release),
-        mmap: Some(Self::mmap),
-        ..pin_init::zeroed()
-    };
+// SAFETY: Nobody changes the operations.
+unsafe impl<T: Memory> Sync for Kind<T> {}
 
-    const fn get() -> &'static bindings::dma_buf_ops {
-        &Self::OPERATIONS
+impl<T: Memory> Default for Kind<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Memory> Kind<T> {
+    /// Creates a kind.
+    pub const fn new() -> Self {
+        Self {
+            operations: UnsafeCell::new(bindings::dma_buf_ops {
+                attach: Some(Self::attach),
+                map_dma_buf: Some(Self::map),
+                unmap_dma_buf: Some(Self::unmap),
+                release: Some(Self::release),
+                mmap: Some(Self::mmap),
+                ..pin_init::zeroed()
+            }),
+            _memory: PhantomData,
+        }
+    }
+
+    fn operations(&'static self) -> *const bindings::dma_buf_ops {
+        self.operations.get()
     }
 
     /// # Safety
     ///
-    /// `dmabuf` must be one with this table, that is not released during `'a`.
+    /// `dmabuf` must be one of this kind, that is not released during `'a`.
     unsafe fn borrow<'a>(dmabuf: *mut bindings::dma_buf) -> ArcBorrow<'a, Exported<T>> {
         // SAFETY: By the safety requirements, the dma-buf owns a reference, which comes from
         // `into_foreign()`.
@@ -339,7 +376,7 @@ impl<T: Memory> Table<T> {
 
     /// # Safety
     ///
-    /// Called for a dma-buf with this table and an attachment that is being made.
+    /// Called for a dma-buf of this kind and an attachment that is being made.
     unsafe extern "C" fn attach(
         dmabuf: *mut bindings::dma_buf,
         attachment: *mut bindings::dma_buf_attachment,
@@ -380,13 +417,19 @@ impl<T: Memory> Table<T> {
 
     /// # Safety
     ///
-    /// Called for an attachment to a dma-buf with this table, whose lock is held.
+    /// Called for an attachment to a dma-buf of this kind, whose lock is held.
     unsafe extern "C" fn map(
         attachment: *mut bindings::dma_buf_attachment,
         direction: bindings::dma_data_direction,
     ) -> *mut bindings::sg_table {
         // SAFETY: By the safety requirements.
         let this = unsafe { Self::borrow((*attachment).dmabuf) };
+        // SAFETY: The lock is held by the caller.
+        let state = unsafe { &mut *this.state.get() };
+        // So that nothing can fail once there is a table.
+        if state.mappings.reserve(1, GFP_KERNEL).is_err() {
+            return ENOMEM.to_ptr();
+        }
         // Under the lock: if this succeeds, a revocation that follows finds the attachment.
         let Some(memory) = this.data.hold() else {
             return ENODEV.to_ptr();
@@ -417,10 +460,8 @@ impl<T: Memory> Table<T> {
             )
         };
         if from_err_ptr(table).is_ok() {
-            // SAFETY: The lock is held by the caller.
-            let state = unsafe { &mut *this.state.get() };
-            state.mappings += 1;
-            state.hold = Some(memory);
+            // There is room for it.
+            let _ = state.mappings.push_within_capacity((table, memory));
         }
 
         table
@@ -442,16 +483,13 @@ impl<T: Memory> Table<T> {
 
         // SAFETY: The lock is held by the caller.
         let state = unsafe { &mut *this.state.get() };
-        state.mappings -= 1;
         // Only now may the memory go.
-        if state.mappings == 0 {
-            state.hold = None;
-        }
+        state.mappings.retain(|(other, _)| *other != table);
     }
 
     /// # Safety
     ///
-    /// `dmabuf` must be one with this table, whose last user is gone.
+    /// `dmabuf` must be one of this kind, whose last user is gone.
     unsafe extern "C" fn release(dmabuf: *mut bindings::dma_buf) {
         // SAFETY: Comes from `into_foreign()`, and there are no other calls.
         let this = unsafe { Arc::<Exported<T>>::from_foreign((*dmabuf).priv_) };
@@ -463,7 +501,7 @@ impl<T: Memory> Table<T> {
 
     /// # Safety
     ///
-    /// Called for a dma-buf with this table and a VMA that is being set up.
+    /// Called for a dma-buf of this kind and a VMA that is being set up.
     unsafe extern "C" fn mmap(
         dmabuf: *mut bindings::dma_buf,
         vma: *mut bindings::vm_area_struct,
