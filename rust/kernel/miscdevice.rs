@@ -300,8 +300,9 @@ impl<D: Send + Sync + 'static> Files<D> {
             entries.push(Entry { raw, attribute }, GFP_KERNEL)?;
         }
         for entry in entries.iter_mut() {
+            let class = ptr::from_ref(entry.attribute).cast();
             // SAFETY: The attribute is one that is not in use yet.
-            unsafe { bindings::sysfs_attr_init(&raw mut entry.raw.attr) };
+            unsafe { bindings::sysfs_attr_init_class(&raw mut entry.raw.attr, class) };
             list.push(&raw mut entry.raw.attr, GFP_KERNEL)?;
         }
         list.push(ptr::null_mut(), GFP_KERNEL)?;
@@ -314,8 +315,9 @@ impl<D: Send + Sync + 'static> Files<D> {
             long_entries.push(LongEntry { raw, listing }, GFP_KERNEL)?;
         }
         for entry in long_entries.iter_mut() {
+            let class = ptr::from_ref(entry.listing).cast();
             // SAFETY: The attribute is one that is not in use yet.
-            unsafe { bindings::sysfs_attr_init(&raw mut entry.raw.attr) };
+            unsafe { bindings::sysfs_attr_init_class(&raw mut entry.raw.attr, class) };
             long_list.push(&raw const entry.raw, GFP_KERNEL)?;
         }
         long_list.push(ptr::null(), GFP_KERNEL)?;

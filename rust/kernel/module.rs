@@ -11,6 +11,7 @@ use kernel::{
         CStr,
         CString, //
     },
+    sync::static_lock_class,
     types::Opaque, //
 };
 
@@ -73,10 +74,12 @@ impl<T: Attribute> AttributeFile<T> {
                 attribute.attr.mode = 0o644;
                 attribute.show = Some(Self::show);
                 attribute.store = Some(Self::store);
+                // Files of a module are a lock class of their own: what is written to one may remove files of devices.
+                let class = static_lock_class!().as_ptr();
                 // SAFETY: `slot` is valid for writing, and then initialised.
                 unsafe {
                     slot.write(attribute);
-                    bindings::sysfs_attr_init(&raw mut (*slot).attr);
+                    bindings::sysfs_attr_init_class(&raw mut (*slot).attr, class.cast());
                 }
 
                 // SAFETY: The kobject is that of a module that is loaded. The attribute is

@@ -397,7 +397,7 @@ pub mod pmr {
     cases!(
         "pmr": alone, too_small, beside_a_cmb, put_back, in_use_when_unbound, beside_a_drive,
         beside_a_drive_follows, beside_a_drive_resets, beside_a_drive_in_use,
-        beside_a_drive_refused,
+        beside_a_drive_refused, beside_a_drive_looked_at,
     );
 
     /// A drive that the nvme driver has, whose PMR was asked for. Undone when it is dropped.
@@ -546,6 +546,25 @@ pub mod pmr {
         mark.expect(&[&beside.pci, "the controller has no PMR"])?;
         ensure!(beside.provider().is_err());
         ensure!(Provider::all()?.len() == before);
+        Ok(())
+    }
+
+    /// An attribute of the module removes attributes of a node, while they are open. On the debug kernel lockdep looks on.
+    fn beside_a_drive_looked_at() -> Result<()> {
+        let beside = Beside::ask("pmr")?;
+        let provider = beside.provider()?;
+        let name = provider.path.file_name().context("no name")?;
+        let folder = Path::new("/sys/class/misc").join(name);
+        let mut files = Vec::new();
+        for name in ["size", "clear", "regions", "routes"] {
+            files.push(File::open(folder.join(name))?);
+        }
+        drop(beside);
+        ensure!(!provider.path.exists(), "there is a node");
+        for mut file in files {
+            let result = std::io::Read::read(&mut file, &mut [0]);
+            crate::guest::expect_io_errno(result, rustix::io::Errno::NODEV, "read")?;
+        }
         Ok(())
     }
 
