@@ -18,6 +18,7 @@ use kernel::{
     pci,
     prelude::*,
     str::CString,
+    sync::aref::ARef,
     time::{
         Delta,
         Instant,
@@ -77,12 +78,12 @@ struct Route<'a> {
     provider: &'a pci::Device,
     client: &'a pci::Device,
     distance: Option<u32>,
-    meeting: Option<Meeting<'a>>,
+    meeting: Option<Meeting>,
 }
 
 /// Where two ways up meet.
-struct Meeting<'a> {
-    port: &'a pci::Device,
+struct Meeting {
+    port: ARef<pci::Device>,
     /// How many steps it is above the provider, and above the client.
     steps: [usize; 2],
 }
@@ -97,7 +98,7 @@ impl<'a> Route<'a> {
             distance: p2pdma::distance(provider, &[client])?,
             meeting: ports.find_map(|(above_provider, port)| {
                 let above_client =
-                    tree::way_up(client).position(|other| tree::is_same(port, other))?;
+                    tree::way_up(client).position(|other| tree::is_same(&port, &other))?;
 
                 Some(Meeting {
                     port,
@@ -109,7 +110,7 @@ impl<'a> Route<'a> {
 
     /// Returns the ports that send requests upstream, with their ACS Control registers. Where the ways do
     /// not meet there is nothing to send away from.
-    fn redirects(&self) -> Result<KVec<(&'a pci::Device, u16)>> {
+    fn redirects(&self) -> Result<KVec<(ARef<pci::Device>, u16)>> {
         let mut found = KVec::new();
         let Some(meeting) = &self.meeting else {
             return Ok(found);
@@ -122,7 +123,7 @@ impl<'a> Route<'a> {
 
         for (pdev, count) in ways {
             for port in tree::way_up(pdev).take(count) {
-                match tree::acs_control(port) {
+                match tree::acs_control(&port) {
                     Some(control) if control & ACS_REDIRECT != 0 => {
                         found.push((port, control), GFP_KERNEL)?
                     }

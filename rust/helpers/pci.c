@@ -19,7 +19,7 @@ __rust_helper unsigned long rust_helper_pci_resource_flags(struct pci_dev *pdev,
 	return pci_resource_flags(pdev, bar);
 }
 
-__rust_helper struct pci_dev *rust_helper_pci_upstream_bridge(struct pci_dev *pdev)
+__rust_helper struct pci_dev *rust_helper_pci_physfn(struct pci_dev *pdev)
 {
-	return pci_upstream_bridge(pdev);
+	return pci_physfn(pdev);
 }

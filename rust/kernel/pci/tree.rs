@@ -21,6 +21,7 @@ use crate::{
 };
 
 use core::{
+    ffi::c_void,
     iter,
     mem::ManuallyDrop,
     ptr, //
@@ -81,20 +82,59 @@ pub fn is_endpoint(pdev: &pci::Device) -> bool {
     }
 }
 
-/// Returns the bridge above a device, or [`None`] on a root bus.
-pub fn upstream_bridge(pdev: &pci::Device) -> Option<&pci::Device> {
-    // SAFETY: The device is valid.
-    let bridge = unsafe { bindings::pci_upstream_bridge(as_raw(pdev)) };
+/// Returns the function that has a bus: the device itself, or the physical function of a virtual one, or [`None`]
+/// if that virtual function was removed. May sleep.
+fn physical_function(pdev: &pci::Device) -> Option<ARef<pci::Device>> {
+    /// Takes a reference to the physical function of the device that is looked for.
+    ///
+    /// # Safety
+    ///
+    /// `pdev` must be a device on a bus whose list is locked, `search` point to a [`Search`].
+    unsafe extern "C" fn look(pdev: *mut bindings::pci_dev, search: *mut c_void) -> c_int {
+        // SAFETY: By the safety requirements.
+        let search = unsafe { &mut *search.cast::<Search>() };
+        if !ptr::eq(pdev, search.wanted) {
+            return 0;
+        }
+        // SAFETY: A virtual function that is on the list has a reference to its physical one.
+        search.found = unsafe { from_raw(bindings::pci_dev_get(bindings::pci_physfn(pdev))) };
+        1
+    }
+    struct Search {
+        wanted: *mut bindings::pci_dev,
+        found: Option<ARef<pci::Device>>,
+    }
 
-    // SAFETY: A device keeps its bus, and that the bridge to it. A virtual function that was removed meanwhile
-    // does not: as mainline's own walk, this relies on its physical function to be there for as long as the
-    // few steps take. `pci::Device` is a transparent wrapper of `Opaque<struct pci_dev>`.
-    (!bridge.is_null()).then(|| unsafe { &*bridge.cast() })
+    // SAFETY: The device is valid; what it is does not change.
+    if unsafe { (*as_raw(pdev)).is_virtfn() } == 0 {
+        return Some(pdev.into());
+    }
+    let mut search = Search {
+        wanted: as_raw(pdev),
+        found: None,
+    };
+    // It holds the lock of the lists of all buses, which is taken to remove a device as well.
+    //
+    // SAFETY: The device has a reference to its bus, and `look` gets what it needs.
+    unsafe { bindings::pci_walk_bus((*search.wanted).bus, Some(look), (&raw mut search).cast()) };
+
+    search.found
 }
 
-/// Returns a device and all bridges above it, upwards.
-pub fn way_up(pdev: &pci::Device) -> impl Iterator<Item = &pci::Device> {
-    iter::successors(Some(pdev), |pdev| upstream_bridge(pdev))
+/// Returns the bridge above a device, or [`None`] on a root bus, and above a virtual function that was removed. May
+/// sleep.
+pub fn upstream_bridge(pdev: &pci::Device) -> Option<ARef<pci::Device>> {
+    let pdev = physical_function(pdev)?;
+
+    // SAFETY: The device is valid. It has a reference to its bus, and that one to the bridge.
+    unsafe { from_raw(bindings::pci_dev_get((*(*as_raw(&pdev)).bus).self_)) }
+}
+
+/// Returns a device and all bridges above it, upwards. May sleep.
+pub fn way_up(pdev: &pci::Device) -> impl Iterator<Item = ARef<pci::Device>> {
+    iter::successors(Some(pdev.into()), |pdev: &ARef<pci::Device>| {
+        upstream_bridge(pdev)
+    })
 }
 
 /// Returns the ACS Control register of a device, or [`None`] if it has no such capability. All bits are set
@@ -116,42 +156,49 @@ pub fn acs_control(pdev: &pci::Device) -> Option<u16> {
     Some(value)
 }
 
-/// Returns the bus at the root of the tree that a device is in.
-fn root_bus(pdev: &pci::Device) -> *mut bindings::pci_bus {
-    // SAFETY: The device keeps its bus, and that all that are above, as in `upstream_bridge()`.
-    unsafe {
-        let mut bus = (*as_raw(pdev)).bus;
-        while !(*bus).parent.is_null() {
-            bus = (*bus).parent;
-        }
-        bus
-    }
+/// Returns the device that is on the root bus above a device, or that device itself. It has a reference to that bus.
+fn top(pdev: &pci::Device) -> Option<ARef<pci::Device>> {
+    let last = way_up(pdev).last()?;
+
+    physical_function(&last)
 }
 
-/// Returns whether both are below the same host bridge.
+/// Returns whether both are below the same host bridge. May sleep.
 pub fn share_host_bridge(a: &pci::Device, b: &pci::Device) -> bool {
-    ptr::eq(root_bus(a), root_bus(b))
+    // SAFETY: The devices are valid, and a bus is only compared.
+    let bus = |pdev: &ARef<pci::Device>| unsafe { (*as_raw(pdev)).bus };
+
+    match (top(a), top(b)) {
+        (Some(a), Some(b)) => ptr::eq(bus(&a), bus(&b)),
+        _ => false,
+    }
 }
 
 /// Returns vendor and device ID of the first device on the root bus above a device. By it the kernel
 /// knows host bridges that forward between their ports. [`None`] if it is neither at 00.0 nor a root
-/// port.
+/// port. May sleep.
 pub fn host_bridge(pdev: &pci::Device) -> Option<(u16, u16)> {
-    let bus = root_bus(pdev);
-
-    // SAFETY: The bus is valid. Mainline, too, looks at the first device of a root bus without a lock, and
-    // relies on it to stay while there is a device below.
-    unsafe {
-        let head = &raw mut (*bus).devices;
-        let first = (*head).next;
-        if ptr::eq(first, head) {
-            return None;
+    /// Looks at one device, and no more.
+    ///
+    /// # Safety
+    ///
+    /// `first` must be a device on a bus whose list is locked, `found` point to an `Option<(u16, u16)>`.
+    unsafe extern "C" fn look(first: *mut bindings::pci_dev, found: *mut c_void) -> c_int {
+        // SAFETY: By the safety requirements.
+        unsafe {
+            // CAST: Only bits of the lower half are compared.
+            let port = u32::from((*first).pcie_flags_reg) & bindings::PCI_EXP_FLAGS_TYPE;
+            if (*first).devfn == 0 || port >> 4 == bindings::PCI_EXP_TYPE_ROOT_PORT {
+                *found.cast() = Some(((*first).vendor, (*first).device));
+            }
         }
-        let first = kernel::container_of!(first, bindings::pci_dev, bus_list);
-        // CAST: Only bits of the lower half are compared.
-        let port = u32::from((*first).pcie_flags_reg) & bindings::PCI_EXP_FLAGS_TYPE;
-
-        ((*first).devfn == 0 || port >> 4 == bindings::PCI_EXP_TYPE_ROOT_PORT)
-            .then_some(((*first).vendor, (*first).device))
+        1
     }
+
+    let top = top(pdev)?;
+    let mut found: Option<(u16, u16)> = None;
+    // SAFETY: The device has a reference to its bus, and `look` gets what it needs.
+    unsafe { bindings::pci_walk_bus((*as_raw(&top)).bus, Some(look), (&raw mut found).cast()) };
+
+    found
 }
