@@ -25,17 +25,21 @@ use kernel::{
     }, //
 };
 
-use kernel_ext::pci::{
-    bus::{
-        Watch,
-        WatchedDevice,
-        Watcher, //
+use kernel_ext::{
+    pci::{
+        bus::{
+            Watch,
+            WatchedDevice,
+            Watcher, //
+        },
+        is_present,
+        p2pdma::{
+            self,
+            Pool, //
+        },
+        Resource, //
     },
-    p2pdma::{
-        self,
-        Pool, //
-    },
-    Resource, //
+    workqueue::RetryWork, //
 };
 
 use crate::{
@@ -48,6 +52,7 @@ use crate::{
         NAME, //
     },
     nvme,
+    provider::Rest,
     region::{
         Content,
         Region, //
@@ -56,9 +61,12 @@ use crate::{
 
 use core::ptr;
 
-/// A device that another driver has.
+/// A device that another driver has. The fields are dropped in this order.
 struct Adopted {
-    _binding: Pin<KBox<Binding>>,
+    /// None once the device is being unbound.
+    binding: Option<Pin<KBox<Binding>>>,
+    /// What is to be done if the device is gone by then.
+    rest: Pin<KBox<RetryWork<Rest>>>,
     /// Whether the memory was registered here, beside the other driver.
     registered: bool,
 }
@@ -121,10 +129,32 @@ impl Watcher for Adopter {
     }
 
     fn unbinding(&self, pdev: &WatchedDevice<'_>) {
-        let adopted = self.devices.lock().remove(&key(pdev));
+        // DMA of a device that is gone ends when its driver finds out, and that is not before this returns. The device
+        // may have memory of its own in use.
+        if is_present(pdev) || !pdev.leave() {
+            // Not with the lock held: this waits for those who use the memory. What was registered is released
+            // afterwards.
+            let adopted = self.devices.lock().remove(&key(pdev));
+            drop(adopted);
+            return;
+        }
 
-        // Not with the lock held: this waits for those who use the memory. What was registered is released
-        // afterwards.
+        let binding = self
+            .devices
+            .lock()
+            .get_mut(&key(pdev))
+            .and_then(|adopted| adopted.binding.take());
+        if let Some(binding) = binding {
+            binding.leave_rest();
+            drop(binding);
+            if let Some(adopted) = self.devices.lock().get(&key(pdev)) {
+                adopted.rest.schedule();
+            }
+        }
+    }
+
+    fn unbound(&self, pdev: &pci::Device) {
+        let adopted = self.devices.lock().remove(&key(pdev));
         drop(adopted);
     }
 }
@@ -154,8 +184,10 @@ impl Adopter {
                 None => return Ok(None),
             };
 
+            let binding = KBox::pin_init(Binding::new(pdev, pool, regions, true)?, GFP_KERNEL)?;
             Ok(Some(Adopted {
-                _binding: KBox::pin_init(Binding::new(pdev, pool, regions, true)?, GFP_KERNEL)?,
+                rest: Rest::new(binding.provider())?,
+                binding: Some(binding),
                 registered,
             }))
         })?;

@@ -11,7 +11,13 @@ use kernel::{
     pci,
     prelude::*,
     str::CString,
-    sync::Arc, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    }, //
 };
 
 use kernel_ext::{
@@ -88,7 +94,7 @@ pub(crate) struct Binding {
     #[pin]
     _node: Registration<File>,
     /// Then the memory is taken back from those that are open.
-    _revocation: Revocation,
+    revocation: Revocation,
     /// Then the number may be used again.
     _number: Number,
 }
@@ -128,18 +134,38 @@ impl Binding {
                 },
                 provider.clone(),
             ),
-            _revocation: Revocation(provider),
+            revocation: Revocation {
+                provider,
+                leaves_rest: Atomic::new(false),
+            },
             _number: number,
         }))
+    }
+
+    /// Returns the provider.
+    pub(crate) fn provider(&self) -> &Arc<Provider> {
+        &self.revocation.provider
+    }
+
+    /// Has dropping this wait for no DMA. The caller sees to the [`Rest`](crate::provider::Rest).
+    pub(crate) fn leave_rest(&self) {
+        self.revocation.leaves_rest.store(true, Relaxed);
     }
 }
 
 /// Revokes a provider when it is dropped.
-struct Revocation(Arc<Provider>);
+struct Revocation {
+    provider: Arc<Provider>,
+    /// Whether somebody else waits for DMA.
+    leaves_rest: Atomic<bool>,
+}
 
 impl Drop for Revocation {
     fn drop(&mut self) {
-        self.0.revoke();
+        self.provider.withdraw();
+        if !self.leaves_rest.load(Relaxed) {
+            self.provider.finish();
+        }
     }
 }
 

@@ -17,7 +17,7 @@
 //! waited for by revocation: a user can hold it for any time.
 //!
 //! A provider outlives the binding of its device, since open files and mappings refer to it.
-//! [`Provider::revoke`] is the end of the binding; after it the provider is an empty shell.
+//! [`Provider::withdraw`] and [`Provider::finish`] are the end of the binding; after them it is an empty shell.
 
 use kernel::{
     debugfs,
@@ -74,6 +74,7 @@ pub(crate) use allocations::{
     Key,
     Memory, //
 };
+pub(crate) use revoke::Rest;
 
 use account::Accounts;
 use allocations::{

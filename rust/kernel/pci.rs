@@ -175,6 +175,14 @@ pub fn request_region(pdev: &pci::Device<Core<'_>>, bar: u32, name: &'static CSt
     })
 }
 
+/// Returns whether a device answers (`pci_device_is_present()`). May sleep.
+///
+/// One that was pulled without being asked does not, and may still have its driver.
+pub fn is_present(pdev: &pci::Device) -> bool {
+    // SAFETY: The device is valid.
+    unsafe { bindings::pci_device_is_present(as_raw(pdev)) }
+}
+
 /// Where a device is.
 pub struct Place {
     /// PCI domain.

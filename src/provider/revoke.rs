@@ -4,15 +4,23 @@
 
 use kernel::{
     prelude::*,
+    sync::Arc,
     time::{
         delay::fsleep,
         Delta,
         Instant,
-        Monotonic, //
+        Monotonic,
+        Msecs, //
     }, //
 };
 
-use kernel_ext::gate::Closed;
+use kernel_ext::{
+    gate::Closed,
+    workqueue::{
+        Retry,
+        RetryWork, //
+    }, //
+};
 
 use super::{
     allocations::Taken,
@@ -24,13 +32,12 @@ const FIRST_REPORT: Delta = Delta::from_millis(100);
 const REPORT_INTERVAL: Delta = Delta::from_secs(10);
 
 impl Provider {
-    /// Takes the memory back from everybody, since the device goes away.
+    /// Takes the memory back from everybody, since the device goes away. [`Provider::finish`] is the second half.
     ///
-    /// When this returns, no system call is under way on behalf of the device, no process can
-    /// reach its memory, no other device has it, and DMA into memory that was allocated has ended.
-    /// The caller must have made sure that no more files are opened.
-    pub(crate) fn revoke(&self) {
-        let closed = self.gate.close();
+    /// When this returns, no system call is under way on behalf of the device, and no process can reach its memory.
+    /// The caller must have made sure that no more files are opened. Does not wait for DMA.
+    pub(crate) fn withdraw(&self) {
+        self.gate.close();
         self.gone.notify_all();
 
         // Pages are mapped from inside the gate only, by a fault or when a VMA is made: from here on
@@ -39,6 +46,12 @@ impl Provider {
         // All are told before any is waited for.
         self.revoke_exports();
         self.empty_own_slots();
+    }
+
+    /// Waits for DMA into memory that was allocated, and gives all of that back. No other device has it when this returns.
+    pub(crate) fn finish(&self) {
+        let closed = self.gate.close();
+
         self.wait_for_importers();
         self.free_all(&closed);
     }
@@ -162,6 +175,36 @@ impl Provider {
             }
             fsleep(pause);
             pause = (pause * 2).min(LONGEST);
+        }
+    }
+}
+
+/// The second half of the revocation of a provider, in the background: for a device that is gone, whose own driver ends the
+/// DMA that would be waited for. What is left when this is dropped is waited for.
+pub(crate) struct Rest(Arc<Provider>);
+
+impl Rest {
+    /// Prepares for it.
+    pub(crate) fn new(provider: &Arc<Provider>) -> Result<Pin<KBox<RetryWork<Self>>>> {
+        let rest = Arc::new(Self(provider.clone()), GFP_KERNEL)?;
+
+        KBox::pin_init(RetryWork::new(rest), GFP_KERNEL)
+    }
+}
+
+impl Retry for Rest {
+    const INTERVAL: Msecs = 1;
+
+    fn retry(&self) -> bool {
+        self.0.finish();
+        false
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        if self.0.is_gone() {
+            self.0.finish();
         }
     }
 }

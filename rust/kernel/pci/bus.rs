@@ -34,6 +34,7 @@ use crate::{
 };
 
 use core::{
+    cell::Cell,
     ffi::c_void,
     ops::Deref,
     ptr, //
@@ -88,6 +89,9 @@ impl Deref for BoundDevice {
 pub struct WatchedDevice<'a> {
     pdev: &'a BoundDevice,
     groups: &'a Groups,
+    /// Whether the driver is going to be unbound by the caller.
+    is_unbinding: bool,
+    is_left: Cell<bool>,
 }
 
 impl WatchedDevice<'_> {
@@ -107,6 +111,13 @@ impl WatchedDevice<'_> {
             return Err(ENOMEM);
         }
         Ok(value)
+    }
+
+    /// Has the device release what was acquired when its driver has let go of it. Returns whether that is possible: in
+    /// [`Watcher::unbinding`], when the driver is going to be unbound. [`Watcher::unbound`] follows.
+    pub fn leave(&self) -> bool {
+        self.is_left.set(self.is_unbinding);
+        self.is_unbinding
     }
 
     /// Releases all that was acquired, the last one first. May sleep.
@@ -160,6 +171,18 @@ impl Groups {
 
         list.remove(index).ok().map(|(_, group)| group)
     }
+
+    /// Forgets the groups of a device, which it has released.
+    fn forget(&self, pdev: &pci::Device) {
+        self.list
+            .lock()
+            .retain(|(other, _)| !tree::is_same(other, pdev));
+    }
+
+    /// Returns a device with a group.
+    fn any(&self) -> Option<ARef<pci::Device>> {
+        self.list.lock().first().map(|(pdev, _)| pdev.clone())
+    }
 }
 
 /// Somebody who wants to know.
@@ -174,7 +197,8 @@ pub trait Watcher: Send + Sync + 'static {
     /// each [`Watcher::bound`], and may be called without. What was acquired is released afterwards.
     fn unbinding(&self, pdev: &WatchedDevice<'_>);
 
-    /// A device was unbound: its driver let go of all it had. Not called when watching ends.
+    /// A device was unbound: its driver let go of all it had, and what was acquired is released. Not called when
+    /// watching ends.
     fn unbound(&self, _pdev: &pci::Device) {}
 }
 
@@ -290,29 +314,33 @@ impl<T: Watcher> Watch<T> {
             if_bound(dev, |pdev| {
                 // The device lock orders this after the store, once the device was told of its end.
                 if self.ending.load(Relaxed) {
-                    self.unbinding(pdev);
+                    self.unbinding(pdev, false);
                 } else {
-                    self.watcher.bound(&self.watched(pdev));
+                    self.watcher.bound(&self.watched(pdev, false));
                 }
             })
         };
     }
 
     /// Returns a device, which is locked, as the watcher sees it.
-    fn watched<'a>(&'a self, pdev: &'a BoundDevice) -> WatchedDevice<'a> {
+    fn watched<'a>(&'a self, pdev: &'a BoundDevice, is_unbinding: bool) -> WatchedDevice<'a> {
         // INVARIANT: As the caller says.
         WatchedDevice {
             pdev,
             groups: &self.groups,
+            is_unbinding,
+            is_left: Cell::new(false),
         }
     }
 
     /// Ends what the watcher does with a device, which is locked.
-    fn unbinding(&self, pdev: &BoundDevice) {
-        let pdev = self.watched(pdev);
+    fn unbinding(&self, pdev: &BoundDevice, is_unbinding: bool) {
+        let pdev = self.watched(pdev, is_unbinding);
 
         self.watcher.unbinding(&pdev);
-        pdev.release();
+        if !pdev.is_left.get() {
+            pdev.release();
+        }
     }
 
     /// # Safety
@@ -333,12 +361,12 @@ impl<T: Watcher> Watch<T> {
                 if !this.ending.load(Relaxed) {
                     // SAFETY: The device is one of the PCI bus, was just bound, and is locked.
                     let pdev = unsafe { from_device(dev.cast()) };
-                    this.watcher.bound(&this.watched(pdev));
+                    this.watcher.bound(&this.watched(pdev, false));
                 }
             }
             bindings::bus_notifier_event_BUS_NOTIFY_UNBIND_DRIVER => {
                 // SAFETY: The device is one of the PCI bus, is still bound, and is locked.
-                this.unbinding(unsafe { from_device(dev.cast()) });
+                this.unbinding(unsafe { from_device(dev.cast()) }, true);
             }
             bindings::bus_notifier_event_BUS_NOTIFY_UNBOUND_DRIVER => {
                 // SAFETY: The device is one of the PCI bus; `pci::Device` is a transparent wrapper of
@@ -347,6 +375,7 @@ impl<T: Watcher> Watch<T> {
                     let dev = dev.cast::<bindings::device>();
                     &*kernel::container_of!(dev, bindings::pci_dev, dev).cast()
                 };
+                this.groups.forget(pdev);
                 this.watcher.unbound(pdev);
             }
             _ => (),
@@ -363,6 +392,11 @@ impl<T: Watcher> PinnedDrop for Watch<T> {
         // While the notifier is still there, so that no device is unbound without being told of.
         self.ending.store(true, Relaxed);
         self.for_each();
+        // A device that is being unbound at this moment releases what was left to it, with its lock held.
+        while let Some(pdev) = self.groups.any() {
+            // SAFETY: The device is valid, and one of the PCI bus.
+            unsafe { self.tell(&raw mut (*as_raw(&pdev)).dev) };
+        }
 
         // Waits for calls that are under way.
         //

@@ -14,7 +14,10 @@ use anyhow::{ensure, Context, Result};
 use p2pmem::Provider as Node;
 use rustix::mm::MapFlags;
 
-use super::large::{expect_orders, order};
+use super::{
+    large::{expect_orders, order},
+    unbind::slow_drive_named,
+};
 use crate::{
     cases,
     guest::{
@@ -32,7 +35,7 @@ pub mod adopt {
     cases!(
         "adopt": each_published_pool, large_pages_beside_others, copy_through_own_memory, follows_the_driver,
         in_use_when_unbound, controller_reset, turned_off, loaded_first, mounted_drive, hot_plug,
-        a_hundred_rounds,
+        pulled_while_busy, a_hundred_rounds,
     );
 
     /// A drive that the nvme driver has, with its node.
@@ -298,6 +301,12 @@ pub mod adopt {
         Ok(())
     }
 
+    /// The drive is gone while it reads into its own memory. Its driver finds out when it is unbound, and not before: its
+    /// time-out is long.
+    fn pulled_while_busy() -> Result<()> {
+        pulled_while_it_reads("new", || Ok(Adopted::find("new")?.provider))
+    }
+
     fn a_hundred_rounds() -> Result<()> {
         // On the debug kernel the nvme driver takes seconds to bind a drive.
         let count = if on_debug_kernel() { 20 } else { rounds(100) };
@@ -397,7 +406,7 @@ pub mod pmr {
     cases!(
         "pmr": alone, too_small, beside_a_cmb, put_back, in_use_when_unbound, beside_a_drive,
         beside_a_drive_follows, beside_a_drive_resets, beside_a_drive_in_use,
-        beside_a_drive_refused, beside_a_drive_looked_at,
+        beside_a_drive_refused, beside_a_drive_looked_at, beside_a_drive_pulled,
     );
 
     /// A drive that the nvme driver has, whose PMR was asked for. Undone when it is dropped.
@@ -549,6 +558,11 @@ pub mod pmr {
         Ok(())
     }
 
+    fn beside_a_drive_pulled() -> Result<()> {
+        let beside = Beside::ask("pmr")?;
+        pulled_while_it_reads("pmr", || beside.provider())
+    }
+
     /// An attribute of the module removes attributes of a node, while they are open. On the debug kernel lockdep looks on.
     fn beside_a_drive_looked_at() -> Result<()> {
         let beside = Beside::ask("pmr")?;
@@ -624,6 +638,87 @@ pub mod pmr {
 }
 
 const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// Switches the power of the slot on or off that a device is in.
+fn power_slot(port: &Path, on: bool) -> Result<()> {
+    const CAPABILITIES: usize = 0x34;
+    const PCI_EXPRESS: u8 = 0x10;
+    const SLOT_CONTROL: usize = 0x18;
+    /// Power Controller Control: off.
+    const OFF: u8 = 1 << 2;
+    let path = port.join("config");
+    let config = fs::read(&path)?;
+    let mut at = usize::from(config[CAPABILITIES]);
+    while config[at] != PCI_EXPRESS {
+        at = usize::from(config[at + 1]);
+        ensure!(at != 0, "no PCI Express");
+    }
+    // That bit is in the upper half of the register.
+    let at = at + SLOT_CONTROL + 1;
+    let value = if on {
+        config[at] & !OFF
+    } else {
+        config[at] | OFF
+    };
+    let file = OpenOptions::new().write(true).open(&path)?;
+    Ok(std::os::unix::fs::FileExt::write_all_at(
+        &file,
+        &[value],
+        at as u64,
+    )?)
+}
+
+/// A drive reads into its own memory, and loses its power during that. It is back afterwards.
+fn pulled_while_it_reads(serial: &str, provider: impl Fn() -> Result<Provider>) -> Result<()> {
+    const LENGTH: usize = 2 * WINDOW;
+    let memory = provider()?;
+    let device = Path::new(DEVICES).join(&memory.pci);
+    let port = fs::canonicalize(&device)?
+        .parent()
+        .context("no port")?
+        .to_owned();
+    let controller = controller(serial)?.context("no such drive")?;
+    let name = controller.file_name().context("no name")?.to_string_lossy();
+    fs::write(format!("/sys/block/{name}n1/queue/io_timeout"), "120000")?;
+    let source = drive_named(serial)?;
+    put_on_drive(&source, LENGTH, 1)?;
+
+    slow_drive_named(serial, 1);
+    let reader = Child::spawn_ready(|ready| {
+        let map = Map::new(memory.open()?, LENGTH)?;
+        map.set(0, 1);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| read_at(&source, &map, 0..LENGTH, 0));
+            }
+            std::thread::sleep(Duration::from_millis(700));
+            ready();
+        });
+        map.set(0, 1);
+        Ok(())
+    })?;
+    power_slot(&port, false)?;
+    ensure!(
+        fs::read(device.join("config"))?[..2] == [0xff, 0xff],
+        "it still answers"
+    );
+    let remover = Child::spawn(|| Ok(fs::write(device.join("remove"), "1")?))?;
+    wait_until(Duration::from_secs(20), "the drive is gone", || {
+        Ok(!device.exists() && !memory.path.exists())
+    })?;
+    remover.expect_success()?;
+    reader.expect_signal(libc::SIGBUS)?;
+
+    slow_drive_named(serial, 0);
+    power_slot(&port, true)?;
+    fs::write("/sys/bus/pci/rescan", "1")?;
+    drop(source);
+    wait_until(Duration::from_secs(20), "the drive is back", || {
+        Ok(self::controller(serial)?.is_some() && provider().is_ok())
+    })?;
+    restore()?;
+    copy(&provider()?, false)
+}
 
 /// A drive that is bound to the module. The nvme driver gets it back.
 struct Taken {

@@ -588,10 +588,15 @@ fn looked_at_by_others() -> Result<()> {
 
 /// Limits the drive disk0 to so many requests in a second; 0 for any number.
 pub fn slow_drive(requests: u32) {
+    slow_drive_named("disk0", requests);
+}
+
+/// As [`slow_drive`], for any drive.
+pub fn slow_drive_named(name: &str, requests: u32) {
     const LIMITS: &str = r#""bps": 0, "bps_rd": 0, "bps_wr": 0, "iops_rd": 0, "iops_wr": 0"#;
     qemu(
         "block_set_io_throttle",
-        &format!(r#""id": "disk0", "iops": {requests}, {LIMITS}"#),
+        &format!(r#""id": "{name}", "iops": {requests}, {LIMITS}"#),
     );
     std::thread::sleep(Duration::from_millis(500));
 }
