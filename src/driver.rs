@@ -33,6 +33,7 @@ use kernel_ext::{
         Resource,
         STD_NUM_BARS, //
     },
+    security, //
 };
 
 use crate::{
@@ -297,13 +298,14 @@ fn find_regions(pdev: &pci::Device<Core<'_>>, model: Option<&Model>) -> Result<R
         claim(pdev, nvme::BAR)?;
     }
     match (choices, model) {
-        (Some(choices), _) => choose(pdev, &choices, &mut regions)?,
+        (Some(choices), _) => choose(pdev, model, &choices, &mut regions)?,
         (None, Some(model)) => {
             let bar = bar(pdev, model.bar)?;
             add(pdev, usable(pdev, &bar, 0, bar.size), &mut regions)?;
         }
         (None, None) if controller => nvme::discover(pdev, nvme::Memory::ANY, &mut regions)?,
         (None, None) => {
+            check_access(pdev)?;
             let mut bars = KVec::with_capacity(STD_NUM_BARS as usize, GFP_KERNEL)?;
             for number in 0..STD_NUM_BARS {
                 bars.push(bar(pdev, number)?, GFP_KERNEL)?;
@@ -328,7 +330,12 @@ fn find_regions(pdev: &pci::Device<Core<'_>>, model: Option<&Model>) -> Result<R
 }
 
 /// Finds what the administrator chose: all of it, or nothing.
-fn choose(pdev: &pci::Device<Core<'_>>, choices: &Choices, regions: &mut Regions) -> Result {
+fn choose(
+    pdev: &pci::Device<Core<'_>>,
+    model: Option<&Model>,
+    choices: &Choices,
+    regions: &mut Regions,
+) -> Result {
     let wanted = nvme::Memory {
         cmb: choices.list().contains(&Choice::Cmb),
         pmr: choices.list().contains(&Choice::Pmr),
@@ -351,6 +358,9 @@ fn choose(pdev: &pci::Device<Core<'_>>, choices: &Choices, regions: &mut Regions
             size,
         } = *choice
         {
+            if model.is_none_or(|model| model.bar != number) {
+                check_access(pdev)?;
+            }
             let bar = bar(pdev, number)?;
             let size = size.unwrap_or(bar.size.saturating_sub(offset));
             add(pdev, usable(pdev, &bar, offset, size), regions)?;
@@ -358,6 +368,17 @@ fn choose(pdev: &pci::Device<Core<'_>>, choices: &Choices, regions: &mut Regions
     }
 
     region::disjoint(regions).map_err(|refusal| refuse(pdev, refusal))
+}
+
+/// Checks that a BAR may be given to user space of which only the administrator says that it is memory: as that of any device,
+/// by which a process could do what the kernel does not allow.
+fn check_access(pdev: &pci::Device) -> Result {
+    security::check_pci_access().inspect_err(|_| {
+        dev_err!(
+            pdev,
+            "the kernel is locked down: only CMB, PMR and memory known by its ID can be registered\n"
+        )
+    })
 }
 
 /// Adds a region, or says why it cannot be.

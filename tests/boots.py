@@ -32,6 +32,7 @@ BOOTS = [
     ("host-bridge", ["bridged"]),
     ("iommu", ["translated", "merged"]),
     ("any-bar", ["override", "manage"]),
+    ("any-bar", ["lockdown"]),
     ("far-bar", ["unmappable"]),
     ("stacks", ["sent"]),
     ("cmb", ["adopt", "cmb", "lend"]),

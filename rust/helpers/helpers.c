@@ -21,5 +21,6 @@
 #include "pgtable.c"
 #include "scatterlist.c"
 #include "sched.c"
+#include "security.c"
 #include "sysfs.c"
 #include "trace.c"

@@ -21,6 +21,7 @@ pub mod mm;
 pub mod module;
 pub mod p2pmem;
 pub mod pci;
+pub mod security;
 mod sysfs;
 pub mod task;
 pub mod workqueue;

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
                     "merged_",
                     "override_",
                     "unmappable_",
+                    "lockdown_",
                     "manage_",
                     "lend_",
                     "cmb_",

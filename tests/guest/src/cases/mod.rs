@@ -61,6 +61,7 @@ pub const CASES: &[&[Case]] = &[
     slots::sent::CASES,
     override_::CASES,
     override_::unmappable::CASES,
+    override_::lockdown::CASES,
     manage::CASES,
     manage::lend::CASES,
     nvme::adopt::CASES,

@@ -3,7 +3,10 @@
 //! Devices that are bound on purpose, and memory that is chosen. Needs the topology any-bar. Behind
 //! the BARs of the test devices there is no memory in QEMU: what these hold is not looked at.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, OpenOptions},
+    path::Path,
+};
 
 use anyhow::{ensure, Context, Result};
 use p2pmem::Provider as Node;
@@ -16,6 +19,7 @@ use crate::{
         Map, Mark, Provider, PAGE, READ, WINDOW,
     },
     kmod::TestFile,
+    programs::run,
 };
 
 cases!(
@@ -468,5 +472,49 @@ pub mod unmappable {
             "bar2@16M+2M",
             &["the range of BAR 2 ends at", WHY],
         )
+    }
+}
+
+/// Cases that lock the kernel down, which cannot be undone: they have a boot of their own.
+pub mod lockdown {
+    use super::*;
+
+    cases!("lockdown": raw_bars_are_refused);
+
+    const POINT: &str = "/sys/kernel/security";
+
+    fn raw_bars_are_refused() -> Result<()> {
+        let Devices { large, parts, .. } = devices()?;
+        for what in ["default", "bar2", "bar2@16M+2M"] {
+            ensure!(Taken::with(&large, what)?.is_bound(), "{what}: not bound");
+        }
+
+        run("mount", &["-t", "securityfs", "securityfs", POINT])?;
+        fs::write(format!("{POINT}/lockdown"), "integrity")?;
+        // As mainline's file for the same BAR.
+        let resource = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(format!("{DEVICES}/{large}/resource2"))?;
+        let result = Map::with(&resource, PAGE, READ, MapFlags::SHARED, 0);
+        expect_errno(result, Errno::PERM, "mainline's file")?;
+        for what in ["default", "bar2", "bar2@16M+2M"] {
+            refused(&large, what, &["the kernel is locked down: only CMB, PMR"]).context(what)?;
+            choose(&format!("{large} {what}"))?;
+            fs::write(format!("{DEVICES}/{large}/driver_override"), "p2pmem_rs")?;
+            expect_io_errno(bind(&large), Errno::PERM, what)?;
+            fs::write(format!("{DEVICES}/{large}/driver_override"), "\n")?;
+        }
+        choose(&format!("{large} default"))?;
+        // Another BAR of a device that is known is as raw.
+        refused(&parts, "bar2+4M bar0", &["the kernel is locked down"])?;
+
+        // Memory that is known by its ID is not.
+        for what in ["default", "bar2", "bar2@16M+4M"] {
+            let taken = Taken::with(&parts, what)?;
+            let map = Map::new(taken.provider()?.open()?, WINDOW).context(what)?;
+            map.fill(0..WINDOW, 1);
+        }
+        Ok(())
     }
 }
