@@ -51,7 +51,10 @@ use crate::{
         Regions,
         NAME, //
     },
-    nvme,
+    nvme::{
+        self,
+        Switches, //
+    },
     provider::Rest,
     region::{
         Content,
@@ -167,6 +170,7 @@ impl Adopter {
         let adopted = pdev.acquire(|pdev| {
             let published = Pool::of(pdev)?;
             let registered = published.is_none();
+            let mut switches = Switches::new();
             let (pool, regions) = match published {
                 Some(pool) => {
                     if wants_pmr {
@@ -176,7 +180,7 @@ impl Adopter {
                     (pool, regions)
                 }
                 None if wants_pmr => {
-                    let regions = nvme::discover_beside(pdev)?;
+                    let regions = nvme::discover_beside(pdev, &mut switches)?;
                     let pool = register(pdev, &regions)?;
                     p2pdma::publish(pdev, true);
                     (pool, regions)
@@ -184,7 +188,8 @@ impl Adopter {
                 None => return Ok(None),
             };
 
-            let binding = KBox::pin_init(Binding::new(pdev, pool, regions, true)?, GFP_KERNEL)?;
+            let binding = Binding::new(pdev, pool, regions, switches, true)?;
+            let binding = KBox::pin_init(binding, GFP_KERNEL)?;
             Ok(Some(Adopted {
                 rest: Rest::new(binding.provider())?,
                 binding: Some(binding),

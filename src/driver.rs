@@ -27,6 +27,7 @@ use kernel_ext::{
     },
     pci::{
         device_id,
+        driver::Driver,
         enable_device,
         p2pdma,
         request_region,
@@ -44,7 +45,10 @@ use crate::{
     config,
     file::File,
     number::Number,
-    nvme,
+    nvme::{
+        self,
+        Switches, //
+    },
     provider::{
         List,
         Provider, //
@@ -96,6 +100,8 @@ pub(crate) struct Binding {
     _node: Registration<File>,
     /// Then the memory is taken back from those that are open.
     revocation: Revocation,
+    /// How it is switched on.
+    switches: Switches,
     /// Then the number may be used again.
     _number: Number,
 }
@@ -107,6 +113,7 @@ impl Binding {
         pdev: &'a pci::Device<Bound>,
         pool: p2pdma::Pool,
         regions: Regions,
+        switches: Switches,
         adopted: bool,
     ) -> Result<impl PinInit<Self, Error> + 'a> {
         let number = Number::take_lowest()?;
@@ -139,6 +146,7 @@ impl Binding {
                 provider,
                 leaves_rest: Atomic::new(false),
             },
+            switches,
             _number: number,
         }))
     }
@@ -146,6 +154,29 @@ impl Binding {
     /// Returns the provider.
     pub(crate) fn provider(&self) -> &Arc<Provider> {
         &self.revocation.provider
+    }
+
+    /// Switches memory on again after the device was reset or without power. If that is not possible it is taken back from
+    /// all processes.
+    fn restarted(&self, pdev: &pci::Device) {
+        if self.switches.is_empty() {
+            return;
+        }
+        match self.switches.iter().try_for_each(|switch| switch.on(pdev)) {
+            Ok(()) => dev_warn!(
+                pdev,
+                "reset, or without power: what its memory held may be lost\n"
+            ),
+            Err(error) => {
+                dev_err!(
+                    pdev,
+                    "reset, or without power, and its memory cannot be switched on ({:?}): \
+                     taken back from all processes; bind the device again\n",
+                    error
+                );
+                self.provider().withdraw();
+            }
+        }
     }
 
     /// Has dropping this wait for no DMA. The caller sees to the [`Rest`](crate::provider::Rest).
@@ -185,17 +216,24 @@ impl pci::Driver for P2pmem {
                 say_bars(pdev)?;
             }
 
-            let regions = find_regions(pdev, model)?;
+            let mut switches = Switches::new();
+            let regions = find_regions(pdev, model, &mut switches)?;
             let pool = register(pdev, &regions)?;
             p2pdma::publish(pdev, true);
 
-            Binding::new(pdev, pool, regions, false)
+            Binding::new(pdev, pool, regions, switches, false)
         })
     }
 
     fn unbind<'bound>(pdev: &'bound pci::Device<Core<'_>>, _binding: Pin<&Binding>) {
         // Nobody who looks for memory finds it any more. The rest is done by dropping the binding.
         p2pdma::publish(pdev, false);
+    }
+}
+
+impl Driver for P2pmem {
+    fn restarted<'bound>(pdev: &'bound pci::Device<Core<'_>>, binding: Pin<&Binding>) {
+        binding.restarted(pdev);
     }
 }
 
@@ -289,7 +327,11 @@ pub(crate) fn usable(
 /// Finds what to register: what the administrator chose, the BAR that the ID table names, the memory
 /// of an NVMe controller, or else the BAR that most likely is memory. Nobody else has these BARs
 /// then.
-fn find_regions(pdev: &pci::Device<Core<'_>>, model: Option<&Model>) -> Result<Regions> {
+fn find_regions(
+    pdev: &pci::Device<Core<'_>>,
+    model: Option<&Model>,
+    switches: &mut Switches,
+) -> Result<Regions> {
     let choices = config::choices(pdev);
     let controller = nvme::is_controller(pdev);
     let mut regions = Regions::new();
@@ -298,12 +340,14 @@ fn find_regions(pdev: &pci::Device<Core<'_>>, model: Option<&Model>) -> Result<R
         claim(pdev, nvme::BAR)?;
     }
     match (choices, model) {
-        (Some(choices), _) => choose(pdev, model, &choices, &mut regions)?,
+        (Some(choices), _) => choose(pdev, model, &choices, &mut regions, switches)?,
         (None, Some(model)) => {
             let bar = bar(pdev, model.bar)?;
             add(pdev, usable(pdev, &bar, 0, bar.size), &mut regions)?;
         }
-        (None, None) if controller => nvme::discover(pdev, nvme::Memory::ANY, &mut regions)?,
+        (None, None) if controller => {
+            nvme::discover(pdev, nvme::Memory::ANY, &mut regions, switches)?
+        }
         (None, None) => {
             check_access(pdev)?;
             let mut bars = KVec::with_capacity(STD_NUM_BARS as usize, GFP_KERNEL)?;
@@ -335,6 +379,7 @@ fn choose(
     model: Option<&Model>,
     choices: &Choices,
     regions: &mut Regions,
+    switches: &mut Switches,
 ) -> Result {
     let wanted = nvme::Memory {
         cmb: choices.list().contains(&Choice::Cmb),
@@ -348,7 +393,7 @@ fn choose(
             );
             return Err(EINVAL);
         }
-        nvme::discover(pdev, wanted, regions)?;
+        nvme::discover(pdev, wanted, regions, switches)?;
     }
 
     for choice in choices.list() {

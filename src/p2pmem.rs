@@ -28,7 +28,6 @@ mod uring;
 
 use kernel::{
     driver::Registration,
-    pci,
     prelude::*,
     sync::Arc, //
 };
@@ -36,7 +35,10 @@ use kernel::{
 use kernel_ext::{
     global::Loan,
     module::AttributeFile,
-    pci::bus::Watch, //
+    pci::{
+        bus::Watch,
+        driver::Adapter, //
+    }, //
 };
 
 /// What the module does while it is loaded. The fields are dropped in this order.
@@ -47,7 +49,7 @@ struct Module {
     /// Then memory of other drivers is given up.
     _adopter: Option<Arc<Watch<adopt::Adopter>>>,
     #[pin]
-    _driver: Registration<pci::Adapter<driver::P2pmem>>,
+    _driver: Registration<Adapter<driver::P2pmem>>,
     /// What the driver looks at when it binds a device.
     _config: Loan<config::Config>,
 }

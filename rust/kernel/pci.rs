@@ -34,6 +34,7 @@ use core::{
 };
 
 pub mod bus;
+pub mod driver;
 pub mod p2pdma;
 pub mod tree;
 

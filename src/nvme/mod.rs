@@ -94,23 +94,39 @@ impl Registers {
     }
 }
 
-/// Switches something off when the controller is unbound.
-struct SwitchOff {
-    registers: Registers,
-    /// Registers of 64 bits to clear, and of 32 bits.
-    wide: Option<usize>,
-    narrow: Option<usize>,
+/// How memory of a controller is switched on, once more after the controller was reset or without power.
+pub(crate) enum Switch {
+    Cmb(CmbSwitch),
+    Pmr(pmr::Switch),
 }
 
-impl Drop for SwitchOff {
+/// What is needed for that, of all memory that was switched on.
+pub(crate) type Switches = KVec<Switch>;
+
+impl Switch {
+    /// Switches the memory on. Its contents may be lost. May sleep.
+    pub(crate) fn on(&self, pdev: &pci::Device) -> Result {
+        match self {
+            Self::Cmb(cmb) => cmb.registers.write64(cmb.control, regs::CMBMSC),
+            Self::Pmr(pmr) => pmr.on(pdev),
+        }
+    }
+}
+
+/// A Controller Memory Buffer.
+pub(crate) struct CmbSwitch {
+    registers: Registers,
+    /// Of CMBMSC.
+    control: u64,
+}
+
+/// Switches a Controller Memory Buffer off when the controller is unbound.
+struct CmbOff(Registers);
+
+impl Drop for CmbOff {
     fn drop(&mut self) {
         // There is nobody to tell of an error: the registers are mapped still, and in range.
-        if let Some(offset) = self.narrow {
-            let _ = self.registers.write32(0, offset);
-        }
-        if let Some(offset) = self.wide {
-            let _ = self.registers.write64(0, offset);
-        }
+        let _ = self.0.write64(0, regs::CMBMSC);
     }
 }
 
@@ -136,17 +152,18 @@ pub(crate) fn discover(
     pdev: &pci::Device<Core<'_>>,
     wanted: Memory,
     regions: &mut Regions,
+    switches: &mut Switches,
 ) -> Result {
     let registers = Registers::map(pdev)?;
     let cap = Cap(registers.read64(regs::CAP)?);
 
     if wanted.cmb {
-        if let Some(region) = controller_memory_buffer(pdev, &registers, cap)? {
+        if let Some(region) = controller_memory_buffer(pdev, &registers, cap, switches)? {
             regions.push(region, GFP_KERNEL)?;
         }
     }
     if wanted.pmr {
-        if let Some(region) = pmr::enable(pdev, &registers, cap)? {
+        if let Some(region) = pmr::enable(pdev, &registers, cap, switches)? {
             regions.push(region, GFP_KERNEL)?;
         }
     }
@@ -170,7 +187,10 @@ pub(crate) fn discover(
 ///
 /// `ENODEV` if it has none that can serve; the log says why. The driver must not have made
 /// peer-to-peer memory of the controller: it could not be told from ours.
-pub(crate) fn discover_beside(pdev: &pci::Device<Core<'_>>) -> Result<Regions> {
+pub(crate) fn discover_beside(
+    pdev: &pci::Device<Core<'_>>,
+    switches: &mut Switches,
+) -> Result<Regions> {
     let registers = Registers::map(pdev)?;
     let cap = Cap(registers.read64(regs::CAP)?);
 
@@ -183,7 +203,7 @@ pub(crate) fn discover_beside(pdev: &pci::Device<Core<'_>>) -> Result<Regions> {
         );
         return Err(EBUSY);
     }
-    let Some(region) = pmr::enable(pdev, &registers, cap)? else {
+    let Some(region) = pmr::enable(pdev, &registers, cap, switches)? else {
         dev_err!(pdev, "the controller has no PMR that can serve\n");
         return Err(ENODEV);
     };
@@ -197,17 +217,14 @@ fn controller_memory_buffer(
     pdev: &pci::Device<Core<'_>>,
     registers: &Registers,
     cap: Cap,
+    switches: &mut Switches,
 ) -> Result<Option<Region>> {
     if cap.cmbs() {
         registers.write64(regs::CMBMSC_CRE, regs::CMBMSC)?;
         // Released after the memory is: that is registered later.
-        devres::register::<SwitchOff, Error>(
+        devres::register::<CmbOff, Error>(
             pdev.as_ref(),
-            Ok(SwitchOff {
-                registers: registers.clone(),
-                wide: Some(regs::CMBMSC),
-                narrow: None,
-            }),
+            Ok(CmbOff(registers.clone())),
             GFP_KERNEL,
         )?;
     }
@@ -252,7 +269,12 @@ fn controller_memory_buffer(
     if cap.cmbs() {
         // Where the buffer as a whole is, so that the controller knows its own memory.
         let address = bus_address(pdev, bar.number)? + span.offset;
-        registers.write64(address | regs::CMBMSC_CRE | regs::CMSE, regs::CMBMSC)?;
+        let switch = Switch::Cmb(CmbSwitch {
+            registers: registers.clone(),
+            control: address | regs::CMBMSC_CRE | regs::CMSE,
+        });
+        switch.on(pdev)?;
+        switches.push(switch, GFP_KERNEL)?;
     }
 
     Ok(Some(region))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Switching a Persistent Memory Region on.
+//! Switching a Persistent Memory Region on, and off.
 
 use kernel::{
     device::Core,
@@ -8,6 +8,7 @@ use kernel::{
     io::poll::read_poll_timeout,
     pci,
     prelude::*,
+    sync::aref::ARef,
     time::Delta, //
 };
 
@@ -21,7 +22,7 @@ use super::{
         Pmrsts, //
     },
     Registers,
-    SwitchOff, //
+    Switches, //
 };
 
 use crate::{
@@ -43,6 +44,7 @@ pub(super) fn enable(
     pdev: &pci::Device<Core<'_>>,
     registers: &Registers,
     cap: Cap,
+    switches: &mut Switches,
 ) -> Result<Option<Region>> {
     if !cap.pmrs() {
         return Ok(None);
@@ -68,58 +70,120 @@ pub(super) fn enable(
         }
     };
 
+    let switch = Switch {
+        registers: registers.clone(),
+        cap,
+        address: bus_address(pdev, region.bar)?,
+    };
     // Released after the memory is: that is registered later.
-    devres::register::<SwitchOff, Error>(
+    devres::register::<Off, Error>(
         pdev.as_ref(),
-        Ok(SwitchOff {
-            registers: registers.clone(),
-            wide: cap.cmss().then_some(regs::PMRMSC),
-            narrow: Some(regs::PMRCTL),
+        Ok(Off {
+            pdev: pdev.into(),
+            switch: switch.clone(),
         }),
         GFP_KERNEL,
     )?;
-    registers.write32(regs::PMRCTL_EN, regs::PMRCTL)?;
-
-    // A time of 0 is no promise: give it a second.
-    let timeout = i64::try_from(cap.timeout_ms().max(1000))?;
-    let status = read_poll_timeout(
-        || registers.read32(regs::PMRSTS).map(Pmrsts),
-        // A device that is gone is not waited for: that could take hours.
-        |status| status.is_all_ones() || !status.nrdy(),
-        Delta::from_millis(1),
-        Delta::from_millis(timeout),
-    );
-    match status {
-        Ok(status) if status.is_all_ones() => {
-            dev_warn!(pdev, "the PMR does not answer: is the device gone?\n");
-            return Err(ENODEV);
-        }
-        Ok(status) if status.err() == 0 => (),
-        Ok(status) => {
-            dev_warn!(
-                pdev,
-                "the PMR reports error {:#x}: not used\n",
-                status.err()
-            );
-            return Ok(None);
-        }
-        Err(_) => {
-            dev_warn!(
-                pdev,
-                "the PMR is not ready after {} ms: not used\n",
-                timeout
-            );
-            return Ok(None);
-        }
+    match switch.on(pdev) {
+        Ok(()) => (),
+        Err(error) if error == ENODEV => return Err(error),
+        // The log says why.
+        Err(_) => return Ok(None),
     }
-
-    if cap.cmss() {
-        let address = bus_address(pdev, region.bar)?;
-        registers.write64(address | regs::CMSE, regs::PMRMSC)?;
-    }
+    switches.push(super::Switch::Pmr(switch), GFP_KERNEL)?;
 
     Ok(Some(Region {
         content: Content::Pmr,
         ..region
     }))
+}
+
+/// How the region is switched on and off.
+#[derive(Clone)]
+pub(crate) struct Switch {
+    registers: Registers,
+    cap: Pmrcap,
+    /// Where the memory is on the bus.
+    address: u64,
+}
+
+impl Switch {
+    /// Switches the region on, and waits for it. May sleep.
+    ///
+    /// `ENODEV` if the controller does not answer, `ETIMEDOUT` if the region does not become ready, `EIO` if it reports an
+    /// error; the log says so.
+    pub(super) fn on(&self, pdev: &pci::Device) -> Result {
+        self.registers.write32(regs::PMRCTL_EN, regs::PMRCTL)?;
+        let status = self.wait(|status| !status.nrdy());
+        match status {
+            Ok(status) if status.is_all_ones() => {
+                dev_warn!(pdev, "the PMR does not answer: is the device gone?\n");
+                return Err(ENODEV);
+            }
+            Ok(status) if status.err() == 0 => (),
+            Ok(status) => {
+                dev_warn!(
+                    pdev,
+                    "the PMR reports error {:#x}: not used\n",
+                    status.err()
+                );
+                return Err(EIO);
+            }
+            Err(error) => {
+                dev_warn!(
+                    pdev,
+                    "the PMR is not ready after {} ms: not used\n",
+                    self.timeout_ms()
+                );
+                return Err(error);
+            }
+        }
+        if self.cap.cmss() {
+            self.registers
+                .write64(self.address | regs::CMSE, regs::PMRMSC)?;
+        }
+
+        Ok(())
+    }
+
+    /// Switches the region off, and waits until it is: until then it may not be switched on.
+    fn off(&self, pdev: &pci::Device) -> Result {
+        self.registers.write32(0, regs::PMRCTL)?;
+        if self.cap.cmss() {
+            self.registers.write64(0, regs::PMRMSC)?;
+        }
+        self.wait(|status| status.nrdy()).inspect_err(|_| {
+            dev_warn!(pdev, "the PMR is not off after {} ms\n", self.timeout_ms())
+        })?;
+
+        Ok(())
+    }
+
+    /// How long switching may take. A time of 0 is no promise: give it a second.
+    fn timeout_ms(&self) -> u64 {
+        self.cap.timeout_ms().max(1000)
+    }
+
+    /// Waits for a status, or for a device that is gone: the time could be hours.
+    fn wait(&self, is_so: impl Fn(&Pmrsts) -> bool) -> Result<Pmrsts> {
+        read_poll_timeout(
+            || self.registers.read32(regs::PMRSTS).map(Pmrsts),
+            |status| status.is_all_ones() || is_so(status),
+            Delta::from_millis(1),
+            Delta::from_millis(self.timeout_ms().try_into()?),
+        )
+    }
+}
+
+/// Switches the region off when the controller is unbound.
+struct Off {
+    pdev: ARef<pci::Device>,
+    switch: Switch,
+}
+
+impl Drop for Off {
+    fn drop(&mut self) {
+        // The log tells of it; there is nobody else to tell.
+        let _ = self.switch.off(&self.pdev);
+    }
 }

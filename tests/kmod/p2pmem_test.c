@@ -89,6 +89,39 @@ out:
 	return copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;
 }
 
+static int test_write(struct p2pmem_test_write __user *argument)
+{
+	struct p2pmem_test_write request;
+	struct pci_dev *pdev;
+	void __iomem *base;
+	int ret = -EINVAL;
+
+	if (copy_from_user(&request, argument, sizeof(request)))
+		return -EFAULT;
+	pdev = pci_get_domain_bus_and_slot(request.bar.domain, request.bar.bus,
+					   request.bar.devfn);
+	if (!pdev)
+		return -ENODEV;
+	if (request.bar.bar >= PCI_STD_NUM_BARS ||
+	    request.offset % sizeof(u32) ||
+	    request.offset >= pci_resource_len(pdev, request.bar.bar))
+		goto put;
+	base = pci_iomap(pdev, request.bar.bar, 0);
+	if (!base) {
+		ret = -ENOMEM;
+		goto put;
+	}
+	iowrite32(request.value, base + request.offset);
+	/* Until it has arrived. */
+	ioread32(base + request.offset);
+	pci_iounmap(pdev, base);
+	ret = 0;
+put:
+	pci_dev_put(pdev);
+
+	return ret;
+}
+
 static int test_claim(struct test_file *file,
 		      struct p2pmem_test_bar __user *argument)
 {
@@ -414,6 +447,8 @@ static long test_ioctl(struct file *filp, unsigned int request,
 		return test_pte(pointer);
 	case P2PMEM_TEST_CLAIM:
 		return test_claim(file, pointer);
+	case P2PMEM_TEST_WRITE:
+		return test_write(pointer);
 	case P2PMEM_TEST_DETOUR:
 		return test_set_detour(file, pointer);
 	case P2PMEM_TEST_MISTAKE:

@@ -100,6 +100,18 @@ struct p2pmem_test_linger {
 	__u32 count;
 };
 
+/**
+ * struct p2pmem_test_write - a register of a PCI device
+ * @bar: the BAR that it is in
+ * @offset: where it is in that BAR
+ * @value: what is written to it
+ */
+struct p2pmem_test_write {
+	struct p2pmem_test_bar bar;
+	__u32 offset;
+	__u32 value;
+};
+
 #define P2PMEM_TEST_PTE _IOWR(0xbe, 0, struct p2pmem_test_pte)
 /* Takes the BAR as a driver does. EBUSY if somebody has it. */
 #define P2PMEM_TEST_CLAIM _IOW(0xbe, 1, struct p2pmem_test_bar)
@@ -110,5 +122,7 @@ struct p2pmem_test_linger {
 #define P2PMEM_TEST_IMPORT _IOWR(0xbe, 4, struct p2pmem_test_import)
 /* For the whole module. */
 #define P2PMEM_TEST_LINGER _IOWR(0xbe, 5, struct p2pmem_test_linger)
+/* Whoever has the BAR: as a reset of the device would. */
+#define P2PMEM_TEST_WRITE _IOW(0xbe, 6, struct p2pmem_test_write)
 
 #endif /* _P2PMEM_TEST_H */

@@ -775,6 +775,14 @@ pub fn become_user() -> Result<()> {
     Ok(())
 }
 
+/// Puts all devices to sleep, and wakes them: all of it but the machine itself.
+pub fn sleep() -> Result<()> {
+    fs::write("/sys/module/suspend/parameters/pm_test_delay", "1")?;
+    fs::write("/sys/power/pm_test", "platform")?;
+    fs::write("/sys/power/state", "freeze").context("sleep")?;
+    Ok(fs::write("/sys/power/pm_test", "none")?)
+}
+
 // Expectations.
 
 /// Returns an error of the standard library as what the kernel said.

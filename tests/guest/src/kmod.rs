@@ -22,6 +22,7 @@ const DETOUR: u64 = 0xc040_be02;
 const MISTAKE: u64 = 0xbe03;
 const IMPORT: u64 = 0xc020_be04;
 const LINGER: u64 = 0xc008_be05;
+const WRITE: u64 = 0x4010_be06;
 
 /// The importer obeys when the memory goes away.
 pub const REVOCABLE: u32 = 1 << 0;
@@ -168,6 +169,29 @@ impl TestFile {
         };
         self.request(IMPORT, &mut argument)?;
         Ok((argument.address, argument.length))
+    }
+
+    /// Writes to a register, whoever has the device: as a reset would.
+    pub fn write(&self, pci: &str, bar: u16, offset: u32, value: u32) -> Result<()> {
+        #[repr(C)]
+        struct Write {
+            domain: u32,
+            bus: u8,
+            devfn: u8,
+            bar: u16,
+            offset: u32,
+            value: u32,
+        }
+        let (domain, bus, devfn) = numbers(pci)?;
+        let mut argument = Write {
+            domain,
+            bus,
+            devfn,
+            bar,
+            offset,
+            value,
+        };
+        Ok(self.request(WRITE, &mut argument)?)
     }
 
     /// Takes a BAR, as a driver does.

@@ -22,9 +22,10 @@ use crate::{
     cases,
     guest::{
         address_of, choose, controller, copy_through, drive_named, insmod, insmod_with,
-        on_debug_kernel, patience, put_on_drive, qemu, read_at, restore, rmmod, rounds, unbind,
-        wait_until, Child, Map, Mark, Provider, PAGE, READ, WINDOW,
+        on_debug_kernel, patience, put_on_drive, qemu, read_at, restore, rmmod, rounds, sleep,
+        unbind, wait_until, Child, Map, Mark, Provider, PAGE, READ, WINDOW,
     },
+    kmod::TestFile,
     programs::{format_and_mount, mount, run},
 };
 
@@ -353,7 +354,20 @@ pub mod adopt {
 pub mod cmb {
     use super::*;
 
-    cases!("cmb": of_revision_1_4, of_before, none, put_back, in_use_when_unbound);
+    cases!(
+        "cmb": of_revision_1_4, of_before, none, put_back, in_use_when_unbound, on_again_after_reset,
+        on_again_after_sleep,
+    );
+
+    const CMBMSC: u64 = 0x50;
+
+    fn on_again_after_reset() -> Result<()> {
+        on_again_after("new", CMBMSC, reset)
+    }
+
+    fn on_again_after_sleep() -> Result<()> {
+        on_again_after("new", CMBMSC, |_| sleep())
+    }
 
     fn of_revision_1_4() -> Result<()> {
         copy_through_memory_of("new", 64 << 20)
@@ -386,7 +400,6 @@ pub mod cmb {
     }
 
     fn put_back() -> Result<()> {
-        const CMBMSC: u64 = 0x50;
         let drive = Taken::new("new")?;
         unbind(&drive.pci)?;
         let off = drive.register(CMBMSC)?;
@@ -404,7 +417,8 @@ pub mod pmr {
     use super::*;
 
     cases!(
-        "pmr": alone, too_small, beside_a_cmb, put_back, in_use_when_unbound, beside_a_drive,
+        "pmr": alone, too_small, beside_a_cmb, put_back, in_use_when_unbound, on_again_after_reset,
+        on_again_after_sleep, beside_a_drive,
         beside_a_drive_follows, beside_a_drive_resets, beside_a_drive_in_use,
         beside_a_drive_refused, beside_a_drive_looked_at, beside_a_drive_pulled,
     );
@@ -624,12 +638,24 @@ pub mod pmr {
         copy(&provider, true)
     }
 
+    const PMRCTL: u64 = 0xe04;
+
     fn put_back() -> Result<()> {
-        const PMRCTL: u64 = 0xe04;
+        const PMRSTS: u64 = 0xe08;
+        const NOT_READY: u32 = 1 << 8;
         let drive = Taken::new("pmr")?;
         unbind(&drive.pci)?;
         ensure!(drive.register(PMRCTL)? & 1 == 0, "still enabled afterwards");
+        ensure!(drive.register(PMRSTS)? & NOT_READY != 0, "still ready");
         Ok(())
+    }
+
+    fn on_again_after_reset() -> Result<()> {
+        on_again_after("pmr", PMRCTL, reset)
+    }
+
+    fn on_again_after_sleep() -> Result<()> {
+        on_again_after("pmr", PMRCTL, |_| sleep())
     }
 
     fn in_use_when_unbound() -> Result<()> {
@@ -825,6 +851,32 @@ fn reader_of(source: &str, provider: &Provider) -> Result<Child> {
     })?;
     std::thread::sleep(Duration::from_millis(20));
     Ok(child)
+}
+
+/// Resets the function.
+fn reset(pci: &str) -> Result<()> {
+    Ok(fs::write(Path::new(DEVICES).join(pci).join("reset"), "1")?)
+}
+
+/// Memory is on again after something that loses registers. QEMU's controller keeps them: the test module clears the one
+/// that switches the memory on.
+fn on_again_after(serial: &str, register: u64, event: fn(&str) -> Result<()>) -> Result<()> {
+    let drive = Taken::new(serial)?;
+    let provider = drive.provider()?.context("there is no node")?;
+    let map = Map::new(provider.open()?, WINDOW)?;
+    for round in 1..4 {
+        map.fill(0..PAGE, round);
+        map.check(0..PAGE, round)?;
+        TestFile::open()?.write(&drive.pci, 0, register as u32, 0)?;
+        ensure!(map.check(0..PAGE, round).is_err(), "still on");
+        let mark = Mark::new()?;
+        event(&drive.pci)?;
+        mark.expect(&[&drive.pci, "what its memory held may be lost"])?;
+        map.fill(0..PAGE, round + 10);
+        map.check(0..PAGE, round + 10)?;
+        copy(&provider, false)?;
+    }
+    Ok(())
 }
 
 fn copy_through_memory_of(serial: &str, size: usize) -> Result<()> {

@@ -507,6 +507,7 @@ pub mod lockdown {
         }
         choose(&format!("{large} default"))?;
         // Another BAR of a device that is known is as raw.
+        unbind(&parts)?;
         refused(&parts, "bar2+4M bar0", &["the kernel is locked down"])?;
 
         // Memory that is known by its ID is not.
