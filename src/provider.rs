@@ -195,7 +195,7 @@ impl Provider {
                 exports <- Registry::new(),
                 slots <- Registry::new(),
                 gone <- new_poll_condvar!(),
-                routes <- new_mutex!(None),
+                routes <- new_mutex!(routes::Found::new()),
             }),
             GFP_KERNEL,
         )

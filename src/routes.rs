@@ -39,32 +39,59 @@ use kernel_ext::{
 
 use crate::provider::Provider;
 
-/// For how long a text is good. Anybody may ask, and the kernel writes to the log whom it refuses.
+/// For how long a text is good: so that one that is read in pieces is of one piece.
 const GOOD: Delta = Delta::from_secs(5);
 
-/// What was found, and when.
-pub(crate) type Found = Option<(Instant<Monotonic>, KVVec<u8>)>;
+/// What was found.
+pub(crate) struct Found {
+    /// The text, and since when it is so.
+    text: Option<(Instant<Monotonic>, KVVec<u8>)>,
+    /// Whether the kernel allows DMA through host bridges. It decides by what these are, and writes to the log if it does
+    /// not know them: it is asked once.
+    allowed: KVec<(Hosts, bool)>,
+}
+
+impl Found {
+    /// Nothing yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            text: None,
+            allowed: KVec::new(),
+        }
+    }
+}
+
+/// The host bridge of the provider, and that of the client if it is another one: vendor and device ID if they can be known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Hosts {
+    provider: Option<(u16, u16)>,
+    client: Option<Option<(u16, u16)>>,
+}
 
 /// Returns all lines, as they were some seconds ago at most.
 pub(crate) fn list(provider: &Provider) -> Result<KVVec<u8>> {
     let inside = provider.enter()?;
 
     let mut found = provider.routes.lock();
-    let text = match found.take() {
+    let text = match found.text.take() {
         Some((since, text)) if since.elapsed() < GOOD => (since, text),
-        _ => (Instant::now(), find(provider, &inside)?),
+        _ => (Instant::now(), find(provider, &mut found.allowed, &inside)?),
     };
-    let (_, text) = found.insert(text);
+    let (_, text) = found.text.insert(text);
 
     let mut copy = KVVec::new();
     copy.extend_from_slice(text, GFP_KERNEL)?;
     Ok(copy)
 }
 
-fn find(provider: &Provider, _inside: &Guard<'_>) -> Result<KVVec<u8>> {
+fn find(
+    provider: &Provider,
+    allowed: &mut KVec<(Hosts, bool)>,
+    _inside: &Guard<'_>,
+) -> Result<KVVec<u8>> {
     let mut text = KVVec::new();
     for client in tree::devices().filter(|pdev| tree::is_endpoint(pdev)) {
-        let route = Route::new(provider.device(), &client)?;
+        let route = Route::new(provider.device(), &client, allowed)?;
         let line = CString::try_from_fmt(fmt!("{}\n", route))?;
 
         text.extend_from_slice(line.to_bytes(), GFP_KERNEL)?;
@@ -77,110 +104,129 @@ fn find(provider: &Provider, _inside: &Guard<'_>) -> Result<KVVec<u8>> {
 struct Route<'a> {
     provider: &'a pci::Device,
     client: &'a pci::Device,
-    distance: Option<u32>,
-    meeting: Option<Meeting>,
-}
-
-/// Where two ways up meet.
-struct Meeting {
-    port: ARef<pci::Device>,
-    /// How many steps it is above the provider, and above the client.
-    steps: [usize; 2],
+    distance: Option<usize>,
+    /// The lowest port above both.
+    meeting: Option<ARef<pci::Device>>,
+    /// Ports that send requests upstream, with their ACS Control registers.
+    redirects: KVec<(ARef<pci::Device>, u16)>,
+    /// None if requests turn around in a switch.
+    hosts: Option<Hosts>,
 }
 
 impl<'a> Route<'a> {
-    fn new(provider: &'a pci::Device, client: &'a pci::Device) -> Result<Self> {
+    fn new(
+        provider: &'a pci::Device,
+        client: &'a pci::Device,
+        allowed: &mut KVec<(Hosts, bool)>,
+    ) -> Result<Self> {
         let mut ports = tree::way_up(provider).enumerate();
+        let meeting = ports.find_map(|(above_provider, port)| {
+            let above_client =
+                tree::way_up(client).position(|other| tree::is_same(&port, &other))?;
+
+            Some((port, above_provider, above_client))
+        });
+        let mut redirects = KVec::new();
+        let hops = match &meeting {
+            Some((_, above_provider, above_client)) => {
+                // The port where they meet counts once.
+                add_redirects(&mut redirects, provider, above_provider + 1)?;
+                add_redirects(&mut redirects, client, *above_client)?;
+                above_provider + above_client
+            }
+            // There is nothing to send away from.
+            None => tree::way_up(provider).count() + tree::way_up(client).count(),
+        };
+        let hosts = (meeting.is_none() || !redirects.is_empty()).then(|| Hosts {
+            provider: tree::host_bridge(provider),
+            client: (!tree::share_host_bridge(provider, client)).then(|| tree::host_bridge(client)),
+        });
+        let is_allowed = match hosts {
+            Some(hosts) => is_allowed(provider, client, hosts, allowed)?,
+            None => true,
+        };
 
         Ok(Self {
             provider,
             client,
-            distance: p2pdma::distance(provider, &[client])?,
-            meeting: ports.find_map(|(above_provider, port)| {
-                let above_client =
-                    tree::way_up(client).position(|other| tree::is_same(&port, &other))?;
-
-                Some(Meeting {
-                    port,
-                    steps: [above_provider, above_client],
-                })
-            }),
+            distance: is_allowed.then_some(hops),
+            meeting: meeting.map(|(port, _, _)| port),
+            redirects,
+            hosts,
         })
     }
+}
 
-    /// Returns the ports that send requests upstream, with their ACS Control registers. Where the ways do
-    /// not meet there is nothing to send away from.
-    fn redirects(&self) -> Result<KVec<(ARef<pci::Device>, u16)>> {
-        let mut found = KVec::new();
-        let Some(meeting) = &self.meeting else {
-            return Ok(found);
-        };
-        // The port where they meet counts once.
-        let ways = [
-            (self.provider, meeting.steps[0] + 1),
-            (self.client, meeting.steps[1]),
-        ];
-
-        for (pdev, count) in ways {
-            for port in tree::way_up(pdev).take(count) {
-                match tree::acs_control(&port) {
-                    Some(control) if control & ACS_REDIRECT != 0 => {
-                        found.push((port, control), GFP_KERNEL)?
-                    }
-                    _ => (),
-                }
+/// Adds those ports that send requests upstream, of so many on the way up from a device.
+fn add_redirects(
+    redirects: &mut KVec<(ARef<pci::Device>, u16)>,
+    pdev: &pci::Device,
+    count: usize,
+) -> Result {
+    for port in tree::way_up(pdev).take(count) {
+        match tree::acs_control(&port) {
+            Some(control) if control & ACS_REDIRECT != 0 => {
+                redirects.push((port, control), GFP_KERNEL)?
             }
+            _ => (),
         }
-
-        Ok(found)
     }
+
+    Ok(())
+}
+
+/// Returns whether the kernel allows DMA through host bridges.
+fn is_allowed(
+    provider: &pci::Device,
+    client: &pci::Device,
+    hosts: Hosts,
+    known: &mut KVec<(Hosts, bool)>,
+) -> Result<bool> {
+    if let Some((_, allowed)) = known.iter().find(|(other, _)| *other == hosts) {
+        return Ok(*allowed);
+    }
+    let allowed = p2pdma::distance(provider, &[client])?.is_some();
+
+    known.push((hosts, allowed), GFP_KERNEL)?;
+    Ok(allowed)
 }
 
 impl fmt::Display for Route<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let redirects = self.redirects().map_err(|_| fmt::Error)?;
-        let direct = self.meeting.is_some() && redirects.is_empty();
-
         f.write_fmt(fmt!(
             "{} {}",
             self.client.as_ref().name(),
             match self.distance {
                 None => "none",
                 Some(_) if tree::is_same(self.provider, self.client) => "self",
-                Some(_) if direct => "switch",
+                Some(_) if self.hosts.is_none() => "switch",
                 Some(_) => "host-bridge",
             }
         ))?;
         if let Some(distance) = self.distance {
             f.write_fmt(fmt!(" distance={}", distance))?;
         }
-        if let Some(meeting) = &self.meeting {
-            f.write_fmt(fmt!(" through={}", meeting.port.as_ref().name()))?;
+        if let Some(port) = &self.meeting {
+            f.write_fmt(fmt!(" through={}", port.as_ref().name()))?;
         }
         let mut word = " acs=";
-        for (port, control) in &redirects {
+        for (port, control) in &self.redirects {
             f.write_fmt(fmt!("{}{}:{:04x}", word, port.as_ref().name(), control))?;
             word = ",";
         }
-        if !direct {
-            self.write_hosts(f)?;
+        if let Some(hosts) = &self.hosts {
+            hosts.write(f)?;
         }
 
         Ok(())
     }
 }
 
-impl Route<'_> {
-    fn write_hosts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts = [self.provider, self.client].map(tree::host_bridge);
-        let count = if tree::share_host_bridge(self.provider, self.client) {
-            1
-        } else {
-            2
-        };
+impl Hosts {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut word = " host=";
 
-        for host in hosts.iter().take(count) {
+        for host in [Some(self.provider), self.client].into_iter().flatten() {
             match host {
                 Some((vendor, device)) => {
                     f.write_fmt(fmt!("{}{:04x}:{:04x}", word, vendor, device))?

@@ -224,12 +224,23 @@ impl Mark {
         Ok(Self(text))
     }
 
-    /// Checks that a line with all of these words was written since.
-    pub fn expect(&self, words: &[&str]) -> Result<()> {
+    fn written_since(&self) -> Result<String> {
         let log = kernel_log()?;
         let (_, new) = log
             .rsplit_once(&self.0)
             .with_context(|| format!("{:?} is not in the log of {} bytes", self.0, log.len()))?;
+        Ok(new.to_owned())
+    }
+
+    /// Returns how many lines with some words were written since.
+    pub fn count(&self, words: &str) -> Result<usize> {
+        let new = self.written_since()?;
+        Ok(new.lines().filter(|line| line.contains(words)).count())
+    }
+
+    /// Checks that a line with all of these words was written since.
+    pub fn expect(&self, words: &[&str]) -> Result<()> {
+        let new = self.written_since()?;
         ensure!(
             new.lines()
                 .any(|line| words.iter().all(|word| line.contains(word))),
@@ -779,8 +790,9 @@ pub fn become_user() -> Result<()> {
 pub fn sleep() -> Result<()> {
     fs::write("/sys/module/suspend/parameters/pm_test_delay", "1")?;
     fs::write("/sys/power/pm_test", "platform")?;
-    fs::write("/sys/power/state", "freeze").context("sleep")?;
-    Ok(fs::write("/sys/power/pm_test", "none")?)
+    let result = fs::write("/sys/power/state", "freeze").context("sleep");
+    fs::write("/sys/power/pm_test", "none")?;
+    result
 }
 
 // Expectations.

@@ -292,10 +292,28 @@ pub mod outside {
 
 /// A drive beside the memory, below a port that redirects, and one elsewhere. Needs the topology acs.
 pub mod redirected {
-    use super::{ensure, expect_verdicts, says, Result};
-    use crate::cases;
+    use super::{ensure, expect_verdicts, says, Context, Provider, Result};
+    use crate::{cases, guest::Mark};
+    use std::{fs, path::Path, time::Duration};
 
-    cases!("redirected": verdicts_are_true, the_port_is_named);
+    cases!("redirected": verdicts_are_true, the_port_is_named, kernel_is_asked_once);
+
+    /// The kernel writes to its log which host bridge it does not know. Everybody may read the file, as often as they like.
+    fn kernel_is_asked_once() -> Result<()> {
+        let provider = Provider::first()?;
+        let name = provider.path.file_name().context("no name")?;
+        let file = Path::new("/sys/class/misc").join(name).join("routes");
+        ensure!(fs::read_to_string(&file)?.contains(" none "));
+        let mark = Mark::new()?;
+        for _ in 0..2 {
+            // By then what was read is looked for again.
+            std::thread::sleep(Duration::from_secs(6));
+            ensure!(fs::read_to_string(&file)?.contains(" none "));
+        }
+        let warnings = mark.count("not in P2PDMA whitelist")?;
+        ensure!(warnings == 0, "{warnings} warnings");
+        Ok(())
+    }
 
     fn verdicts_are_true() -> Result<()> {
         expect_verdicts(2, "none")
