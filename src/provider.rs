@@ -21,12 +21,16 @@
 
 use kernel::{
     debugfs,
-    device::Bound,
+    device::{
+        Bound,
+        Device, //
+    },
     fmt,
     new_mutex,
     new_poll_condvar,
     pci,
     prelude::*,
+    str::CString,
     sync::{
         aref::ARef,
         atomic::{
@@ -40,6 +44,7 @@ use kernel::{
 };
 
 use kernel_ext::{
+    cgroup::DeviceMemory,
     dma_buf::Exported,
     fs::AnonInode,
     gate::{
@@ -146,6 +151,8 @@ pub(crate) struct Provider {
     adopted: bool,
     pub(crate) settings: Settings,
     pub(crate) accounts: Arc<Accounts>,
+    /// What control groups are charged for. None once the device is gone: its name can be used again then.
+    charged: Pin<KBox<Gated<Option<DeviceMemory>>>>,
     /// Through its address space all files and dma-bufs are mapped.
     pub(crate) inode: Arc<AnonInode>,
     /// What is allocated. An entry is added inside the gate.
@@ -177,6 +184,11 @@ impl Provider {
         let accounts = Accounts::new()?;
         let inode = AnonInode::new()?;
         let allocated = Allocations::new()?;
+        let size = regions.iter().map(|region| region.size).sum();
+        let device: &Device = pdev.as_ref();
+        let name = CString::try_from_fmt(fmt!("p2pmem/{}", device.name()))?;
+        let charged = Some(DeviceMemory::new(size, &name)?);
+        let charged = KBox::pin_init(Gated::new(gate.clone(), Ok(charged)), GFP_KERNEL)?;
 
         Arc::pin_init(
             pin_init!(Self {
@@ -190,6 +202,7 @@ impl Provider {
                     slots: Atomic::new(Privilege::Privileged as u32),
                 },
                 accounts,
+                charged,
                 inode,
                 allocations <- RetryWork::new(allocated),
                 exports <- Registry::new(),
@@ -272,7 +285,7 @@ impl Provider {
     /// # Errors
     ///
     /// `EINVAL` if `size` is not a multiple of the page size, `ENOSPC` if no free run is that
-    /// long, `EDQUOT` if it is more than the file or the user may have.
+    /// long, `EDQUOT` if it is more than the file, the user, or the control group may have.
     pub(crate) fn allocate(
         &self,
         account: &Arc<Account>,
@@ -283,6 +296,14 @@ impl Provider {
             return Err(ENOSPC);
         }
         let mut reservation = account.reserve(size as u64)?;
+        if let Some(Some(charged)) = self.charged.get(inside) {
+            let charge = charged.charge(size as u64).map_err(|error| match error {
+                // More than the group may have: as with the other limits.
+                EAGAIN => EDQUOT,
+                error => error,
+            })?;
+            reservation.keep(charge);
+        }
         let place = Place::new(GFP_KERNEL_ACCOUNT)?;
 
         let run = self.pool.alloc(size, Allocation::alignment(size))?;

@@ -61,6 +61,7 @@ DEBUG_ARGUMENTS = "kasan_multi_shot log_buf_len=4M no5lvl"
 # More for the debug kernel. The last one makes mistakes on purpose.
 DEBUG_BOOTS = [
     ("switch", ["nth"]),
+    ("switch", ["dmem"]),
     ("switch", ["debug"]),
 ]
 

@@ -10,6 +10,7 @@
 
 #define __rust_helper
 
+#include "cgroup.c"
 #include "device.c"
 #include "fs.c"
 #include "huge_mm.c"

@@ -10,6 +10,7 @@ mod bindings;
 #[path = "../uapi/lib.rs"]
 pub mod uapi;
 
+pub mod cgroup;
 mod devres;
 pub mod dma_buf;
 pub mod fs;

@@ -20,6 +20,8 @@ use kernel::{
     task::Kuid, //
 };
 
+use kernel_ext::cgroup::Charge;
+
 /// Bytes that are counted.
 struct Counter(Atomic<u64>);
 
@@ -161,6 +163,7 @@ impl Account {
             account: self.clone(),
             bytes,
             bytes_in_large_pages: 0,
+            charge: None,
         })
     }
 }
@@ -180,9 +183,16 @@ pub(crate) struct Reservation {
     account: Arc<Account>,
     bytes: u64,
     bytes_in_large_pages: u64,
+    /// What the control group of the allocating process is charged: all of it, until all is back.
+    charge: Option<Charge>,
 }
 
 impl Reservation {
+    /// Keeps a charge for as long as the bytes are counted.
+    pub(crate) fn keep(&mut self, charge: Charge) {
+        self.charge = Some(charge);
+    }
+
     /// Returns how many bytes are counted.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes

@@ -37,8 +37,11 @@ impl Provider {
     /// When this returns, no system call is under way on behalf of the device, and no process can reach its memory.
     /// The caller must have made sure that no more files are opened. Does not wait for DMA.
     pub(crate) fn withdraw(&self) {
-        self.gate.close();
+        let closed = self.gate.close();
         self.gone.notify_all();
+        // What was charged stays so until it is given back.
+        self.charged
+            .with_closed(&closed, |mut charged| drop(charged.take()));
 
         // Pages are mapped from inside the gate only, by a fault or when a VMA is made: from here on
         // none are, so that one pass reaches all.

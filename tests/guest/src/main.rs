@@ -67,6 +67,7 @@ fn main() -> ExitCode {
                     "native_",
                     "torture_",
                     "nth_",
+                    "dmem_",
                     "debug_",
                 ]
                 .iter()

@@ -6,6 +6,7 @@ use crate::harness::Case;
 
 mod bench;
 mod buffers;
+mod cgroup;
 mod copy;
 mod debug;
 mod direct_io;
@@ -49,6 +50,7 @@ pub const CASES: &[&[Case]] = &[
     unbind::CASES,
     fault::CASES,
     fault::nth::CASES,
+    cgroup::CASES,
     providers::CASES,
     roles::CASES,
     unreachable::CASES,
