@@ -39,6 +39,7 @@ use kernel_ext::{
         },
         Resource, //
     },
+    suspend::Sleeper,
     workqueue::RetryWork, //
 };
 
@@ -132,6 +133,9 @@ impl Watcher for Adopter {
     }
 
     fn unbinding(&self, pdev: &WatchedDevice<'_>) {
+        if self.devices.lock().get(&key(pdev)).is_none() {
+            return;
+        }
         // DMA of a device that is gone ends when its driver finds out, and that is not before this returns. The device
         // may have memory of its own in use.
         if is_present(pdev) || !pdev.leave() {
@@ -162,7 +166,44 @@ impl Watcher for Adopter {
     }
 }
 
+/// What sleep does to memory of other drivers' devices: their registers are lost, and nobody tells of it when DMA begins
+/// again. So it is given up before, and adopted again afterwards.
+pub(crate) struct Sleep(pub(crate) Arc<Watch<Adopter>>);
+
+impl Sleeper for Sleep {
+    fn prepare(&self) -> Result {
+        self.0.watcher().check_slots()?;
+        self.0.pause();
+        Ok(())
+    }
+
+    fn awake(&self) {
+        self.0.resume();
+    }
+}
+
 impl Adopter {
+    /// `EBUSY` if memory is in a ring: a process has to take it out, and does not run while the system goes to sleep.
+    fn check_slots(&self) -> Result {
+        let mut providers = KVec::new();
+        let devices = self.devices.lock();
+        for binding in devices.values().filter_map(|one| one.binding.as_ref()) {
+            providers.push(binding.provider().clone(), GFP_KERNEL)?;
+        }
+        drop(devices);
+
+        match providers.iter().find(|one| one.slots.next(0).is_some()) {
+            Some(provider) => {
+                dev_warn!(
+                    provider.device(),
+                    "the system stays awake: memory is in an io_uring, see the list of allocations\n"
+                );
+                Err(EBUSY)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Adopts what there is: the memory that the other driver published, or else the Persistent
     /// Memory Region if that is wanted.
     fn adopt(&self, pdev: &WatchedDevice<'_>, wants_pmr: bool) -> Result {
@@ -173,6 +214,9 @@ impl Adopter {
             let mut switches = Switches::new();
             let (pool, regions) = match published {
                 Some(pool) => {
+                    if nvme::is_controller(pdev) {
+                        nvme::check_cmb(pdev)?;
+                    }
                     if wants_pmr {
                         say_published(pdev);
                     }

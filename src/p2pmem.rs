@@ -38,7 +38,8 @@ use kernel_ext::{
     pci::{
         bus::Watch,
         driver::Adapter, //
-    }, //
+    },
+    suspend::SleepNotifier, //
 };
 
 /// What the module does while it is loaded. The fields are dropped in this order.
@@ -46,6 +47,8 @@ use kernel_ext::{
 struct Module {
     /// First, the administrator asks for nothing more.
     _file: Pin<KBox<AttributeFile<config::File>>>,
+    /// Then nothing is adopted after sleep any more.
+    _sleep: Option<Pin<KBox<SleepNotifier<adopt::Sleep>>>>,
     /// Then memory of other drivers is given up.
     _adopter: Option<Arc<Watch<adopt::Adopter>>>,
     #[pin]
@@ -67,6 +70,13 @@ impl kernel::InPlaceModule for Module {
                     Some(adopt::start()?)
                 } else {
                     None
+                },
+                _sleep: match &_adopter {
+                    Some(adopter) => Some(KBox::pin_init(
+                        SleepNotifier::new(adopt::Sleep(Arc::clone(adopter))),
+                        GFP_KERNEL,
+                    )?),
+                    None => None,
                 },
                 _file: {
                     let file = config::File::new(config, _adopter.clone());

@@ -23,5 +23,6 @@
 #include "scatterlist.c"
 #include "sched.c"
 #include "security.c"
+#include "suspend.c"
 #include "sysfs.c"
 #include "trace.c"

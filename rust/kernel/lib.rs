@@ -23,6 +23,7 @@ pub mod module;
 pub mod p2pmem;
 pub mod pci;
 pub mod security;
+pub mod suspend;
 mod sysfs;
 pub mod task;
 pub mod workqueue;

@@ -213,6 +213,23 @@ pub(crate) fn discover_beside(
     Ok(regions)
 }
 
+/// Checks that a CMB is on which the controller's own driver published.
+///
+/// `ENODEV` if it is off. The nvme driver does not switch it on again after sleep.
+pub(crate) fn check_cmb(pdev: &pci::Device<Core<'_>>) -> Result {
+    let registers = Registers::map(pdev)?;
+    let cap = Cap(registers.read64(regs::CAP)?);
+
+    if cap.cmbs() && registers.read64(regs::CMBMSC)? & regs::CMSE == 0 {
+        dev_warn!(
+            pdev,
+            "its driver has not switched the CMB on again: unbind and bind that driver\n"
+        );
+        return Err(ENODEV);
+    }
+    Ok(())
+}
+
 fn controller_memory_buffer(
     pdev: &pci::Device<Core<'_>>,
     registers: &Registers,

@@ -89,9 +89,10 @@ out:
 	return copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;
 }
 
-static int test_write(struct p2pmem_test_write __user *argument)
+static int test_register(struct p2pmem_test_register __user *argument,
+			 bool write)
 {
-	struct p2pmem_test_write request;
+	struct p2pmem_test_register request;
 	struct pci_dev *pdev;
 	void __iomem *base;
 	int ret = -EINVAL;
@@ -111,11 +112,11 @@ static int test_write(struct p2pmem_test_write __user *argument)
 		ret = -ENOMEM;
 		goto put;
 	}
-	iowrite32(request.value, base + request.offset);
-	/* Until it has arrived. */
-	ioread32(base + request.offset);
+	if (write)
+		iowrite32(request.value, base + request.offset);
+	request.value = ioread32(base + request.offset);
 	pci_iounmap(pdev, base);
-	ret = 0;
+	ret = copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;
 put:
 	pci_dev_put(pdev);
 
@@ -447,8 +448,10 @@ static long test_ioctl(struct file *filp, unsigned int request,
 		return test_pte(pointer);
 	case P2PMEM_TEST_CLAIM:
 		return test_claim(file, pointer);
+	case P2PMEM_TEST_READ:
+		return test_register(pointer, false);
 	case P2PMEM_TEST_WRITE:
-		return test_write(pointer);
+		return test_register(pointer, true);
 	case P2PMEM_TEST_DETOUR:
 		return test_set_detour(file, pointer);
 	case P2PMEM_TEST_MISTAKE:

@@ -101,12 +101,12 @@ struct p2pmem_test_linger {
 };
 
 /**
- * struct p2pmem_test_write - a register of a PCI device
+ * struct p2pmem_test_register - a register of a PCI device
  * @bar: the BAR that it is in
  * @offset: where it is in that BAR
- * @value: what is written to it
+ * @value: what is written to it; out: what is in it
  */
-struct p2pmem_test_write {
+struct p2pmem_test_register {
 	struct p2pmem_test_bar bar;
 	__u32 offset;
 	__u32 value;
@@ -122,7 +122,9 @@ struct p2pmem_test_write {
 #define P2PMEM_TEST_IMPORT _IOWR(0xbe, 4, struct p2pmem_test_import)
 /* For the whole module. */
 #define P2PMEM_TEST_LINGER _IOWR(0xbe, 5, struct p2pmem_test_linger)
-/* Whoever has the BAR: as a reset of the device would. */
-#define P2PMEM_TEST_WRITE _IOW(0xbe, 6, struct p2pmem_test_write)
+/* Whoever has the BAR. */
+#define P2PMEM_TEST_READ _IOWR(0xbe, 6, struct p2pmem_test_register)
+/* As a reset of the device would. */
+#define P2PMEM_TEST_WRITE _IOWR(0xbe, 7, struct p2pmem_test_register)
 
 #endif /* _P2PMEM_TEST_H */

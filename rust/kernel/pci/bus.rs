@@ -279,6 +279,27 @@ impl<T: Watcher> Watch<T> {
         unsafe { bindings::put_device(dev) };
     }
 
+    /// Tells the watcher of all devices that are bound that watching ends. [`Watch::resume`] follows.
+    ///
+    /// Sleeps, and takes the device lock of each device of the bus in turn.
+    pub fn pause(&self) {
+        self.ending.store(true, Relaxed);
+        self.for_each();
+    }
+
+    /// Starts to watch again.
+    ///
+    /// Sleeps, and takes the device lock of each device of the bus in turn.
+    pub fn resume(&self) {
+        self.ending.store(false, Relaxed);
+        self.for_each();
+    }
+
+    /// Returns the watcher.
+    pub fn watcher(&self) -> &T {
+        &self.watcher
+    }
+
     /// Tells the watcher of all devices that are bound: that they are, or that watching ends.
     fn for_each(&self) {
         // It fails only if `each` does.

@@ -22,7 +22,8 @@ const DETOUR: u64 = 0xc040_be02;
 const MISTAKE: u64 = 0xbe03;
 const IMPORT: u64 = 0xc020_be04;
 const LINGER: u64 = 0xc008_be05;
-const WRITE: u64 = 0x4010_be06;
+const READ: u64 = 0xc010_be06;
+const WRITE: u64 = 0xc010_be07;
 
 /// The importer obeys when the memory goes away.
 pub const REVOCABLE: u32 = 1 << 0;
@@ -173,8 +174,17 @@ impl TestFile {
 
     /// Writes to a register, whoever has the device: as a reset would.
     pub fn write(&self, pci: &str, bar: u16, offset: u32, value: u32) -> Result<()> {
+        self.register(WRITE, pci, bar, offset, value).map(drop)
+    }
+
+    /// Reads a register, whoever has the device.
+    pub fn read(&self, pci: &str, bar: u16, offset: u32) -> Result<u32> {
+        self.register(READ, pci, bar, offset, 0)
+    }
+
+    fn register(&self, request: u64, pci: &str, bar: u16, offset: u32, value: u32) -> Result<u32> {
         #[repr(C)]
-        struct Write {
+        struct Register {
             domain: u32,
             bus: u8,
             devfn: u8,
@@ -183,7 +193,7 @@ impl TestFile {
             value: u32,
         }
         let (domain, bus, devfn) = numbers(pci)?;
-        let mut argument = Write {
+        let mut argument = Register {
             domain,
             bus,
             devfn,
@@ -191,7 +201,8 @@ impl TestFile {
             offset,
             value,
         };
-        Ok(self.request(WRITE, &mut argument)?)
+        self.request(request, &mut argument)?;
+        Ok(argument.value)
     }
 
     /// Takes a BAR, as a driver does.

@@ -36,7 +36,7 @@ pub mod adopt {
     cases!(
         "adopt": each_published_pool, large_pages_beside_others, copy_through_own_memory, follows_the_driver,
         in_use_when_unbound, controller_reset, turned_off, loaded_first, mounted_drive, hot_plug,
-        pulled_while_busy, a_hundred_rounds,
+        pulled_while_busy, asleep, stays_awake, a_hundred_rounds,
     );
 
     /// A drive that the nvme driver has, with its node.
@@ -308,6 +308,47 @@ pub mod adopt {
         pulled_while_it_reads("new", || Ok(Adopted::find("new")?.provider))
     }
 
+    /// Memory of other drivers is given up before sleep, and adopted again.
+    fn asleep() -> Result<()> {
+        const CMBMSC: u32 = 0x50;
+        for _ in 0..2 {
+            let adopted = Adopted::find("new")?;
+            let map = Map::new(adopted.provider.open()?, WINDOW)?;
+            map.fill(0..PAGE, 1);
+            sleep()?;
+            ensure!(!map.is_readable(0)?, "still readable");
+            copy(&Adopted::find("new")?.provider, false)?;
+        }
+        // As after a sleep without power: the nvme driver does not switch it on again.
+        let pci = Adopted::find("new")?.provider.pci;
+        TestFile::open()?.write(&pci, 0, CMBMSC, 0)?;
+        let mark = Mark::new()?;
+        sleep()?;
+        mark.expect(&[&pci, "has not switched the CMB on again"])?;
+        ensure!(Adopted::find("new").is_err(), "there is a node");
+        fs::write("/sys/bus/pci/drivers/nvme/unbind", &pci)?;
+        fs::write("/sys/bus/pci/drivers/nvme/bind", &pci)?;
+        wait_until(Duration::from_secs(20), "the drive has its node", || {
+            Ok(Adopted::find("new").is_ok())
+        })?;
+        copy(&Adopted::find("new")?.provider, false)
+    }
+
+    fn stays_awake() -> Result<()> {
+        let adopted = Adopted::find("new")?;
+        let node = Node::open(&adopted.provider.path)?;
+        let handle = node.alloc(WINDOW as u64, 0)?;
+        let mut ring = super::super::uring::ring()?;
+        super::super::uring::register(&mut ring, &node, &handle, 0)?;
+        let mark = Mark::new()?;
+        ensure!(sleep().is_err(), "slept");
+        mark.expect(&[&adopted.provider.pci, "the system stays awake"])?;
+        // It can be had still.
+        drop(ring);
+        drop(handle);
+        copy(&adopted.provider, false)
+    }
+
     fn a_hundred_rounds() -> Result<()> {
         // On the debug kernel the nvme driver takes seconds to bind a drive.
         let count = if on_debug_kernel() { 20 } else { rounds(100) };
@@ -420,7 +461,7 @@ pub mod pmr {
         "pmr": alone, too_small, beside_a_cmb, put_back, in_use_when_unbound, on_again_after_reset,
         on_again_after_sleep, beside_a_drive,
         beside_a_drive_follows, beside_a_drive_resets, beside_a_drive_in_use,
-        beside_a_drive_refused, beside_a_drive_looked_at, beside_a_drive_pulled,
+        beside_a_drive_refused, beside_a_drive_looked_at, beside_a_drive_pulled, beside_a_drive_asleep,
     );
 
     /// A drive that the nvme driver has, whose PMR was asked for. Undone when it is dropped.
@@ -575,6 +616,19 @@ pub mod pmr {
     fn beside_a_drive_pulled() -> Result<()> {
         let beside = Beside::ask("pmr")?;
         pulled_while_it_reads("pmr", || beside.provider())
+    }
+
+    fn beside_a_drive_asleep() -> Result<()> {
+        let beside = Beside::ask("pmr")?;
+        for _ in 0..2 {
+            let map = Map::new(beside.provider()?.open()?, WINDOW)?;
+            map.fill(0..PAGE, 1);
+            TestFile::open()?.write(&beside.pci, 0, PMRCTL as u32, 0)?;
+            sleep()?;
+            ensure!(!map.is_readable(0)?, "still readable");
+            copy(&beside.provider()?, true)?;
+        }
+        Ok(())
     }
 
     /// An attribute of the module removes attributes of a node, while they are open. On the debug kernel lockdep looks on.
@@ -867,10 +921,14 @@ fn on_again_after(serial: &str, register: u64, event: fn(&str) -> Result<()>) ->
     for round in 1..4 {
         map.fill(0..PAGE, round);
         map.check(0..PAGE, round)?;
-        TestFile::open()?.write(&drive.pci, 0, register as u32, 0)?;
-        ensure!(map.check(0..PAGE, round).is_err(), "still on");
+        let test = TestFile::open()?;
+        let control = test.read(&drive.pci, 0, register as u32)?;
+        ensure!(control & 1 == 1, "off");
+        test.write(&drive.pci, 0, register as u32, 0)?;
         let mark = Mark::new()?;
         event(&drive.pci)?;
+        let now = test.read(&drive.pci, 0, register as u32)?;
+        ensure!(now == control, "{now:#x} instead of {control:#x}");
         mark.expect(&[&drive.pci, "what its memory held may be lost"])?;
         map.fill(0..PAGE, round + 10);
         map.check(0..PAGE, round + 10)?;

@@ -21,7 +21,7 @@ use crate::{
     cases,
     guest::{
         bind, choose, drive, drive_named, expect_errno, expect_io_errno, patience, qemu, read_at,
-        restore, rounds, unbind, wait_until, write_at, Child, Map, Mark, Provider, PAGE,
+        restore, rounds, sleep, unbind, wait_until, write_at, Child, Map, Mark, Provider, PAGE,
         READ_WRITE, WINDOW,
     },
     kmod::TestFile,
@@ -32,7 +32,7 @@ cases!(
     live_mapping, not_touched_yet, calls_fail_afterwards, poll_wakes, while_written,
     forked_child, file_closed, second_node, many_mappings, direct_io_in_flight, twenty_rounds,
     mapping_of_before_stays_dead, racing_mmap, caller_that_blocks, before_the_area_is_linked,
-    before_the_area_is_linked_in_mainline, other_mount_namespace, function_reset, process_that_ends,
+    before_the_area_is_linked_in_mainline, other_mount_namespace, function_reset, asleep, process_that_ends,
     looked_at_by_others, says_for_whom_it_waits, ten_thousand_mappings,
 );
 
@@ -496,6 +496,19 @@ fn other_mount_namespace() -> Result<()> {
 }
 
 /// Mappings survive a reset of the function: nobody is told of it.
+/// Mappings stay while all devices sleep.
+fn asleep() -> Result<()> {
+    let provider = Provider::first()?;
+    let map = Map::new(provider.open()?, WINDOW)?;
+    for round in 0..3 {
+        map.fill(0..WINDOW, round);
+        sleep()?;
+        map.check(0..WINDOW, round)?;
+        read_at(&drive(0)?, &map, 0..WINDOW, 0)?;
+    }
+    Ok(())
+}
+
 fn function_reset() -> Result<()> {
     let provider = Provider::first()?;
     let map = Map::new(provider.open()?, WINDOW)?;
