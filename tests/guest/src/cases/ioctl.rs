@@ -13,7 +13,7 @@ use p2pmem::{
     Provider as Node,
 };
 use rustix::{
-    fs::{seek, SeekFrom},
+    fs::{seek, Mode, OFlags, SeekFrom},
     io::Errno,
     mm::{mprotect, msync, MapFlags, MprotectFlags, MsyncFlags, ProtFlags},
 };
@@ -22,13 +22,14 @@ use crate::{
     cases,
     guest::{
         become_user, expect_errno, last_errno, raw, restore, rounds, unbind, Child, Map, Provider,
-        PAGE,
+        PAGE, READ, READ_WRITE,
     },
 };
 
 cases!(
     "ioctl": info, region, unknown_requests, bad_pointers, longer_structures, shorter_structures,
     unprivileged, at_random, place_in_the_file, nothing_to_synchronise, neither_read_nor_written,
+    opened_in_other_ways,
 );
 
 /// A request with any number and argument.
@@ -312,6 +313,62 @@ fn nothing_to_synchronise() -> Result<()> {
     rustix::fs::fsync(&file)?;
     rustix::fs::fdatasync(&file)?;
     map.check(0..3 * PAGE, 1)
+}
+
+/// Access modes count, and other flags mean nothing or are errors, as with any device.
+fn opened_in_other_ways() -> Result<()> {
+    let provider = Provider::first()?;
+    let open = |flags: OFlags| rustix::fs::open(&provider.path, flags, Mode::empty());
+    expect_errno(
+        open(OFlags::RDWR | OFlags::DIRECT),
+        Errno::INVAL,
+        "O_DIRECT",
+    )?;
+    expect_errno(
+        open(OFlags::RDWR | OFlags::DIRECTORY),
+        Errno::NOTDIR,
+        "O_DIRECTORY",
+    )?;
+    expect_errno(
+        open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL),
+        Errno::EXIST,
+        "O_EXCL",
+    )?;
+    for flags in [
+        OFlags::TRUNC,
+        OFlags::APPEND,
+        OFlags::NONBLOCK,
+        OFlags::SYNC,
+    ] {
+        let file = open(OFlags::RDWR | flags).with_context(|| format!("{flags:?}"))?;
+        let map = Map::new(&file, PAGE)?;
+        map.set(0, 1);
+        let mut byte = [0];
+        let no_data = "a node with neither read() nor write()";
+        expect_errno(rustix::io::write(&file, &byte), Errno::INVAL, no_data)?;
+        expect_errno(rustix::io::read(&file, &mut byte), Errno::INVAL, no_data)?;
+    }
+
+    // What a node that can only be written to exports, can only be written to: by devices, since what is mapped must be
+    // readable.
+    let node = Node::from(fs::File::from(open(OFlags::WRONLY)?));
+    let handle = node.alloc(PAGE as u64, 0)?;
+    for prot in [ProtFlags::READ, ProtFlags::WRITE, READ_WRITE] {
+        let result = Map::with(&handle, PAGE, prot, MapFlags::SHARED, 0);
+        expect_errno(result, Errno::ACCESS, "what can only be written to")?;
+    }
+    let mut byte = [0];
+    let file = open(OFlags::WRONLY)?;
+    expect_errno(rustix::io::read(&file, &mut byte), Errno::BADF, "read")?;
+    let file = open(OFlags::RDONLY)?;
+    expect_errno(rustix::io::write(&file, &byte), Errno::BADF, "write")?;
+    // Neither opens the device.
+    let file = open(OFlags::PATH)?;
+    let result = Map::with(&file, PAGE, READ, MapFlags::SHARED, 0);
+    expect_errno(result, Errno::BADF, "O_PATH")?;
+    provider.expect_taken(PAGE)?;
+    drop(handle);
+    provider.expect_taken(0)
 }
 
 fn neither_read_nor_written() -> Result<()> {
