@@ -138,8 +138,9 @@ const ALL: &[Explanation] = &[
         libc::EDQUOT,
         &[case(
             ALLOC,
-            "More than the administrator allows to an open file or a user.",
-            "See `limit_per_file` and `limit_per_user` in /sys/class/misc/p2pmemN/: root may write them.",
+            "More than the administrator allows to an open file, a user, or a control group.",
+            "See `limit_per_file` and `limit_per_user` in /sys/class/misc/p2pmemN/: root may write them; and \
+             `dmem.max` of the control group.",
         )],
     ),
     error(
