@@ -31,6 +31,7 @@ use kernel_ext::{
         enable_device,
         p2pdma,
         request_region,
+        MsixCapability,
         Resource,
         STD_NUM_BARS, //
     },
@@ -59,7 +60,8 @@ use crate::{
         Kind,
         Limits,
         Refusal,
-        Region, //
+        Region,
+        Reserved, //
     },
 };
 
@@ -297,6 +299,24 @@ fn say_bars(pdev: &pci::Device) -> Result {
     Ok(())
 }
 
+/// Returns the ranges of a device's BARs that are never registered.
+fn reserved(pdev: &pci::Device) -> [Option<Reserved>; 3] {
+    let (table, pba) = match MsixCapability::of(pdev) {
+        Some(MsixCapability {
+            control,
+            table,
+            pba,
+        }) => {
+            let [table, pba] = Reserved::msix(control, table, pba);
+            (Some(table), Some(pba))
+        }
+        None => (None, None),
+    };
+    let registers = nvme::is_controller(pdev).then_some(Reserved::NVME);
+
+    [registers, table, pba]
+}
+
 /// Returns the part of a range of a BAR that can be registered, and says what is lost.
 pub(crate) fn usable(
     pdev: &pci::Device,
@@ -308,7 +328,19 @@ pub(crate) fn usable(
         alignment: p2pdma::alignment(),
         mappable: p2pdma::mappable(),
     };
-    let region = region::part(bar, offset, size, &limits)?;
+    let reserved = reserved(pdev);
+    let inside = |one: &&Reserved| one.is_in(bar.number, offset, size);
+    for one in reserved.iter().flatten().filter(inside) {
+        dev_info!(
+            pdev,
+            "BAR {}: left out: {}, {} bytes at offset {:#x}\n",
+            bar.number,
+            one.name,
+            one.size,
+            one.offset
+        );
+    }
+    let region = region::part(bar, offset, size, &reserved, &limits)?;
 
     if region.size < size {
         dev_warn!(
@@ -359,6 +391,7 @@ fn find_regions(
         }
     }
 
+    region::disjoint(&regions).map_err(|refusal| refuse(pdev, refusal))?;
     for (index, region) in regions.iter().enumerate() {
         let claimed = controller && region.bar == nvme::BAR
             || regions
@@ -412,7 +445,7 @@ fn choose(
         }
     }
 
-    region::disjoint(regions).map_err(|refusal| refuse(pdev, refusal))
+    Ok(())
 }
 
 /// Checks that a BAR may be given to user space of which only the administrator says that it is memory: as that of any device,

@@ -84,6 +84,55 @@ impl fmt::Display for Content {
     }
 }
 
+/// Bytes of a BAR that are never registered: the device's own registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reserved {
+    /// Number of the BAR.
+    pub(crate) bar: u32,
+    /// Bytes from the start of the BAR.
+    pub(crate) offset: u64,
+    /// Length in bytes.
+    pub(crate) size: u64,
+    /// What they are.
+    pub(crate) name: &'static str,
+}
+
+impl Reserved {
+    /// Registers of an NVMe controller, and doorbells of 64 Ki pairs of queues.
+    pub(crate) const NVME: Self = Self {
+        bar: 0,
+        offset: 0,
+        size: 0x1000 + (64 << 10) * 8,
+        name: "registers",
+    };
+
+    /// Returns where the MSI-X table and the Pending Bit Array lie, by the registers of the
+    /// capability: PCI Local Bus Specification 3.0, section 6.8.2.
+    pub(crate) fn msix(control: u16, table: u32, pba: u32) -> [Self; 2] {
+        let vectors = u64::from(control & 0x7ff) + 1;
+        let at = |register: u32, size, name| Self {
+            bar: register & 0x7,
+            offset: u64::from(register & !0x7),
+            size,
+            name,
+        };
+
+        [
+            at(table, vectors * 16, "MSI-X table"),
+            at(pba, vectors.div_ceil(64) * 8, "MSI-X Pending Bit Array"),
+        ]
+    }
+
+    fn end(&self) -> u64 {
+        self.offset.saturating_add(self.size)
+    }
+
+    /// Returns whether a range of a BAR holds some of the bytes.
+    pub(crate) fn is_in(&self, bar: u32, offset: u64, size: u64) -> bool {
+        self.bar == bar && self.offset < offset.saturating_add(size) && offset < self.end()
+    }
+}
+
 /// Why a BAR cannot be registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -97,12 +146,22 @@ pub(crate) enum Refusal {
     Unassigned { bar: u32 },
     /// No whole unit of `alignment` bytes fits.
     TooSmall { bar: u32, size: u64, alignment: u64 },
+    /// No whole unit of `alignment` bytes is free of registers.
+    Registers {
+        bar: u32,
+        name: &'static str,
+        alignment: u64,
+    },
     /// The range does not lie within the BAR.
     Beyond { bar: u32 },
     /// The kernel cannot map that far.
     Unmappable { bar: u32, end: u64, limit: u64 },
     /// Two regions share bytes.
-    Overlap { bar: u32 },
+    Overlap {
+        bar: u32,
+        one: Content,
+        other: Content,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -130,6 +189,15 @@ impl fmt::Display for Refusal {
                 "{size} bytes of BAR {bar} hold no aligned {alignment} bytes: \
                  choose a larger range or BAR"
             ),
+            Self::Registers {
+                bar,
+                name,
+                alignment,
+            } => write!(
+                f,
+                "the range of BAR {bar} has the {name} in it, and no aligned {alignment} bytes \
+                 beside it: choose another range or BAR"
+            ),
             Self::Beyond { bar } => {
                 write!(f, "the range ends beyond BAR {bar}: choose a smaller one")
             }
@@ -138,10 +206,18 @@ impl fmt::Display for Refusal {
                 "the range of BAR {bar} ends at {end:#x}, the kernel maps up to {limit:#x}: \
                  boot with nokaslr, or set a lower MMIO base in the firmware"
             ),
-            Self::Overlap { bar } => {
+            Self::Overlap {
+                bar,
+                one: Content::Bar,
+                other: Content::Bar,
+            } => write!(
+                f,
+                "two regions of BAR {bar} overlap: choose such that do not"
+            ),
+            Self::Overlap { bar, one, other } => {
                 write!(
                     f,
-                    "two regions of BAR {bar} overlap: choose such that do not"
+                    "{one} and {other} overlap in BAR {bar}: choose one of them"
                 )
             }
         }
@@ -149,8 +225,14 @@ impl fmt::Display for Refusal {
 }
 
 /// Returns what can be registered of a range of `bar`: the largest part whose start and size are
-/// multiples of the alignment.
-pub(crate) fn part(bar: &Bar, offset: u64, size: u64, limits: &Limits) -> Result<Region, Refusal> {
+/// multiples of the alignment, and that has nothing in it that is reserved.
+pub(crate) fn part(
+    bar: &Bar,
+    offset: u64,
+    size: u64,
+    reserved: &[Option<Reserved>],
+    limits: &Limits,
+) -> Result<Region, Refusal> {
     let number = bar.number;
     let alignment = limits.alignment;
 
@@ -164,25 +246,48 @@ pub(crate) fn part(bar: &Bar, offset: u64, size: u64, limits: &Limits) -> Result
     }
 
     let beyond = Refusal::Beyond { bar: number };
-    if offset.checked_add(size).ok_or(beyond)? > bar.size {
+    let end = offset.checked_add(size).ok_or(beyond)?;
+    if end > bar.size {
         return Err(beyond);
     }
     // The range is within the BAR, so that nothing below overflows.
     bar.start.checked_add(bar.size).ok_or(beyond)?;
-    let start = bar.start + offset;
-    let end = start + size;
-    let too_small = Refusal::TooSmall {
+
+    let mask = alignment - 1;
+    let align = |from: u64, to: u64| {
+        let first = (bar.start + from).checked_add(mask)? & !mask;
+        let last = (bar.start + to) & !mask;
+        (first < last).then_some((first, last))
+    };
+    let whole = align(offset, end).ok_or(Refusal::TooSmall {
         bar: number,
         size,
         alignment,
-    };
+    })?;
 
-    let mask = alignment - 1;
-    let first = start.checked_add(mask).ok_or(too_small)? & !mask;
-    let last = end & !mask;
-    if first >= last {
-        return Err(too_small);
-    }
+    let inside = || {
+        let reserved = reserved.iter().flatten();
+        reserved.filter(|one| one.is_in(number, offset, size))
+    };
+    // From the start of the range, or behind something that is reserved, up to what is reserved next.
+    let run = |from: u64| {
+        let behind = inside().filter(|one| one.end() > from);
+        let to = behind.fold(end, |to, one| to.min(one.offset.max(from)));
+        (from < to).then(|| align(from, to))?
+    };
+    let (first, last) = match inside().next() {
+        None => whole,
+        Some(Reserved { name, .. }) => inside()
+            .map(Reserved::end)
+            .chain([offset])
+            .filter_map(run)
+            .max_by_key(|(first, last)| last - first)
+            .ok_or(Refusal::Registers {
+                bar: number,
+                name,
+                alignment,
+            })?,
+    };
     if !limits.mappable.contains(&first) || !limits.mappable.contains(&(last - 1)) {
         return Err(Refusal::Unmappable {
             bar: number,
@@ -208,8 +313,12 @@ pub(crate) fn disjoint(regions: &[Region]) -> Result<(), Refusal> {
                 && one.offset < other.offset + other.size
                 && other.offset < one.offset + one.size
         };
-        if regions.iter().skip(index + 1).any(shares) {
-            return Err(Refusal::Overlap { bar: one.bar });
+        if let Some(other) = regions.iter().skip(index + 1).find(|other| shares(other)) {
+            return Err(Refusal::Overlap {
+                bar: one.bar,
+                one: one.content,
+                other: other.content,
+            });
         }
     }
 

@@ -184,6 +184,49 @@ pub fn is_present(pdev: &pci::Device) -> bool {
     unsafe { bindings::pci_device_is_present(as_raw(pdev)) }
 }
 
+/// The registers of the MSI-X capability of a device, which tell where its table and its Pending
+/// Bit Array are.
+#[derive(Clone, Copy, Debug)]
+pub struct MsixCapability {
+    /// Message Control.
+    pub control: u16,
+    /// Table Offset and Table BIR.
+    pub table: u32,
+    /// PBA Offset and PBA BIR.
+    pub pba: u32,
+}
+
+impl MsixCapability {
+    /// Reads the capability of a device, if it has one.
+    pub fn of(pdev: &pci::Device) -> Option<Self> {
+        let raw = as_raw(pdev);
+        // SAFETY: The device is valid.
+        let at = unsafe { bindings::pci_find_capability(raw, bindings::PCI_CAP_ID_MSIX as i32) };
+        if at == 0 {
+            return None;
+        }
+
+        let at = i32::from(at);
+        let (mut control, mut table, mut pba) = (0, 0, 0);
+        // SAFETY: The device is valid, and the places are valid for writing.
+        let failed = unsafe {
+            bindings::pci_read_config_word(raw, at + bindings::PCI_MSIX_FLAGS as i32, &mut control)
+                | bindings::pci_read_config_dword(
+                    raw,
+                    at + bindings::PCI_MSIX_TABLE as i32,
+                    &mut table,
+                )
+                | bindings::pci_read_config_dword(raw, at + bindings::PCI_MSIX_PBA as i32, &mut pba)
+        };
+
+        (failed == 0).then_some(Self {
+            control,
+            table,
+            pba,
+        })
+    }
+}
+
 /// Where a device is.
 pub struct Place {
     /// PCI domain.

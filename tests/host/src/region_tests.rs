@@ -2,7 +2,9 @@
 
 //! Which bytes of which BAR are registered.
 
-use crate::region::{choose, disjoint, part, Bar, Content, Kind, Limits, Refusal, Region};
+use crate::region::{
+    choose, disjoint, part, Bar, Content, Kind, Limits, Refusal, Region, Reserved,
+};
 
 const MIB: u64 = 1 << 20;
 const ALIGNMENT: u64 = 2 * MIB;
@@ -29,7 +31,7 @@ const LIMITS: Limits = Limits {
 
 /// What can be registered of a whole BAR.
 fn whole(bar: &Bar) -> Result<Region, Refusal> {
-    part(bar, 0, bar.size, &LIMITS)
+    part(bar, 0, bar.size, &[], &LIMITS)
 }
 
 fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
@@ -103,16 +105,16 @@ fn a_part_must_lie_within_its_bar() {
     let bar = bar(64 * MIB, 16 * MIB);
 
     assert_eq!(
-        part(&bar, 4 * MIB, 8 * MIB, &LIMITS),
+        part(&bar, 4 * MIB, 8 * MIB, &[], &LIMITS),
         region(4 * MIB, 8 * MIB)
     );
     assert_eq!(
-        part(&bar, 4 * MIB, 12 * MIB, &LIMITS),
+        part(&bar, 4 * MIB, 12 * MIB, &[], &LIMITS),
         region(4 * MIB, 12 * MIB)
     );
     // Trimmed to whole units.
     assert_eq!(
-        part(&bar, 3 * MIB, 4 * MIB, &LIMITS),
+        part(&bar, 3 * MIB, 4 * MIB, &[], &LIMITS),
         region(4 * MIB, 2 * MIB)
     );
     for (offset, size) in [
@@ -124,7 +126,7 @@ fn a_part_must_lie_within_its_bar() {
         (u64::MAX, u64::MAX),
     ] {
         assert_eq!(
-            part(&bar, offset, size, &LIMITS),
+            part(&bar, offset, size, &[], &LIMITS),
             Err(Refusal::Beyond { bar: 2 }),
             "{offset:#x} {size:#x}"
         );
@@ -132,7 +134,7 @@ fn a_part_must_lie_within_its_bar() {
     // Nothing, and less than a unit.
     for size in [0, 1, 2 * MIB - 1] {
         assert!(matches!(
-            part(&bar, 4 * MIB, size, &LIMITS),
+            part(&bar, 4 * MIB, size, &[], &LIMITS),
             Err(Refusal::TooSmall { .. })
         ));
     }
@@ -177,7 +179,21 @@ fn every_refusal_names_the_bar_and_what_to_do() {
             end: 1 << 47,
             limit: 1 << 46,
         },
-        Refusal::Overlap { bar: 4 },
+        Refusal::Registers {
+            bar: 4,
+            name: "MSI-X table",
+            alignment: ALIGNMENT,
+        },
+        Refusal::Overlap {
+            bar: 4,
+            one: Content::Bar,
+            other: Content::Bar,
+        },
+        Refusal::Overlap {
+            bar: 4,
+            one: Content::Cmb,
+            other: Content::Pmr,
+        },
     ] {
         let text = refusal.to_string();
         assert!(
@@ -237,7 +253,7 @@ fn what_the_kernel_cannot_map_is_refused() {
             limit: 64 * MIB - 1,
         })
     };
-    let range = |start, size| part(&bar(start, size), 0, size, &limits);
+    let range = |start, size| part(&bar(start, size), 0, size, &[], &limits);
 
     assert_eq!(range(60 * MIB, 4 * MIB), region(0, 4 * MIB));
     assert_eq!(range(4 * MIB, 60 * MIB), region(0, 60 * MIB));
@@ -256,7 +272,11 @@ fn regions_of_one_bar_must_not_overlap() {
         size: size * MIB,
         content: Content::Bar,
     };
-    let overlap = Err(Refusal::Overlap { bar: 2 });
+    let overlap = Err(Refusal::Overlap {
+        bar: 2,
+        one: Content::Bar,
+        other: Content::Bar,
+    });
 
     assert_eq!(disjoint(&[]), Ok(()));
     assert_eq!(disjoint(&[of(2, 0, 4)]), Ok(()));
@@ -270,6 +290,129 @@ fn regions_of_one_bar_must_not_overlap() {
     assert_eq!(disjoint(&[of(2, 2, 2), of(2, 0, 8)]), overlap);
     assert_eq!(disjoint(&[of(2, 0, 4), of(2, 2, 4)]), overlap);
     assert_eq!(disjoint(&[of(2, 2, 4), of(4, 0, 4), of(2, 0, 4)]), overlap);
+}
+
+#[test]
+fn what_a_controller_says_it_has_must_not_overlap_either() {
+    let of = |content, offset, size| Region {
+        bar: 4,
+        offset: offset * MIB,
+        size: size * MIB,
+        content,
+    };
+    let (cmb, pmr) = (of(Content::Cmb, 16, 16), of(Content::Pmr, 0, 64));
+    let refusal = disjoint(&[cmb, pmr]).unwrap_err();
+    let overlap = Refusal::Overlap {
+        bar: 4,
+        one: Content::Cmb,
+        other: Content::Pmr,
+    };
+
+    assert_eq!(refusal, overlap);
+    assert_eq!(
+        refusal.to_string(),
+        "cmb and pmr overlap in BAR 4: choose one of them"
+    );
+    // One that was chosen by hand lies in one that was found.
+    let chosen = of(Content::Bar, 0, 2);
+    assert!(disjoint(&[pmr, chosen]).is_err());
+    assert_eq!(disjoint(&[cmb, chosen]), Ok(()));
+}
+
+#[test]
+fn the_msix_table_is_where_the_capability_tells() {
+    // As QEMU's NVMe controller has it: 65 vectors in BAR 0.
+    let [table, pba] = Reserved::msix(0x8040, 0x2000, 0x3000);
+    assert_eq!((table.bar, table.offset, table.size), (0, 0x2000, 65 * 16));
+    assert_eq!((pba.bar, pba.offset, pba.size), (0, 0x3000, 16));
+    // As many as there can be, in two BARs, at the end of what 32 bits address.
+    let [table, pba] = Reserved::msix(0x07ff, 0xffff_fff8 | 4, 5);
+    assert_eq!((table.bar, table.offset), (4, 0xffff_fff8));
+    assert_eq!(
+        (table.size, pba.bar, pba.offset, pba.size),
+        (32 << 10, 5, 0, 256)
+    );
+    // A device that is gone reads as all ones: of no BAR that there is.
+    let [table, pba] = Reserved::msix(u16::MAX, u32::MAX, u32::MAX);
+    assert_eq!((table.bar, pba.bar), (7, 7));
+}
+
+#[test]
+fn registers_are_left_out() {
+    let bar = bar(64 * MIB, 64 * MIB);
+    let of = |offset, size| {
+        Some(Reserved {
+            bar: 2,
+            offset,
+            size,
+            name: "MSI-X table",
+        })
+    };
+    let cut = |reserved: &[_]| part(&bar, 0, bar.size, reserved, &LIMITS);
+    let end = 64 * MIB - 4096;
+
+    // At either end, and at both.
+    assert_eq!(cut(&[of(0, 4096)]), region(2 * MIB, 62 * MIB));
+    assert_eq!(cut(&[of(end, 4096)]), region(0, 62 * MIB));
+    assert_eq!(
+        cut(&[None, of(end, 4096), of(0, 16)]),
+        region(2 * MIB, 60 * MIB)
+    );
+    // In between: the larger run is left, in any order, also if they overlap.
+    assert_eq!(cut(&[of(20 * MIB, 4096)]), region(22 * MIB, 42 * MIB));
+    assert_eq!(cut(&[of(50 * MIB, 4096)]), region(0, 50 * MIB));
+    for reserved in [
+        [of(10 * MIB, 1), of(40 * MIB, 1)],
+        [of(40 * MIB, 1), of(10 * MIB, 1)],
+        [of(40 * MIB, 1), of(10 * MIB - 4, 8)],
+    ] {
+        assert_eq!(cut(&reserved), region(12 * MIB, 28 * MIB));
+    }
+    assert_eq!(
+        cut(&[of(0, 10 * MIB), of(8 * MIB, 10 * MIB)]),
+        region(18 * MIB, 46 * MIB)
+    );
+    // Registers beside the range, or in another BAR, do not count.
+    let chosen = |reserved: &[_]| part(&bar, 4 * MIB, 8 * MIB, reserved, &LIMITS);
+    for reserved in [
+        of(0, 4 * MIB),
+        of(12 * MIB, 4096),
+        of(6 * MIB, 4096).map(|one| Reserved { bar: 0, ..one }),
+        None,
+    ] {
+        assert_eq!(chosen(&[reserved]), region(4 * MIB, 8 * MIB));
+    }
+    assert_eq!(chosen(&[of(12 * MIB - 1, 1)]), region(4 * MIB, 6 * MIB));
+    // Lies partly beyond the BAR, or has no end.
+    assert_eq!(cut(&[of(end, 8192)]), region(0, 62 * MIB));
+    assert_eq!(cut(&[of(end, u64::MAX)]), region(0, 62 * MIB));
+}
+
+#[test]
+fn a_range_of_nothing_but_registers_is_refused() {
+    let of = |size| Bar {
+        number: 0,
+        size,
+        ..bar(64 * MIB, 0)
+    };
+    let table = Some(Reserved {
+        bar: 0,
+        offset: MIB,
+        size: 4096,
+        name: "MSI-X table",
+    });
+    let refused = |size| part(&of(size), 0, size, &[table], &LIMITS);
+
+    assert_eq!(
+        refused(2 * MIB),
+        Err(Refusal::Registers {
+            bar: 0,
+            name: "MSI-X table",
+            alignment: ALIGNMENT
+        })
+    );
+    // One that is too small anyway is refused for that.
+    assert!(matches!(refused(16 << 10), Err(Refusal::TooSmall { .. })));
 }
 
 #[test]

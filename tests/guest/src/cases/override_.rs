@@ -15,8 +15,8 @@ use rustix::{io::Errno, mm::MapFlags};
 use crate::{
     cases,
     guest::{
-        bind, choices, choose, expect_errno, expect_io_errno, insmod_with, restore, rmmod, unbind,
-        Map, Mark, Provider, PAGE, READ, WINDOW,
+        address_of, bind, choices, choose, controller, expect_errno, expect_io_errno, insmod_with,
+        restore, rmmod, unbind, Map, Mark, Provider, PAGE, READ, WINDOW,
     },
     kmod::TestFile,
     programs::run,
@@ -25,7 +25,7 @@ use crate::{
 cases!(
     "override": largest_bar, new_id, table_of_bars, part_of_a_bar, several_regions, choice_is_kept,
     choice_is_forgotten, senseless_choice, too_many_choices, bar_too_small, io_bar, no_memory_bar, absent_bar,
-    unassigned_bar, beyond_the_bar, not_aligned, overlap, no_controller, bar_in_use,
+    unassigned_bar, beyond_the_bar, not_aligned, overlap, no_controller, bar_in_use, msix_table_is_left_out,
 );
 
 const DEVICES: &str = "/sys/bus/pci/devices";
@@ -440,6 +440,41 @@ fn bar_in_use() -> Result<()> {
     drop(file);
     let taken = Taken::with(&pci, "default")?;
     ensure!(taken.is_bound(), "not bound afterwards");
+    Ok(())
+}
+
+fn msix_table_is_left_out() -> Result<()> {
+    // QEMU's controllers have table and registers in the same BAR, of 16 KiB.
+    let pci = address_of(&controller("disk1")?.context("no such drive")?)?;
+    let config = fs::read(format!("{DEVICES}/{pci}/config"))?;
+    let word = |at: usize| u16::from_le_bytes([config[at], config[at + 1]]);
+    let mut at = usize::from(config[0x34]);
+    while at != 0 && config[at] != 0x11 {
+        at = usize::from(config[at + 1]);
+    }
+    ensure!(at != 0, "no MSI-X");
+    ensure!(word(at + 4) & 7 == 0, "not in BAR 0");
+    let vectors = usize::from(word(at + 2) & 0x7ff) + 1;
+    let table = format!(
+        "BAR 0: left out: MSI-X table, {} bytes at offset {:#x}",
+        vectors * 16,
+        word(at + 4) & !7
+    );
+    let pending = format!(
+        "MSI-X Pending Bit Array, {} bytes",
+        vectors.div_ceil(64) * 8
+    );
+
+    fs::write("/sys/bus/pci/drivers/nvme/unbind", &pci)?;
+    let mark = Mark::new()?;
+    refused(&pci, "bar0", &["16384 bytes of BAR 0 hold no aligned"])?;
+    mark.expect(&[&pci, &table])?;
+    mark.expect(&[&pci, &pending])?;
+    mark.expect(&[
+        &pci,
+        "BAR 0: left out: registers, 528384 bytes at offset 0x0",
+    ])?;
+    fs::write("/sys/bus/pci/drivers/nvme/bind", &pci)?;
     Ok(())
 }
 
