@@ -30,6 +30,7 @@ use kernel_ext::{
         driver::Driver,
         enable_device,
         p2pdma,
+        request_range,
         request_region,
         MsixCapability,
         Resource,
@@ -357,8 +358,8 @@ pub(crate) fn usable(
 }
 
 /// Finds what to register: what the administrator chose, the BAR that the ID table names, the memory
-/// of an NVMe controller, or else the BAR that most likely is memory. Nobody else has these BARs
-/// then.
+/// of an NVMe controller, or else the BAR that most likely is memory. The regions, and the
+/// registers of a controller, are claimed as long as the device is bound.
 fn find_regions(
     pdev: &pci::Device<Core<'_>>,
     model: Option<&Model>,
@@ -369,7 +370,7 @@ fn find_regions(
     let mut regions = Regions::new();
 
     if controller {
-        claim(pdev, nvme::BAR)?;
+        request_region(pdev, nvme::BAR, NAME).inspect_err(|_| say_in_use(pdev, nvme::BAR))?;
     }
     match (choices, model) {
         (Some(choices), _) => choose(pdev, model, &choices, &mut regions, switches)?,
@@ -392,14 +393,11 @@ fn find_regions(
     }
 
     region::disjoint(&regions).map_err(|refusal| refuse(pdev, refusal))?;
-    for (index, region) in regions.iter().enumerate() {
-        let claimed = controller && region.bar == nvme::BAR
-            || regions
-                .iter()
-                .take(index)
-                .any(|other| other.bar == region.bar);
-        if !claimed {
-            claim(pdev, region.bar)?;
+    for region in &regions {
+        // The rest of the BAR may hold registers that a program has mapped.
+        if !(controller && region.bar == nvme::BAR) {
+            request_range(pdev, region.bar, region.offset, region.size, NAME)
+                .inspect_err(|_| say_in_use(pdev, region.bar))?;
         }
     }
 
@@ -472,15 +470,12 @@ fn refuse(pdev: &pci::Device, refusal: Refusal) -> Error {
     EINVAL
 }
 
-/// Makes sure that nobody else has a BAR, as long as the device is bound.
-fn claim(pdev: &pci::Device<Core<'_>>, bar: u32) -> Result {
-    request_region(pdev, bar, NAME).inspect_err(|_| {
-        dev_err!(
-            pdev,
-            "BAR {} is in use: unbind who has it, see /proc/iomem\n",
-            bar
-        )
-    })
+fn say_in_use(pdev: &pci::Device, bar: u32) {
+    dev_err!(
+        pdev,
+        "BAR {} is in use: unbind who has it, see /proc/iomem\n",
+        bar
+    );
 }
 
 /// Makes peer-to-peer memory of regions, and returns the pool that holds all of it.

@@ -184,6 +184,45 @@ pub fn is_present(pdev: &pci::Device) -> bool {
     unsafe { bindings::pci_device_is_present(as_raw(pdev)) }
 }
 
+/// Marks a range of a memory BAR as used by `name` for as long as the device is bound
+/// (`devm_request_mem_region()`). Offset and size are in bytes. The rest of the BAR is left to others.
+///
+/// # Errors
+///
+/// `EINVAL` if the range is empty, or not within a memory BAR that has an address; `EBUSY` if somebody
+/// else uses a part of it.
+pub fn request_range(
+    pdev: &pci::Device<Core<'_>>,
+    bar: u32,
+    offset: u64,
+    size: u64,
+    name: &'static CStr,
+) -> Result {
+    let resource = Resource::of(pdev, bar)?;
+    let end = offset.checked_add(size).ok_or(EINVAL)?;
+    if !resource.is_memory() || !resource.is_assigned() || size == 0 || end > resource.size {
+        return Err(EINVAL);
+    }
+
+    // SAFETY: The device is valid, and is being bound; `name` lives for ever. The range lies within
+    // the resource of the BAR, so that its end does not overflow.
+    let claimed = unsafe {
+        bindings::__devm_request_region(
+            &raw mut (*as_raw(pdev)).dev,
+            &raw mut bindings::iomem_resource,
+            resource.start + offset,
+            size,
+            name.as_char_ptr(),
+        )
+    };
+
+    if claimed.is_null() {
+        Err(EBUSY)
+    } else {
+        Ok(())
+    }
+}
+
 /// The registers of the MSI-X capability of a device, which tell where its table and its Pending
 /// Bit Array are.
 #[derive(Clone, Copy, Debug)]

@@ -63,7 +63,6 @@ fn functions_of_probe() -> Result<()> {
     each_fails(
         &[
             ("pcim_enable_device", Errno::IO),
-            ("pcim_request_region", Errno::BUSY),
             ("pci_p2pdma_add_resource", Errno::NOMEM),
             ("misc_register", Errno::NOSPC),
         ],

@@ -16,7 +16,7 @@ use crate::{
     cases,
     guest::{
         address_of, bind, choices, choose, controller, expect_errno, expect_io_errno, insmod_with,
-        restore, rmmod, unbind, Map, Mark, Provider, PAGE, READ, WINDOW,
+        restore, rmmod, unbind, Map, Mark, Provider, PAGE, READ, READ_WRITE, WINDOW,
     },
     kmod::TestFile,
     programs::run,
@@ -25,7 +25,8 @@ use crate::{
 cases!(
     "override": largest_bar, new_id, table_of_bars, part_of_a_bar, several_regions, choice_is_kept,
     choice_is_forgotten, senseless_choice, too_many_choices, bar_too_small, io_bar, no_memory_bar, absent_bar,
-    unassigned_bar, beyond_the_bar, not_aligned, overlap, no_controller, bar_in_use, msix_table_is_left_out,
+    unassigned_bar, beyond_the_bar, not_aligned, overlap, no_controller, bar_in_use, rest_is_left_to_others,
+    first_page_decides_for_resource_files, msix_table_is_left_out,
 );
 
 const DEVICES: &str = "/sys/bus/pci/devices";
@@ -440,6 +441,79 @@ fn bar_in_use() -> Result<()> {
     drop(file);
     let taken = Taken::with(&pci, "default")?;
     ensure!(taken.is_bound(), "not bound afterwards");
+    Ok(())
+}
+
+/// Maps a page of BAR 2 as a program of the user does that has the registers there.
+fn map_resource(pci: &str, offset: u64) -> Result<Map, Errno> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(format!("{DEVICES}/{pci}/resource2"))
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Map::with(file, PAGE, READ_WRITE, MapFlags::SHARED, offset)
+}
+
+/// The ranges within a device's BAR 2 that the driver has, as offsets of the first and the last byte.
+fn claims(pci: &str) -> Result<Vec<(u64, u64)>> {
+    let resources = fs::read_to_string(format!("{DEVICES}/{pci}/resource"))?;
+    let range = |text: &str, between| -> Option<(u64, u64)> {
+        let (start, end) = text.split_once(between)?;
+        let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+        Some((number(start)?, number(end.split(' ').next()?)?))
+    };
+    let bar = resources.lines().nth(2).and_then(|line| range(line, " "));
+    let bar = bar.context("no BAR 2")?;
+    Ok(fs::read_to_string("/proc/iomem")?
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(" : p2pmem_rs"))
+        .filter_map(|text| range(text, "-"))
+        .filter(|claim| bar.0 <= claim.0 && claim.1 <= bar.1)
+        .map(|claim| (claim.0 - bar.0, claim.1 - bar.0))
+        .collect())
+}
+
+fn rest_is_left_to_others() -> Result<()> {
+    let pci = devices()?.parts;
+    unbind(&pci)?;
+    // Before the driver has the device, in what is not chosen and in what is.
+    let registers = map_resource(&pci, 0)?;
+    registers.set(0, 0x5eed);
+    let memory = map_resource(&pci, 32 * MIB)?;
+    memory.set(0, 1);
+
+    let taken = Taken::with(&pci, "bar2@32M+16M bar2@60M")?;
+    ensure!(regions(&taken.provider()?)?.len() == 2, "not bound");
+    let expected = [(32 * MIB, 48 * MIB - 1), (60 * MIB, 64 * MIB - 1)];
+    ensure!(claims(&pci)? == expected, "{:x?}", claims(&pci)?);
+    ensure!(registers.get(0) == 0x5eed, "the registers changed");
+    registers.set(8, 0xfeed);
+    // The kernel takes mappings of what is claimed away.
+    ensure!(!memory.is_readable(0)?, "still readable");
+    // And while the driver has it.
+    let again = map_resource(&pci, 0)?;
+    ensure!(again.get(8) == 0xfeed, "other registers");
+    // By default the driver takes the whole of it.
+    drop(taken);
+    ensure!(
+        !registers.is_readable(0)?,
+        "the registers are readable still"
+    );
+    Ok(())
+}
+
+/// The kernel asks for the first page of a BAR only, whatever is to be mapped of it.
+fn first_page_decides_for_resource_files() -> Result<()> {
+    let pci = devices()?.parts;
+    let taken = Taken::with(&pci, "bar2+2M")?;
+    expect_errno(
+        map_resource(&pci, 32 * MIB),
+        Errno::INVAL,
+        "a part that nobody has",
+    )?;
+    drop(taken);
+    let _taken = Taken::with(&pci, "bar2@2M+2M")?;
+    map_resource(&pci, 2 * MIB).context("a part that the driver has")?;
     Ok(())
 }
 
