@@ -28,6 +28,24 @@ pub mod users;
 pub mod verify;
 mod via;
 
+/// What the driver decides by, without the parts that need a kernel.
+#[allow(dead_code, unreachable_pub)]
+#[path = "."]
+mod driver {
+    #[path = "../../../src/choice.rs"]
+    pub(crate) mod choice;
+    #[path = "../../../src/region.rs"]
+    pub(crate) mod region;
+
+    #[path = "."]
+    pub(crate) mod nvme {
+        #[path = "../../../src/nvme/cmb.rs"]
+        pub(crate) mod cmb;
+        #[path = "../../../src/nvme/regs.rs"]
+        pub(crate) mod regs;
+    }
+}
+
 pub use buffer::Buffer;
 pub use handle::Handle;
 pub use provider::Provider;

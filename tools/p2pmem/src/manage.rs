@@ -3,7 +3,8 @@
 //! Binds devices to the driver, gives them back, and sets what the driver lets the administrator set.
 //!
 //! All of it is a [`Plan`]: files of sysfs, and what is to be written to each. It can be printed as
-//! shell commands. If a step fails, those before it are undone.
+//! shell commands. If a step fails, those before it are undone. What can be known before is checked
+//! before the driver of a device is unbound.
 
 use std::{
     fmt,
@@ -23,6 +24,11 @@ use crate::{
     size,
     sysfs::{self, Entry, Slots},
 };
+
+mod memory;
+mod openers;
+
+use memory::Memory;
 
 /// The driver.
 pub const DRIVER: &str = "p2pmem_rs";
@@ -131,8 +137,7 @@ impl Device {
 
     /// Returns the driver that has the device.
     pub fn driver(&self, roots: &Roots) -> Option<String> {
-        let link = fs::read_link(roots.device(&self.pci).join("driver")).ok()?;
-        Some(link.file_name()?.to_string_lossy().into_owned())
+        driver_of(roots, &self.pci)
     }
 
     /// Returns the only driver that may have it.
@@ -141,6 +146,11 @@ impl Device {
         // How the kernel shows none.
         Some(text.trim().to_owned()).filter(|name| !name.is_empty() && name != "(null)")
     }
+}
+
+fn driver_of(roots: &Roots, pci: &str) -> Option<String> {
+    let link = fs::read_link(roots.device(pci).join("driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Reads the address of a device, and writes it as the kernel does.
@@ -193,6 +203,9 @@ impl fmt::Display for Step {
 pub struct Plan {
     pci: String,
     steps: Vec<Step>,
+    /// The driver that loses the device, and by which step.
+    taken: Option<(String, usize)>,
+    notes: Vec<String>,
 }
 
 impl Plan {
@@ -200,12 +213,19 @@ impl Plan {
         Self {
             pci: device.pci.clone(),
             steps: Vec::new(),
+            taken: None,
+            notes: Vec::new(),
         }
     }
 
     /// Returns what is to be done.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// Returns what could not be found out, and what is not to be seen by the steps.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn add(&mut self, path: PathBuf, text: &str, undo: Option<(PathBuf, String)>) {
@@ -219,6 +239,15 @@ impl Plan {
     /// As [`add`](Self::add), where writing what was there before undoes it.
     fn set(&mut self, path: PathBuf, text: &str, before: String) {
         self.add(path.clone(), text, Some((path, before)));
+    }
+
+    /// Takes the device from its driver.
+    fn take(&mut self, roots: &Roots, driver: String) {
+        let folder = roots.driver(&driver);
+        let pci = self.pci.clone();
+        let undo = (folder.join("bind"), pci.clone());
+        self.taken = Some((driver, self.steps.len()));
+        self.add(folder.join("unbind"), &pci, Some(undo));
     }
 
     /// Chooses regions, or `default`.
@@ -252,11 +281,34 @@ impl Plan {
                 Some(line) => error.context(format!("the kernel says `{line}`")),
                 None => error,
             };
-            match self.undo(done) {
-                Ok(()) => error.context("nothing has changed"),
-                Err(other) => error.context(format!("not all could be put back: {other:#}")),
-            }
+            let undone = self.undo(done);
+            error.context(self.outcome(roots, done, undone))
         })
+    }
+
+    /// Returns in words the state of the device after the first steps were done and undone.
+    fn outcome(&self, roots: &Roots, done: usize, undone: Result<()>) -> String {
+        let taken = self.taken.as_ref().filter(|(_, step)| *step < done);
+        let now = driver_of(roots, &self.pci);
+        let text = match taken {
+            None if undone.is_ok() => return "nothing has changed".to_owned(),
+            None => "not all could be put back".to_owned(),
+            Some((driver, _)) if now.as_ref() == Some(driver) => {
+                format!("{} was taken from {driver}, and given back to it", self.pci)
+            }
+            Some((driver, _)) => format!(
+                "{} was taken from {driver} and could not be given back, {}",
+                self.pci,
+                match now {
+                    Some(now) => format!("it is with {now}"),
+                    None => "it has no driver now".to_owned(),
+                }
+            ),
+        };
+        match undone {
+            Ok(()) => text,
+            Err(error) => format!("{text}: {error:#}"),
+        }
     }
 
     /// Undoes the first steps, the last one first. Goes on if one cannot be undone.
@@ -287,50 +339,53 @@ fn put(path: &Path, text: &str) -> Result<()> {
 ///
 /// # Errors
 ///
-/// The driver is not loaded, has the device already and would not do anything else with it, or the device
-/// is in use or reserved for another driver; the latter only without `force`.
+/// The driver is not loaded, has the device already and would not do anything else with it, or would
+/// find no memory; the device is a bridge. The device is in use or reserved for another driver; these
+/// only without `force`.
 pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) -> Result<Plan> {
     let pci = &device.pci;
+    let folder = roots.device(pci);
     let mut plan = Plan::new(device);
 
     // Tells whether the driver is loaded, too.
-    roots.choices()?;
-    if !force {
-        if let Some(use_) = use_of(roots, pci)? {
-            bail!("{pci} is in use: {use_}: end that, or say --force");
-        }
-        let allocated = match &device.node {
-            Some(node) => node.details().map_or(0, |details| details.allocated),
-            None => 0,
-        };
-        ensure!(
-            allocated == 0,
-            "{pci} is in use: {} of its memory are (p2pmem list --users tells by whom): end that, or \
-             say --force",
-            size::format(allocated)
-        );
+    let chosen = roots.choice(pci)?;
+    let driver = device.driver(roots);
+    ensure!(
+        driver.as_deref() != Some(DRIVER) || regions.is_some(),
+        "{pci} is bound to {DRIVER} already: say what to take of it by --regions"
+    );
+    if is_bridge(&folder)? {
+        bail!("{pci} is a bridge, which other devices are behind: name one of those");
     }
-
-    // On the way back, a driver is allowed again before it is bound.
-    if let Some(driver) = device.driver(roots) {
-        ensure!(
-            driver != DRIVER || regions.is_some(),
-            "{pci} is bound to {DRIVER} already: say what to take of it by --regions"
-        );
-        let folder = roots.driver(&driver);
-        let undo = (folder.join("bind"), pci.clone());
-        plan.add(folder.join("unbind"), pci, Some(undo));
+    if !force {
+        if let Some(use_) = use_of(roots, device, &mut plan.notes)? {
+            bail!("{pci} is in use: {use_}: end that, or pass --force");
+        }
+        refuse_if_allocated(device)?;
     }
     let before = device.driver_override(roots);
-    if before.as_deref() != Some(DRIVER) {
-        if let (Some(other), false) = (&before, force) {
-            bail!(
-                "{pci} is reserved for {other} (driver_override), which p2pmem unbind would not put \
-                 back: say --force"
-            );
+    match regions.or(chosen.as_deref()) {
+        None | Some("default") if driver.as_deref() == Some(DRIVER) => (),
+        text => Memory::read(&folder, pci)?.check(text.unwrap_or("default"))?,
+    }
+    let is_reserved = before.as_deref().is_some_and(|name| name != DRIVER);
+    if let (Some(other), true, false) = (&before, is_reserved, force) {
+        bail!(
+            "{pci} is reserved for {other} (driver_override), which p2pmem unbind would not put \
+             back: pass --force"
+        );
+    }
+    // On the way back, any driver is allowed before one is bound.
+    let path = folder.join("driver_override");
+    let mut before = before.unwrap_or_default();
+    if let Some(driver) = driver {
+        if is_reserved {
+            plan.set(path.clone(), "", std::mem::take(&mut before));
         }
-        let path = roots.device(pci).join("driver_override");
-        plan.set(path, DRIVER, before.unwrap_or_default());
+        plan.take(roots, driver);
+    }
+    if before != DRIVER {
+        plan.set(path, DRIVER, before);
     }
     if let Some(regions) = regions {
         plan.choose(roots, regions)?;
@@ -338,6 +393,32 @@ pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) 
     plan.add(roots.sys.join("bus/pci/drivers_probe"), pci, None);
 
     Ok(plan)
+}
+
+/// Returns whether a device is a bridge to other devices. One to another host is not.
+fn is_bridge(folder: &Path) -> Result<bool> {
+    const BRIDGE: u32 = 0x06;
+    const OTHER: u32 = 0x80;
+
+    let class = memory::class(folder)?;
+    Ok(class >> 16 == BRIDGE && (class >> 8) & 0xff != OTHER
+        || folder.join("secondary_bus_number").exists())
+}
+
+/// Fails if memory of a node is in use.
+fn refuse_if_allocated(device: &Device) -> Result<()> {
+    let allocated = match &device.node {
+        Some(node) => node.details().map_or(0, |details| details.allocated),
+        None => 0,
+    };
+    ensure!(
+        allocated == 0,
+        "{} is in use: {} of its memory are (p2pmem list --users tells by whom): end that, or pass \
+         --force",
+        device.pci,
+        size::format(allocated)
+    );
+    Ok(())
 }
 
 /// Waits until a device that was bound has its node, and returns that. If none comes the device is
@@ -389,9 +470,7 @@ pub fn unbind(roots: &Roots, device: &Device) -> Result<Plan> {
 
     match device.driver(roots) {
         Some(driver) if driver == DRIVER => {
-            let folder = roots.driver(DRIVER);
-            let undo = (folder.join("bind"), pci.clone());
-            plan.add(folder.join("unbind"), pci, Some(undo));
+            plan.take(roots, DRIVER.to_owned());
         }
         Some(driver) if device.node.is_some() => bail!(
             "{pci} belongs to {driver}, its memory is only adopted: \
@@ -472,15 +551,85 @@ pub fn configure(roots: &Roots, device: &Device, settings: &Settings) -> Result<
         plan.set(path, &value, before.trim().to_owned());
     }
     if let Some(regions) = &settings.regions {
+        if regions != "default" {
+            Memory::read(&roots.device(&device.pci), &device.pci)?.check(regions)?;
+        }
         plan.choose(roots, regions)?;
     }
 
     Ok(plan)
 }
 
-/// Says what uses the block devices that a device has, if something does.
-fn use_of(roots: &Roots, pci: &str) -> Result<Option<String>> {
-    let directory = fs::canonicalize(roots.device(pci))?;
+/// Returns the use of a device, in words. Notes what this user cannot see.
+fn use_of(roots: &Roots, device: &Device, notes: &mut Vec<String>) -> Result<Option<String>> {
+    let directory = fs::canonicalize(roots.device(&device.pci))?;
+    let mut nodes = openers::nodes(&directory);
+
+    if let Some(use_) = use_of_function(&directory) {
+        return Ok(Some(use_));
+    }
+    if let Some(use_) = use_of_disks(roots, &directory, &mut nodes)? {
+        return Ok(Some(use_));
+    }
+    for entry in fs::read_dir(roots.sys.join("block"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file"));
+        let file = PathBuf::from(file.unwrap_or_default().trim());
+        if let Some(node) = nodes.iter().find(|node| node.is_at(&file)) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            return Ok(Some(format!("/dev/{} is behind /dev/{name}", node.name)));
+        }
+    }
+
+    // The driver itself counts what is used of its node.
+    if device.node.is_some() {
+        nodes.retain(|node| !node.name.starts_with("p2pmem"));
+    }
+    let openers = openers::look(roots, &nodes)?;
+    if openers.first.is_none() && openers.hidden > 0 && !nodes.is_empty() {
+        notes.push(format!(
+            "{} may be in use: the descriptors of {} processes cannot be read, which takes root",
+            device.pci, openers.hidden
+        ));
+    }
+    Ok(openers.first)
+}
+
+/// Returns the use of a function other than by its nodes: networks, virtual functions.
+fn use_of_function(directory: &Path) -> Option<String> {
+    const IFF_UP: u32 = 1;
+
+    let functions = fs::read_to_string(directory.join("sriov_numvfs")).unwrap_or_default();
+    match functions.trim() {
+        "" | "0" => (),
+        count => return Some(format!("it has {count} virtual functions (sriov_numvfs)")),
+    }
+    for entry in fs::read_dir(directory.join("net"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let flags = fs::read_to_string(entry.path().join("flags")).unwrap_or_default();
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
+        if flags.is_ok_and(|flags| flags & IFF_UP != 0) {
+            let name = entry.file_name();
+            return Some(format!("the network {} is up", name.to_string_lossy()));
+        }
+    }
+    None
+}
+
+/// Returns the use of the block devices that a device has, in words. Adds the nodes of multipath
+/// drives that have it as a path.
+fn use_of_disks(
+    roots: &Roots,
+    directory: &Path,
+    nodes: &mut Vec<openers::Node>,
+) -> Result<Option<String>> {
     let Ok(disks) = fs::read_dir(roots.sys.join("block")) else {
         // There are none.
         return Ok(None);
@@ -490,13 +639,18 @@ fn use_of(roots: &Roots, pci: &str) -> Result<Option<String>> {
 
     for disk in disks {
         let disk = disk?;
-        if !fs::canonicalize(disk.path()).is_ok_and(|path| path.starts_with(&directory)) {
+        if !fs::canonicalize(disk.path()).is_ok_and(|path| path.starts_with(directory)) {
             continue;
         }
         let name = disk.file_name().to_string_lossy().into_owned();
         // A drive with several paths is used by a name that tells of none.
-        let name = head_of(&name).unwrap_or(name);
+        let head = head_of(&name);
+        let is_head = head.is_some();
+        let name = head.unwrap_or(name);
         let folder = roots.sys.join("block").join(&name);
+        if is_head {
+            nodes.extend(openers::nodes(&fs::canonicalize(&folder)?));
+        }
 
         let mut parts = vec![(name.clone(), folder.clone())];
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
@@ -601,8 +755,13 @@ impl Log {
             let line = text.split_once(';').map_or("", |(_, text)| text);
             let line = line.lines().next().unwrap_or_default();
             let said = heads.iter().find_map(|head| line.strip_prefix(&**head));
-            // What the driver core adds tells no reason.
-            if let Some(said) = said.filter(|said| !said.starts_with("probe with driver")) {
+            // What is added to the reason, by the driver core and for adopted devices.
+            let more = [
+                "probe with driver",
+                "its peer-to-peer memory cannot be given",
+            ];
+            let is_more = |said: &&str| more.iter().any(|text| said.starts_with(text));
+            if let Some(said) = said.filter(|said| !is_more(said)) {
                 last = Some(said.to_owned());
             }
         }
@@ -647,6 +806,15 @@ mod tests {
             }
             let device = format!("sys/bus/pci/devices/{PCI}");
             machine.write(&format!("{device}/driver_override"), "(null)\n");
+            machine.write(&format!("{device}/class"), "0x010802\n");
+            machine.write(&format!("{device}/config"), "");
+            let absent = "0x0 0x0 0x0\n";
+            let bars = "0xfe800000 0xfe803fff 0x140204\n0x0 0x0 0x0\n\
+                        0x800000000 0x807ffffff 0x14220c\n";
+            machine.write(
+                &format!("{device}/resource"),
+                &(bars.to_owned() + &absent.repeat(4)),
+            );
             machine.write(&format!("{device}/block/nvme0n1/dev"), "259:0\n");
             machine.write(&format!("{device}/block/nvme0n1/nvme0n1p1/dev"), "259:1\n");
             machine.write(&format!("{device}/block/nvme0n1/nvme0n1p1/partition"), "1");
@@ -675,6 +843,18 @@ mod tests {
             let link = self.roots.device(PCI).join("driver");
             let _ = fs::remove_file(&link);
             symlink(self.roots.driver(name), link).unwrap();
+        }
+
+        fn entry(&self, node: &str) -> Entry {
+            Entry {
+                number: 0,
+                path: "/dev/p2pmem0".into(),
+                node: self.top.join(node),
+                device: self.roots.device(PCI),
+                pci: PCI.to_owned(),
+                vendor: "1b36".to_owned(),
+                product: "0010".to_owned(),
+            }
         }
 
         fn device(&self) -> Device {
@@ -749,7 +929,9 @@ mod tests {
 
         let text = format!("{error:#}");
         assert!(
-            text.starts_with("nothing has changed: cannot write"),
+            text.starts_with(
+                "0000:05:00.0 was taken from nvme, and given back to it: cannot write"
+            ),
             "{text}"
         );
         assert!(text.contains("drivers_probe"), "{text}");
@@ -839,6 +1021,101 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_known_is_checked_before() {
+        let machine = Machine::new("before");
+        let folder = format!("sys/bus/pci/devices/{PCI}");
+        let refusal = |regions: Option<&str>, force| {
+            let error = bind(&machine.roots, &machine.device(), regions, force).unwrap_err();
+            error.to_string()
+        };
+        // Not even by force.
+        assert!(refusal(Some("bar9"), true).contains("bar9 has no valid number"));
+        assert!(refusal(Some("bar2+200M"), true).contains("ends beyond BAR 2"));
+        // Chosen before.
+        machine.write("sys/module/p2pmem_rs/regions", "0000:05:00.0 bar4\n");
+        assert!(refusal(None, true).contains("no BAR 4"));
+        for class in ["0x060400", "0x060000"] {
+            machine.write(&format!("{folder}/class"), class);
+            assert!(refusal(Some("bar2"), true).contains("is a bridge"));
+        }
+        // A bridge to another host may have memory.
+        machine.write(&format!("{folder}/class"), "0x068000");
+        bind(&machine.roots, &machine.device(), Some("bar2"), false).unwrap();
+        // Functions and networks of it.
+        machine.write(&format!("{folder}/sriov_numvfs"), "2\n");
+        assert!(refusal(Some("bar2"), false).contains("2 virtual functions"));
+        machine.write(&format!("{folder}/sriov_numvfs"), "0\n");
+        machine.write(&format!("{folder}/net/eth7/flags"), "0x1003\n");
+        assert!(refusal(Some("bar2"), false).contains("the network eth7 is up"));
+        machine.write(&format!("{folder}/net/eth7/flags"), "0x1002\n");
+        bind(&machine.roots, &machine.device(), Some("bar2"), false).unwrap();
+    }
+
+    #[test]
+    fn open_nodes_are_found() {
+        let machine = Machine::new("open");
+        let folder = format!("sys/bus/pci/devices/{PCI}");
+        let descriptors = machine.roots.proc.join("4242/fd");
+        fs::create_dir_all(&descriptors).unwrap();
+        machine.write("proc/4242/comm", "some program\n");
+        symlink("/dev/null", descriptors.join("3")).unwrap();
+        symlink("socket:[1]", descriptors.join("4")).unwrap();
+        bind(&machine.roots, &machine.device(), None, false).unwrap();
+
+        machine.write(&format!("{folder}/ng/ng0n1/dev"), "1:3\n");
+        let error = bind(&machine.roots, &machine.device(), None, false).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("/dev/ng0n1 is opened by some program (pid 4242)"),
+            "{text}"
+        );
+        // It is a file of characters, not of blocks.
+        let subsystem = machine.roots.device(PCI).join("ng/ng0n1/subsystem");
+        symlink("../../class/block", &subsystem).unwrap();
+        bind(&machine.roots, &machine.device(), None, false).unwrap();
+        fs::remove_file(subsystem).unwrap();
+        // The node is named by uevent.
+        machine.write(
+            &format!("{folder}/ng/ng0n1/uevent"),
+            "MAJOR=1\nDEVNAME=a/b\n",
+        );
+        let error = bind(&machine.roots, &machine.device(), None, false).unwrap_err();
+        assert!(error.to_string().contains("/dev/a/b is opened"), "{error}");
+    }
+
+    #[test]
+    fn what_became_of_the_device_is_told() {
+        let machine = Machine::new("outcome");
+        let plan = bind(&machine.roots, &machine.device(), Some("bar2"), false).unwrap();
+        let failed = || plan.run(&machine.roots, || bail!("no")).map(|()| ());
+        // Links do not change by what is written here.
+        let text = format!("{:#}", failed().unwrap_err());
+        assert!(
+            text.starts_with("0000:05:00.0 was taken from nvme, and given back"),
+            "{text}"
+        );
+        fs::remove_file(machine.roots.device(PCI).join("driver")).unwrap();
+        let text = format!("{:#}", failed().unwrap_err());
+        assert!(
+            text.contains("could not be given back, it has no driver now: no"),
+            "{text}"
+        );
+        machine.set_driver("vfio-pci");
+        let text = format!("{:#}", failed().unwrap_err());
+        assert!(
+            text.contains("could not be given back, it is with vfio-pci"),
+            "{text}"
+        );
+        // The first step fails.
+        fs::remove_file(machine.roots.driver("nvme").join("unbind")).unwrap();
+        let text = format!("{:#}", failed().unwrap_err());
+        assert!(
+            text.starts_with("nothing has changed: cannot write"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn settings_are_those_of_the_node() {
         let machine = Machine::new("configure");
         let mut device = machine.device();
@@ -856,15 +1133,7 @@ mod tests {
         machine.write(&format!("{node}/clear"), "1\n");
         machine.write(&format!("{node}/limit_per_file"), "0\n");
         machine.write(&format!("{node}/slots"), "privileged\n");
-        device.node = Some(Entry {
-            number: 0,
-            path: "/dev/p2pmem0".into(),
-            node: machine.top.join(node),
-            device: machine.roots.device(PCI),
-            pci: PCI.to_owned(),
-            vendor: "1b36".to_owned(),
-            product: "0010".to_owned(),
-        });
+        device.node = Some(machine.entry(node));
         let plan = configure(&machine.roots, &device, &settings).unwrap();
         assert_eq!(
             machine.commands(&plan),

@@ -7,14 +7,16 @@ use clap::Args;
 use p2pmem::manage::{self, Device, Roots};
 
 use super::{
-    change::{report, Change},
+    change::{note, report, Change},
     interrupt,
 };
 
 /// Give a PCI device to p2pmem_rs, which makes its memory a node.
 ///
-/// The driver that has the device loses it. If p2pmem_rs refuses the device, the driver gets it back,
-/// and the error has the reason. A drive that is mounted, swapped to, or part of something is left alone.
+/// The driver that has the device loses it. What can be known is checked before: that the device is no
+/// bridge, that there is memory to register where the regions tell, and that nothing uses the device (a
+/// mount, swap, a device that a drive is part of, a loop device, a process that has a device node open).
+/// If p2pmem_rs refuses the device, the driver gets it back, and the error has the reason.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     p2pmem bind 0000:05:00.0 --regions 'bar2@16M+64M'\n  \
@@ -47,6 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let regions = Some(&*regions).filter(|regions| !regions.is_empty());
     let plan = manage::bind(&roots, &device, regions, arguments.force)?;
 
+    note(&plan);
     // What was begun is finished, or undone.
     let _signals = interrupt::flag()?;
     let node = match arguments.dry_run {

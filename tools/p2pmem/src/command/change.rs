@@ -36,6 +36,13 @@ impl Change {
     }
 }
 
+/// Prints the notes of a plan to standard error.
+pub fn note(plan: &Plan) {
+    for note in plan.notes() {
+        eprintln!("p2pmem: {note}");
+    }
+}
+
 /// Prints what was done, in words that the command knows, or what would be.
 pub fn report(change: &Change, json: bool, words: impl FnOnce()) -> Result<()> {
     if json {
