@@ -32,6 +32,8 @@ use memory::Memory;
 
 /// The driver.
 pub const DRIVER: &str = "p2pmem_rs";
+/// Value of `driver_override` that keeps all drivers from a device: no driver has this name.
+pub const NO_DRIVER: &str = "none";
 /// How long a node may take to come up.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -141,7 +143,7 @@ impl Device {
     }
 
     /// Returns the only driver that may have it.
-    fn driver_override(&self, roots: &Roots) -> Option<String> {
+    pub fn driver_override(&self, roots: &Roots) -> Option<String> {
         let text = fs::read_to_string(roots.device(&self.pci).join("driver_override")).ok()?;
         // How the kernel shows none.
         Some(text.trim().to_owned()).filter(|name| !name.is_empty() && name != "(null)")
@@ -364,12 +366,14 @@ pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) 
         refuse_if_allocated(device)?;
     }
     let before = device.driver_override(roots);
+    // The BAR that belongs to an ID is in the driver's table only.
+    let by_id = before.as_deref() == Some(NO_DRIVER);
     match regions.or(chosen.as_deref()) {
-        None | Some("default") if driver.as_deref() == Some(DRIVER) => (),
+        None | Some("default") if by_id || driver.as_deref() == Some(DRIVER) => (),
         text => Memory::read(&folder, pci)?.check(text.unwrap_or("default"))?,
     }
     let is_reserved = before.as_deref().is_some_and(|name| name != DRIVER);
-    if let (Some(other), true, false) = (&before, is_reserved, force) {
+    if let (Some(other), true, false) = (&before, is_reserved && !by_id, force) {
         bail!(
             "{pci} is reserved for {other} (driver_override), which p2pmem unbind would not put \
              back: pass --force"
@@ -457,37 +461,67 @@ fn find_node(roots: &Roots, device: &Device) -> Result<Entry> {
     }
 }
 
-/// Plans to undo [`bind`]: unbind, allow any driver, forget the choice, and let the driver have the device
-/// that wants it. A device that the driver has by its ID is left without a driver.
+/// What [`unbind`] may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unbind {
+    /// Take the memory away from its users.
+    pub force: bool,
+    /// Forget which regions were chosen.
+    pub forget: bool,
+    /// Write nothing to find out more: the plan is only to be looked at.
+    pub dry_run: bool,
+}
+
+/// Plans to undo [`bind`]: unbind, allow any driver, and let the kernel look for one. The driver would
+/// take back a device whose ID it knows: no driver is allowed then.
 ///
 /// # Errors
 ///
-/// The driver is not loaded, or has nothing to do with the device.
-pub fn unbind(roots: &Roots, device: &Device) -> Result<Plan> {
+/// The driver is not loaded, or has nothing to do with the device; memory is in use, without `force`.
+pub fn unbind(roots: &Roots, device: &Device, how: Unbind) -> Result<Plan> {
     let pci = &device.pci;
     let mut plan = Plan::new(device);
     let choice = roots.choice(pci)?;
+    let path = roots.device(pci).join("driver_override");
 
-    match device.driver(roots) {
-        Some(driver) if driver == DRIVER => {
-            plan.take(roots, DRIVER.to_owned());
-        }
-        Some(driver) if device.node.is_some() => bail!(
+    let driver = device.driver(roots);
+    let is_bound = driver.as_deref() == Some(DRIVER);
+    if let (Some(driver), false, true) = (&driver, is_bound, device.node.is_some()) {
+        bail!(
             "{pci} belongs to {driver}, its memory is only adopted: \
              unload {DRIVER}, or give up a PMR (p2pmem config {pci} --regions default)"
-        ),
-        _ => (),
+        );
     }
-    let was_ours = device.driver_override(roots).as_deref() == Some(DRIVER);
-    if was_ours {
+    if !how.force {
+        refuse_if_allocated(device)?;
+    }
+    let before = device.driver_override(roots);
+    let is_ours = before.as_deref() == Some(DRIVER);
+    let by_id = match is_bound {
+        true if is_ours && how.dry_run => {
+            plan.notes.push(format!(
+                "if {DRIVER} knows the ID of {pci}, `{NO_DRIVER}` is written to its driver_override"
+            ));
+            false
+        }
+        true if is_ours => knows_id(roots, device)?,
+        // Without an override, it was bound by its ID.
+        is_bound => is_bound,
+    };
+
+    if by_id {
+        plan.set(path, NO_DRIVER, before.unwrap_or_default());
+    }
+    if is_bound {
+        plan.take(roots, DRIVER.to_owned());
+    }
+    if !by_id && is_ours {
         let path = roots.device(pci).join("driver_override");
         plan.set(path, "", DRIVER.to_owned());
-    }
-    if choice.is_some() {
-        plan.choose(roots, "default")?;
-    }
-    if was_ours {
         plan.add(roots.sys.join("bus/pci/drivers_probe"), pci, None);
+    }
+    if how.forget && choice.is_some() {
+        plan.choose(roots, "default")?;
     }
     ensure!(
         !plan.steps.is_empty(),
@@ -495,6 +529,28 @@ pub fn unbind(roots: &Roots, device: &Device) -> Result<Plan> {
     );
 
     Ok(plan)
+}
+
+/// Returns whether the driver has the ID of a device that is bound to it and reserved for it.
+///
+/// The kernel does not list the IDs of a driver. To bind a device that is bound is an error: EBUSY if
+/// the driver matches, ENODEV if it does not.
+fn knows_id(roots: &Roots, device: &Device) -> Result<bool> {
+    let path = roots.device(&device.pci).join("driver_override");
+    put(&path, "")?;
+    let answer = OpenOptions::new()
+        .write(true)
+        .open(roots.driver(DRIVER).join("bind"))
+        .and_then(|mut file| file.write_all(device.pci.as_bytes()));
+    put(&path, DRIVER)?;
+
+    match answer {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => Ok(false),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => Ok(true),
+        // It was unbound in between, and this bound it.
+        Ok(()) => Ok(true),
+        Err(error) => Err(error).context("cannot find out which devices the driver knows"),
+    }
 }
 
 /// What can be set. [`None`] leaves it as it is.
@@ -999,25 +1055,89 @@ mod tests {
         let file = format!("sys/bus/pci/devices/{PCI}/driver_override");
         machine.write(&file, "p2pmem_rs\n");
         machine.write("sys/module/p2pmem_rs/regions", "0000:05:00.0 cmb\n");
-        let plan = unbind(&machine.roots, &machine.device()).unwrap();
+        let dry_run = Unbind {
+            dry_run: true,
+            ..Unbind::default()
+        };
+        let forget = Unbind {
+            forget: true,
+            ..dry_run
+        };
+        let plan = unbind(&machine.roots, &machine.device(), forget).unwrap();
         assert_eq!(
             machine.commands(&plan),
             [
                 "echo 0000:05:00.0 > sys/bus/pci/drivers/p2pmem_rs/unbind",
                 "echo > sys/bus/pci/devices/0000:05:00.0/driver_override",
+                "echo 0000:05:00.0 > sys/bus/pci/drivers_probe",
                 "echo '0000:05:00.0 default' > sys/module/p2pmem_rs/regions",
+            ]
+        );
+        assert!(plan.notes()[0].contains("knows the ID"));
+        // What was chosen is kept.
+        let plan = unbind(&machine.roots, &machine.device(), dry_run).unwrap();
+        assert_eq!(plan.steps().len(), 3);
+        // One that is bound by its ID.
+        machine.write(&file, "(null)\n");
+        let plan = unbind(&machine.roots, &machine.device(), Unbind::default()).unwrap();
+        assert_eq!(
+            machine.commands(&plan),
+            [
+                "echo none > sys/bus/pci/devices/0000:05:00.0/driver_override",
+                "echo 0000:05:00.0 > sys/bus/pci/drivers/p2pmem_rs/unbind",
+            ]
+        );
+        // That is no reservation for anybody.
+        fs::remove_file(machine.roots.device(PCI).join("driver")).unwrap();
+        machine.write(&file, "none\n");
+        let plan = bind(&machine.roots, &machine.device(), None, false).unwrap();
+        assert_eq!(
+            machine.commands(&plan),
+            [
+                "echo p2pmem_rs > sys/bus/pci/devices/0000:05:00.0/driver_override",
                 "echo 0000:05:00.0 > sys/bus/pci/drivers_probe",
             ]
         );
-        // One that is bound by its ID.
-        machine.write(&file, "(null)\n");
-        machine.write("sys/module/p2pmem_rs/regions", "");
-        let plan = unbind(&machine.roots, &machine.device()).unwrap();
-        assert_eq!(plan.steps().len(), 1);
         // One that is not bound.
         machine.set_driver("nvme");
-        let error = unbind(&machine.roots, &machine.device()).unwrap_err();
+        let error = unbind(&machine.roots, &machine.device(), Unbind::default()).unwrap_err();
         assert!(error.to_string().contains("is not bound"), "{error}");
+    }
+
+    #[test]
+    fn memory_in_use_is_left_alone() {
+        let machine = Machine::new("allocated");
+        machine.set_driver("p2pmem_rs");
+        let mut device = machine.device();
+        let node = "sys/class/misc/p2pmem0";
+        for (name, text) in [
+            ("size", "134217728"),
+            ("allocated", "2097152"),
+            ("largest", "132120576"),
+            ("regions", "bar2@0x0+0x8000000:bar"),
+            ("adopted", "0"),
+            ("clear", "1"),
+            ("limit_per_file", "0"),
+            ("limit_per_user", "0"),
+        ] {
+            machine.write(&format!("{node}/{name}"), text);
+        }
+        device.node = Some(machine.entry(node));
+        let allocated = device.node.as_ref().unwrap().details().unwrap().allocated;
+        assert_eq!(allocated, 2 << 20);
+        let error = unbind(&machine.roots, &device, Unbind::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("2 MiB of its memory are"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("--force"), "{error}");
+        let error = bind(&machine.roots, &device, Some("bar2"), false).unwrap_err();
+        assert!(error.to_string().contains("--force"), "{error}");
+        let force = Unbind {
+            force: true,
+            ..Unbind::default()
+        };
+        unbind(&machine.roots, &device, force).unwrap();
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
 cases!(
     "manage": list_json, list_users, list_needs_no_rights, bind_with_regions, bind_again, dry_run_changes_nothing,
     nothing_to_register, failed_bind_is_undone, drive_comes_back, wrong_regions, mounted_drive, opened_drive,
-    bridge, config_sets, config_fails, wrong_names,
+    bridge, memory_in_use, unbound_for_good, regions_of_the_readme, config_sets, config_fails, wrong_names,
 );
 
 const DEVICES: &str = "/sys/bus/pci/devices";
@@ -233,18 +233,16 @@ fn bind_with_regions() -> Result<()> {
 
     // By its node, and by an address without the domain.
     let node = provider.path.to_string_lossy().into_owned();
-    let text = says(&["unbind", &node])?;
-    ensure!(text.contains("is back with p2pmem_rs"), "{text}");
-    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
-    let text = says(&["unbind", pci.trim_start_matches("0000:")])?;
+    let text = says(&["unbind", &node, "--forget"])?;
     ensure!(text.contains("has no driver now"), "{text}");
     ensure!(driver(&pci).is_none() && Provider::of(&pci)?.is_none());
+    ensure!(choices()?.is_empty(), "{}", choices()?);
     fails(
         &["unbind", &pci],
         &["is not bound to p2pmem_rs", "p2pmem list"],
     )?;
-    says(&["bind", &pci])?;
-    ensure!(driver(&pci).as_deref() == Some("p2pmem_rs"));
+    says(&["bind", pci.trim_start_matches("0000:")])?;
+    ensure!(state(&pci)?[2..] == before[2..], "{:?}", state(&pci)?);
     Ok(())
 }
 
@@ -360,6 +358,18 @@ fn failed_bind_is_undone() -> Result<()> {
     )?;
     ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
     drop(file);
+
+    // The same with a drive. As if the driver knew its ID, what is to be registered is not known before.
+    let pci = address_of(&controller("disk1")?.context("no such drive")?)?;
+    let _restored = Restored(pci.clone());
+    drive_named("disk1")?;
+    fs::write(format!("{DEVICES}/{pci}/driver_override"), "none")?;
+    let before = state(&pci)?;
+    let taken = format!("{pci} was taken from nvme, and given back to it");
+    let reason = "the controller has no CMB and no PMR that can serve";
+    fails(&["bind", &pci], &["cannot bind", &taken, reason])?;
+    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+    drive_named("disk1")?;
     Ok(())
 }
 
@@ -386,7 +396,7 @@ fn drive_comes_back() -> Result<()> {
     fs::write("/sys/bus/pci/drivers/nvme/unbind", &pci)?;
     fs::write(format!("{DEVICES}/{pci}/driver_override"), "p2pmem_rs")?;
     choose(&format!("{pci} bar0"))?;
-    let text = says(&["unbind", &pci])?;
+    let text = says(&["unbind", &pci, "--forget"])?;
     ensure!(text.contains("is back with nvme"), "{text}");
     ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
     drive_named(serial)?;
@@ -508,6 +518,121 @@ fn bridge() -> Result<()> {
     }
     // A root port, and the ports of the switch.
     ensure!(bridges >= 3, "{bridges} bridges");
+    Ok(())
+}
+
+fn memory_in_use() -> Result<()> {
+    let pci = parts()?;
+    let _restored = Restored(pci.clone());
+    let provider = Provider::of(&pci)?.context("no node")?;
+    let map = Map::new(provider.open()?, PAGE)?;
+    map.set(0, 1);
+    let before = state(&pci)?;
+    for arguments in [
+        &["unbind", &*pci][..],
+        &["unbind", &pci, "--dry-run"],
+        &["bind", &pci, "--regions", "bar2+2M"],
+    ] {
+        fails(
+            arguments,
+            &["4 KiB of its memory are", "--users", "--force"],
+        )?;
+    }
+    ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+    ensure!(map.get(0) == 1, "not the same memory");
+    says(&["unbind", &pci, "--force"])?;
+    ensure!(!map.is_readable(0)?, "still there");
+    Ok(())
+}
+
+/// A device that the driver knows by its ID, and one of an ID that it was told.
+fn unbound_for_good() -> Result<()> {
+    const NEW_ID: &str = "/sys/bus/pci/drivers/p2pmem_rs/new_id";
+    const REMOVE_ID: &str = "/sys/bus/pci/drivers/p2pmem_rs/remove_id";
+    let (known, told) = (parts()?, large()?);
+    let _restored = [Restored(known.clone()), Restored(told.clone())];
+    let overridden = |pci: &str| -> Result<String> {
+        let text = fs::read_to_string(format!("{DEVICES}/{pci}/driver_override"))?;
+        Ok(text.trim().to_owned())
+    };
+    fs::write(NEW_ID, "1b36 0005")?;
+    let result = (|| {
+        for pci in [&known, &told] {
+            // As it was bound by its ID, and as the command bound it.
+            for regions in [None, Some("bar2@16M+8M")] {
+                if let Some(regions) = regions {
+                    says(&["bind", pci, "--regions", regions])?;
+                    ensure!(overridden(pci)? == "p2pmem_rs", "{}", overridden(pci)?);
+                }
+                ensure!(driver(pci).as_deref() == Some("p2pmem_rs"), "not bound");
+                let text = says(&["unbind", pci])?;
+                for words in [
+                    "has no driver now",
+                    "driver_override is none",
+                    "p2pmem bind",
+                ] {
+                    ensure!(text.contains(words), "{text}");
+                }
+                ensure!(
+                    text.contains("bar2@0x1000000+0x800000") == regions.is_some(),
+                    "{text}"
+                );
+                // Also if the kernel looks for a driver once more.
+                let _ = fs::write("/sys/bus/pci/drivers_probe", pci);
+                ensure!(driver(pci).is_none(), "it came back");
+                ensure!(overridden(pci)? == "none", "{}", overridden(pci)?);
+            }
+            // What was chosen is kept.
+            says(&["bind", pci])?;
+            let provider = Provider::of(pci)?.context("no node")?;
+            ensure!(provider.size as u64 == 8 * MIB, "{}", provider.size);
+        }
+        Ok(())
+    })();
+    fs::write(REMOVE_ID, "1b36 0005")?;
+    result?;
+
+    // The driver does not know that ID any more, nor does another one.
+    let text = says(&["unbind", &told, "--forget"])?;
+    ensure!(text.contains("has no driver now"), "{text}");
+    ensure!(overridden(&told)? == "(null)", "{}", overridden(&told)?);
+    ensure!(!choices()?.contains(&told), "{}", choices()?);
+    // One that is reserved for the driver without being bound, and comes by its ID.
+    unbind(&known)?;
+    let text = says(&["unbind", &known])?;
+    ensure!(text.contains("has no driver now"), "{text}");
+    ensure!(driver(&known).is_none() && overridden(&known)? == "none");
+    // The module does not take it either when it is loaded.
+    crate::guest::rmmod()?;
+    crate::guest::insmod()?;
+    ensure!(driver(&known).is_none(), "it came back");
+    Ok(())
+}
+
+/// The lines of README, section "Choose what to take", for a device that is bound already.
+fn regions_of_the_readme() -> Result<()> {
+    let readme = include_str!("../../../../README.md");
+    let pci = parts()?;
+    let _restored = Restored(pci.clone());
+    let (_, section) = readme
+        .split_once("### Choose what to take")
+        .context("no such section")?;
+    let (_, recipe) = section
+        .split_once("known by its ID is bound already")
+        .context("no recipe")?;
+    let commands: Vec<_> = recipe
+        .lines()
+        .skip(1)
+        .skip_while(|line| !line.starts_with("    "))
+        .take_while(|line| line.starts_with("    "))
+        .map(|line| line.replace("0000:05:00.0", &pci))
+        .collect();
+    ensure!(commands.len() == 3, "{commands:?}");
+    for command in &commands {
+        run("sh", &["-ec", command])?;
+    }
+    let provider = Provider::of(&pci)?.context("no node")?;
+    ensure!(provider.size as u64 == 32 * MIB, "{}", provider.size);
     Ok(())
 }
 
@@ -641,7 +766,7 @@ pub mod lend {
             "{one}"
         );
 
-        let text = says(&["unbind", &pci])?;
+        let text = says(&["unbind", &pci, "--forget"])?;
         ensure!(text.contains("is back with nvme"), "{text}");
         drive_named(serial)?;
         wait_until(

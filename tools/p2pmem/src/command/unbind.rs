@@ -4,25 +4,32 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use p2pmem::manage::{self, Device, Roots};
+use p2pmem::manage::{self, Device, Roots, Unbind, DRIVER, NO_DRIVER};
 
 use super::{
-    change::{report, Change},
+    change::{note, report, Change},
     interrupt,
 };
 
 /// Take a PCI device from p2pmem_rs, and give it back to its own driver.
 ///
-/// Undoes what bind did: regions that were chosen are forgotten as well. Whoever has the memory mapped
-/// gets SIGBUS; DMA that is under way is waited for. A device that p2pmem_rs has by its ID is left
-/// without a driver.
+/// A device whose ID p2pmem_rs knows is left without a driver: its driver_override is `none` until bind.
+/// Regions that were chosen are kept for the next bind. Memory in use is left alone without --force; with
+/// it, processes that have it mapped get SIGBUS, and DMA that is under way is waited for.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     p2pmem unbind p2pmem0\n  \
+    p2pmem unbind p2pmem0 --force --forget\n  \
     p2pmem unbind 0000:05:00.0 --dry-run")]
 pub struct Arguments {
     /// The device, like 0000:05:00.0 or 05:00.0, or its node.
     device: String,
+    /// Unbind even if memory is in use.
+    #[arg(long)]
+    force: bool,
+    /// Forget the regions that were chosen as well.
+    #[arg(long)]
+    forget: bool,
     /// Print what would be done as shell commands, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -35,23 +42,41 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let roots = Roots::default();
     let device = Device::find(&roots, &arguments.device)?;
-    let plan = manage::unbind(&roots, &device)?;
+    let how = Unbind {
+        force: arguments.force,
+        forget: arguments.forget,
+        dry_run: arguments.dry_run,
+    };
 
     // What was begun is finished, or undone.
     let _signals = interrupt::flag()?;
+    let plan = manage::unbind(&roots, &device, how)?;
+    note(&plan);
+    let mut change = Change::new(&device, &plan, arguments.dry_run);
     if !arguments.dry_run {
-        plan.run(&roots, || Ok(()))
-            .with_context(|| format!("cannot unbind {}", device.pci))?;
+        let failed = || format!("cannot unbind {}", device.pci);
+        plan.run(&roots, || Ok(())).with_context(failed)?;
+        // One that was reserved for the driver without being bound may be bound by its ID now.
+        if device.driver(&roots).as_deref() == Some(DRIVER) {
+            let more = manage::unbind(&roots, &device, how)?;
+            more.run(&roots, || Ok(())).with_context(failed)?;
+            change.steps.extend(more.steps().iter().cloned());
+        }
     }
-    let change = Change {
-        driver: device.driver(&roots),
-        ..Change::new(&device, &plan, arguments.dry_run)
-    };
-    report(&change, arguments.json, || match &change.driver {
-        Some(driver) => println!("{} is back with {driver}", change.pci),
-        None => println!(
-            "{0} has no driver now: p2pmem bind {0} binds it again",
-            change.pci
-        ),
+    change.driver = device.driver(&roots);
+
+    report(&change, arguments.json, || {
+        let pci = &device.pci;
+        match &change.driver {
+            Some(driver) => println!("{pci} is back with {driver}"),
+            None if device.driver_override(&roots).as_deref() == Some(NO_DRIVER) => println!(
+                "{pci} has no driver now, and gets none, as its driver_override is {NO_DRIVER}: \
+                 p2pmem bind {pci} binds it again"
+            ),
+            None => println!("{pci} has no driver now: p2pmem bind {pci} binds it again"),
+        }
+        if let Ok(Some(regions)) = roots.choice(pci) {
+            println!("the next bind takes {regions} of it (p2pmem unbind --forget forgets that)");
+        }
     })
 }
