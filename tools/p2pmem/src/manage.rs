@@ -616,6 +616,33 @@ pub fn configure(roots: &Roots, device: &Device, settings: &Settings) -> Result<
     Ok(plan)
 }
 
+/// Checks that a driver that has a device gives its PMR away, if that was asked for just now.
+///
+/// # Errors
+///
+/// It does not. The driver tells the reason in the kernel's log.
+pub fn check_adopted(roots: &Roots, device: &Device, settings: &Settings) -> Result<()> {
+    let regions = settings.regions.as_deref().unwrap_or_default();
+    let driver = match device.driver(roots) {
+        Some(driver) if driver != DRIVER => driver,
+        _ => return Ok(()),
+    };
+    if !regions.split_whitespace().any(|word| word == "pmr") {
+        return Ok(());
+    }
+
+    let is_pmr = |node: &Entry| {
+        let details = node.details();
+        node.pci == device.pci
+            && details.is_ok_and(|details| details.regions.iter().any(|one| one.kind == "pmr"))
+    };
+    ensure!(
+        sysfs::providers(&roots.sys)?.iter().any(is_pmr),
+        "{DRIVER} does not give out the PMR beside {driver}"
+    );
+    Ok(())
+}
+
 /// Returns the use of a device, in words. Notes what this user cannot see.
 fn use_of(roots: &Roots, device: &Device, notes: &mut Vec<String>) -> Result<Option<String>> {
     let directory = fs::canonicalize(roots.device(&device.pci))?;

@@ -741,7 +741,28 @@ fn wrong_names() -> Result<()> {
 pub mod lend {
     use super::*;
 
-    cases!("lend": drive_and_back);
+    cases!("lend": drive_and_back, refused_beside_the_drive);
+
+    fn refused_beside_the_drive() -> Result<()> {
+        let pci = address_of(&controller("new")?.context("no such drive")?)?;
+        let _restored = Restored(pci.clone());
+        drive_named("new")?;
+        let before = state(&pci)?;
+        fails(
+            &["config", &pci, "--regions", "pmr"],
+            &[
+                "cannot configure",
+                "nothing has changed",
+                "its driver published memory, from which a PMR cannot be kept apart",
+                "does not give out the PMR beside nvme",
+            ],
+        )?;
+        ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
+        // For when the driver has it.
+        says(&["config", &pci, "--regions", "cmb"])?;
+        says(&["config", &pci, "--regions", "default"])?;
+        Ok(())
+    }
 
     fn drive_and_back() -> Result<()> {
         let serial = "new";

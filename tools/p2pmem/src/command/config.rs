@@ -25,8 +25,8 @@ use super::{
 /// Show and change settings of devices.
 ///
 /// Without options, shows those of one device or of all. Regions count from the next time on that the
-/// device is bound; the PMR of a drive in use is switched on and off at once. All else counts at once, and
-/// until the device is unbound.
+/// device is bound; the PMR of a drive in use is switched on and off at once, and if the driver refuses
+/// it the error has the reason. All else counts at once, and until the device is unbound.
 #[derive(Args)]
 #[command(
     group(ArgGroup::new("setting").multiple(true).requires("device")),
@@ -138,7 +138,7 @@ fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Argument
     // What was begun is finished, or undone.
     let _signals = interrupt::flag()?;
     if !arguments.dry_run {
-        plan.run(roots, || Ok(()))
+        plan.run(roots, || manage::check_adopted(roots, device, settings))
             .with_context(|| format!("cannot configure {}", device.pci))?;
     }
 
