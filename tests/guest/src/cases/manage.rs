@@ -741,7 +741,7 @@ fn wrong_names() -> Result<()> {
 pub mod lend {
     use super::*;
 
-    cases!("lend": drive_and_back, refused_beside_the_drive);
+    cases!("lend": drive_and_back, refused_beside_the_drive, descriptors_of_others);
 
     fn refused_beside_the_drive() -> Result<()> {
         let pci = address_of(&controller("new")?.context("no such drive")?)?;
@@ -762,6 +762,26 @@ pub mod lend {
         says(&["config", &pci, "--regions", "cmb"])?;
         says(&["config", &pci, "--regions", "default"])?;
         Ok(())
+    }
+
+    /// An ordinary user does not see who has the drive open, and is told so.
+    fn descriptors_of_others() -> Result<()> {
+        let pci = address_of(&controller("new")?.context("no such drive")?)?;
+        let arguments = ["bind", &pci, "--regions", "cmb", "--dry-run"];
+        let told = |expected: bool| -> Result<()> {
+            let run = p2pmem(&arguments)?;
+            let text = String::from_utf8_lossy(&run.stderr);
+            ensure!(run.status.success(), "{:?}: {text}", run.status);
+            let is = text.contains("may be in use") && text.contains("which takes root");
+            ensure!(is == expected, "{text}");
+            Ok(())
+        };
+        told(false)?;
+        Child::spawn(|| {
+            crate::guest::become_user()?;
+            told(true)
+        })?
+        .expect_success()
     }
 
     fn drive_and_back() -> Result<()> {
