@@ -11,6 +11,12 @@
 //! - `acs`: ports on the way that send requests upstream, each with its ACS Control register.
 //! - `host`: vendor and device ID by which the kernel knows the host bridge of the provider, and that of
 //!   the client if that is another one; `-` if there is nothing to know it by.
+//! - `ats`, `pasid`, `pri`: `on` or `off` for each of these capabilities that the device has.
+//!
+//! And a line for each bridge: its address, `port`, and `key=value`.
+//!
+//! - `type`: `root`, `upstream`, `downstream`, or `bridge` if one side of it is not PCI Express.
+//! - `acs`: its ACS Capability register and, behind a slash, its ACS Control register.
 
 use kernel::{
     alloc::KVVec,
@@ -32,6 +38,8 @@ use kernel_ext::{
         p2pdma,
         tree::{
             self,
+            Feature,
+            PortType,
             ACS_REDIRECT, //
         },
     },
@@ -90,9 +98,15 @@ fn find(
     _inside: &Guard<'_>,
 ) -> Result<KVVec<u8>> {
     let mut text = KVVec::new();
-    for client in tree::devices().filter(|pdev| tree::is_endpoint(pdev)) {
-        let route = Route::new(provider.device(), &client, allowed)?;
-        let line = CString::try_from_fmt(fmt!("{}\n", route))?;
+    for pdev in tree::devices() {
+        let line = if tree::is_endpoint(&pdev) {
+            let route = Route::new(provider.device(), &pdev, allowed)?;
+            CString::try_from_fmt(fmt!("{}{}\n", route, Features(&pdev)))?
+        } else if tree::is_bridge(&pdev) {
+            CString::try_from_fmt(fmt!("{}\n", Port(&pdev)))?
+        } else {
+            continue;
+        };
 
         text.extend_from_slice(line.to_bytes(), GFP_KERNEL)?;
     }
@@ -234,6 +248,46 @@ impl Hosts {
                 None => f.write_fmt(fmt!("{}-", word))?,
             }
             word = ",";
+        }
+
+        Ok(())
+    }
+}
+
+/// Capabilities of a device by which it asks for addresses itself.
+struct Features<'a>(&'a pci::Device);
+
+impl fmt::Display for Features<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, feature) in [
+            ("ats", Feature::Ats),
+            ("pasid", Feature::Pasid),
+            ("pri", Feature::Pri),
+        ] {
+            if let Some(enabled) = feature.is_enabled(self.0) {
+                f.write_fmt(fmt!(" {}={}", name, if enabled { "on" } else { "off" }))?;
+            }
+        }
+
+        Ok(())
+    }
+}
+
+/// A bridge.
+struct Port<'a>(&'a pci::Device);
+
+impl fmt::Display for Port<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match PortType::of(self.0) {
+            PortType::Root => "root",
+            PortType::Upstream => "upstream",
+            PortType::Downstream => "downstream",
+            PortType::Bridge => "bridge",
+        };
+
+        f.write_fmt(fmt!("{} port type={}", self.0.as_ref().name(), kind))?;
+        if let Some((capability, control)) = tree::acs(self.0) {
+            f.write_fmt(fmt!(" acs={:04x}/{:04x}", capability, control))?;
         }
 
         Ok(())

@@ -137,6 +137,119 @@ pub fn way_up(pdev: &pci::Device) -> impl Iterator<Item = ARef<pci::Device>> {
     })
 }
 
+/// Returns whether a device is a bridge to another bus (a header of type 1).
+pub fn is_bridge(pdev: &pci::Device) -> bool {
+    // SAFETY: The device is valid; the type of its header does not change.
+    unsafe { u32::from((*as_raw(pdev)).hdr_type) == bindings::PCI_HEADER_TYPE_BRIDGE }
+}
+
+/// What a bridge is (PCI Express Base Specification, PCI Express Capabilities Register).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortType {
+    /// Root port.
+    Root,
+    /// Upstream port of a switch.
+    Upstream,
+    /// Downstream port of a switch.
+    Downstream,
+    /// A bridge to or from a bus that is not PCI Express, or between two of those.
+    Bridge,
+}
+
+impl PortType {
+    /// Returns what a bridge is.
+    pub fn of(bridge: &pci::Device) -> Self {
+        let raw = as_raw(bridge);
+        // SAFETY: The device is valid; neither of the two changes.
+        let (capability, flags) = unsafe { ((*raw).pcie_cap, (*raw).pcie_flags_reg) };
+        let kind = (u32::from(flags) & bindings::PCI_EXP_FLAGS_TYPE) >> 4;
+
+        match kind {
+            _ if capability == 0 => Self::Bridge,
+            bindings::PCI_EXP_TYPE_ROOT_PORT => Self::Root,
+            bindings::PCI_EXP_TYPE_UPSTREAM => Self::Upstream,
+            bindings::PCI_EXP_TYPE_DOWNSTREAM => Self::Downstream,
+            _ => Self::Bridge,
+        }
+    }
+}
+
+/// Reads a register of 16 bits in config space, or [`None`] if the device does not answer.
+fn read_word(pdev: &pci::Device, at: u32) -> Option<u16> {
+    let mut value = 0;
+
+    // SAFETY: The device is valid. The C side checks the offset.
+    let failed = unsafe {
+        // CAST: An offset in config space, at most 4095.
+        bindings::pci_read_config_word(as_raw(pdev), at as c_int, &mut value) != 0
+    };
+
+    (!failed && value != u16::MAX).then_some(value)
+}
+
+/// Reads a register of an extended capability, or [`None`] if the device lacks it or does not answer.
+fn read_capability(pdev: &pci::Device, id: u32, register: u32) -> Option<u16> {
+    // SAFETY: The device is valid. CAST: The IDs are small.
+    let at = unsafe { bindings::pci_find_ext_capability(as_raw(pdev), id as c_int) };
+
+    if at == 0 {
+        return None;
+    }
+    read_word(pdev, u32::from(at) + register)
+}
+
+/// A capability of a device that is switched on by a bit of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// Address Translation Services.
+    Ats,
+    /// Process Address Space ID.
+    Pasid,
+    /// Page Request Interface.
+    Pri,
+}
+
+impl Feature {
+    /// Returns whether a device has it switched on, or [`None`] if it lacks the capability. A virtual
+    /// function shares PASID and PRI with its physical function, and has no such capabilities itself.
+    pub fn is_enabled(self, pdev: &pci::Device) -> Option<bool> {
+        let (id, register, bit) = match self {
+            Self::Ats => (
+                bindings::PCI_EXT_CAP_ID_ATS,
+                bindings::PCI_ATS_CTRL,
+                bindings::PCI_ATS_CTRL_ENABLE,
+            ),
+            Self::Pasid => (
+                bindings::PCI_EXT_CAP_ID_PASID,
+                bindings::PCI_PASID_CTRL,
+                bindings::PCI_PASID_CTRL_ENABLE,
+            ),
+            Self::Pri => (
+                bindings::PCI_EXT_CAP_ID_PRI,
+                bindings::PCI_PRI_CTRL,
+                bindings::PCI_PRI_CTRL_ENABLE,
+            ),
+        };
+
+        read_capability(pdev, id, register).map(|value| u32::from(value) & bit != 0)
+    }
+}
+
+/// Returns the ACS Capability and ACS Control registers of a device, or [`None`] if it has no such
+/// capability or does not answer.
+pub fn acs(pdev: &pci::Device) -> Option<(u16, u16)> {
+    // SAFETY: The device is valid; where the capability is does not change.
+    let at = u32::from(unsafe { (*as_raw(pdev)).acs_cap });
+
+    if at == 0 {
+        return None;
+    }
+    Some((
+        read_word(pdev, at + bindings::PCI_ACS_CAP)?,
+        read_word(pdev, at + bindings::PCI_ACS_CTRL)?,
+    ))
+}
+
 /// Returns the ACS Control register of a device, or [`None`] if it has no such capability. All bits are set
 /// if the device does not answer.
 pub fn acs_control(pdev: &pci::Device) -> Option<u16> {
