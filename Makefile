@@ -54,8 +54,13 @@ ifeq ($(wildcard $(KDIR)/rust/libkernel.rmeta),)
 $(error KDIR=$(KDIR) has no Rust metadata (rust/libkernel.rmeta): use a tree in which CONFIG_RUST was built, or leave KDIR out to have it made for the stock kernel)
 endif
 
+# Which build of the kernel the module is made for: what uname -v says there, or a word of that. Builds of one
+# release are alike to the kernel.
+MADE_FOR ?= $(shell sed -n 's/^\#define UTS_VERSION "\(.*\)"$$/\1/p' $(KDIR)/include/generated/utsversion.h 2>/dev/null)
+export P2PMEM_MADE_FOR := $(MADE_FOR)
+
 # Nothing in the objects tells them from those of another kernel: start afresh when it changes.
-KERNEL_ID := $(KDIR) $(shell sha256sum < $(KDIR)/rust/libkernel.rmeta)
+KERNEL_ID := $(KDIR) $(P2PMEM_MADE_FOR) $(shell sha256sum < $(KDIR)/rust/libkernel.rmeta)
 
 modules: $(MO)/.kernel
 	+$(kbuild) modules
@@ -101,7 +106,7 @@ kdir:
 	@echo $(KERNEL)/kdir
 
 modules:
-	@$(QUIET_MAKE) KDIR=$(KERNEL)/kdir modules
+	@$(QUIET_MAKE) KDIR=$(KERNEL)/kdir MADE_FOR=$$(cat $(KERNEL)/version) modules
 	@cp $(KERNEL)/release $(MO)/release
 
 # What only tests load.
