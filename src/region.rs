@@ -178,7 +178,7 @@ impl fmt::Display for Refusal {
             }
             Self::Unassigned { bar } => write!(
                 f,
-                "BAR {bar} has no address: boot with pci=realloc, or enable above 4G decoding"
+                "BAR {bar} has no address: there was no room for it, `p2pmem doctor` says what to do"
             ),
             Self::TooSmall {
                 bar,

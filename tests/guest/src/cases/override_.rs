@@ -383,7 +383,7 @@ fn absent_bar() -> Result<()> {
 }
 
 fn unassigned_bar() -> Result<()> {
-    let why = "BAR 2 has no address: boot with pci=realloc";
+    let why = "BAR 2 has no address: there was no room for it";
     refused(&devices()?.huge, "default", &[why])?;
     refused(&devices()?.huge, "bar2@16M+32M", &[why])
 }
