@@ -99,6 +99,21 @@ const ALL: &[Explanation] = &[
                 "Use multiples of 4096.",
             ),
             case(
+                "open of the node",
+                "O_DIRECT was passed: the node is memory, and has no direct I/O of its own.",
+                "Open it with O_RDWR only; pass O_DIRECT for the file or drive.",
+            ),
+            case(
+                "read or write of the node",
+                "The node is mapped, not read.",
+                "Use mmap, and the address as the buffer of other calls.",
+            ),
+            case(
+                "mmap of resourceN, the BAR's file in sysfs",
+                "A driver has claimed the BAR, and the kernel keeps others out (CONFIG_IO_STRICT_DEVMEM).",
+                "Map the node instead. To look at a BAR in spite of that, boot with iomem=relaxed.",
+            ),
+            case(
                 MMAP,
                 "The mapping is private, or its offset is not 0.",
                 "Use MAP_SHARED and offset 0.",
@@ -176,6 +191,11 @@ const ALL: &[Explanation] = &[
                 "The slot is empty: unbinding a device empties slots in rings of the thread that \
                  unbinds. Or the range is not within the memory in the slot.",
                 "When the device is bound again, fill the slot with memory of the new node.",
+            ),
+            case(
+                "send with MSG_ZEROCOPY",
+                "The network stack takes no device memory without copying it.",
+                "Send without MSG_ZEROCOPY: the CPU copies the data then.",
             ),
             case(
                 "an ioctl, mremap, process_vm_readv",
@@ -378,8 +398,17 @@ mod tests {
                     "udev",
                 ][..],
             ),
-            ("EFAULT", &["READ_FIXED", "unbinding"]),
-            ("EINVAL", &["P2PMEM_URING_UNREGISTER", "unbinding"]),
+            ("EFAULT", &["READ_FIXED", "unbinding", "MSG_ZEROCOPY"]),
+            (
+                "EINVAL",
+                &[
+                    "P2PMEM_URING_UNREGISTER",
+                    "unbinding",
+                    "resourceN",
+                    "open of the node",
+                    "read or write of the node",
+                ],
+            ),
         ] {
             let text = explain(name).unwrap().to_string();
             for word in words {
