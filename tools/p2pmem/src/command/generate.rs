@@ -38,6 +38,14 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
+/// The page that explains ways, translation and isolation.
+const OVERVIEW: &str = include_str!("p2pmem.7");
+
+/// Returns that page, of this version.
+fn overview() -> String {
+    OVERVIEW.replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+}
+
 /// Writes the files.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = |name: &str| -> Result<PathBuf> {
@@ -61,6 +69,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         fs::write(&path, page(one, &others)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+
+    let path = folder("man/man7")?.join("p2pmem.7");
+    fs::write(&path, overview()).with_context(|| format!("cannot write {}", path.display()))?;
 
     for (shell, name, file) in [
         (Shell::Bash, "bash-completion/completions", "p2pmem"),
@@ -115,14 +126,10 @@ fn page(command: &Command, others: &[&str]) -> Result<Vec<u8>> {
         }
     }
     roff.control("SH", ["SEE ALSO"]);
-    for (index, name) in others.iter().enumerate() {
-        let end = if index + 1 < others.len() {
-            "(1),"
-        } else {
-            "(1)"
-        };
-        roff.text([bold(*name), roman(end)]);
+    for name in others {
+        roff.text([bold(*name), roman("(1),")]);
     }
+    roff.text([bold("p2pmem"), roman("(7)")]);
     roff.to_writer(&mut text)?;
 
     Ok(text)
@@ -147,6 +154,20 @@ mod tests {
             ] {
                 assert!(text.contains(word), "{word} is not in {text}");
             }
+        }
+    }
+
+    #[test]
+    fn the_overview_names_what_topo_and_doctor_say() {
+        let text = overview();
+        assert!(text.contains(env!("CARGO_PKG_VERSION")) && !text.contains('@'));
+        for word in [
+            "Translation Blocking",
+            "Direct Translated P2P",
+            "pci=noats",
+            "IOMMU group",
+        ] {
+            assert!(text.contains(word), "{word} is not in {text}");
         }
     }
 
