@@ -18,7 +18,8 @@ use super::{print, width};
 
 /// Draw the PCIe fabric, and tell who reaches device memory, which way, and why not.
 ///
-/// Needs no rights. A fabric can be recorded, and drawn on any other machine.
+/// Shows IOMMU groups, ATS and ACS as well: p2pmem(7) explains them. Needs no rights. A fabric can be
+/// recorded, and drawn on any other machine.
 #[derive(Args)]
 #[command(after_help = "Example:\n  \
     p2pmem topo --record - | ssh elsewhere p2pmem topo --replay -")]

@@ -61,6 +61,12 @@ pub struct Kernel {
     pub config: Option<BTreeMap<String, String>>,
     /// Whether the module p2pmem_rs is loaded.
     pub module_loaded: bool,
+    /// What `uname -v` says: it names the build, and on Debian the version of the package.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub build: String,
+    /// The version of the module: that of its source, and the kernel build that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module_version: Option<String>,
 }
 
 /// A processor.
@@ -111,12 +117,75 @@ pub struct Function {
     /// Its memory BARs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bars: Vec<Bar>,
+    /// The numbers of its memory BARs that have no address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unassigned: Vec<u32>,
     /// Whether it is an NVMe controller with a Controller Memory Buffer, as its driver says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cmb: bool,
+    /// Its Command register: four hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// The size of a bridge's prefetchable window in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
+    /// Its Access Control Services, if p2pmem_rs reports them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acs: Option<Acs>,
+    /// Whether Address Translation Services are enabled; absent if it has none or none are reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ats: Option<bool>,
+    /// Whether Process Address Space IDs are enabled; absent as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pasid: Option<bool>,
+    /// Whether the Page Request Interface is enabled; absent as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pri: Option<bool>,
 }
 
-/// What a bridge is. Known by its place: the config space that says it is for root only.
+/// Access Control Services of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acs {
+    /// Its ACS Capability register: four hexadecimal digits.
+    pub capability: String,
+    /// Its ACS Control register: four hexadecimal digits.
+    pub control: String,
+}
+
+impl Acs {
+    const TRANSLATION_BLOCKING: u16 = 0x02;
+    const DIRECT_TRANSLATED: u16 = 0x40;
+
+    fn controls(&self, bit: u16) -> bool {
+        u16::from_str_radix(&self.control, 16).is_ok_and(|value| value & bit != 0)
+    }
+
+    /// Returns whether it refuses requests with addresses that were translated before.
+    pub fn blocks_translated(&self) -> bool {
+        self.controls(Self::TRANSLATION_BLOCKING)
+    }
+
+    /// Returns the register without that, as the kernel parameter `config_acs` has it. All bits are named: Linux
+    /// takes others from what the firmware set.
+    pub fn not_blocking(&self) -> String {
+        let value = u16::from_str_radix(&self.control, 16).unwrap_or(0);
+        format!("{:07b}", value & !Self::TRANSLATION_BLOCKING)
+    }
+
+    /// Returns whether requests with translated addresses go straight to peers, even where it
+    /// redirects others.
+    pub fn passes_translated(&self) -> bool {
+        self.controls(Self::DIRECT_TRANSLATED)
+    }
+
+    /// Returns whether it redirects requests of peers to the root complex.
+    pub fn redirects(&self) -> bool {
+        self.controls(Redirection::REQUESTS)
+    }
+}
+
+/// What a bridge is. p2pmem_rs reports it; without that it is known by its place, since the part of config
+/// space that says it is for root only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Port {
@@ -126,7 +195,7 @@ pub enum Port {
     Upstream,
     /// A downstream port of a switch.
     Downstream,
-    /// A bridge that is not PCI Express.
+    /// A bridge with a side that is not PCI Express.
     Bridge,
 }
 
@@ -393,6 +462,23 @@ pub enum Translation {
 }
 
 impl Function {
+    /// Returns whether a bit of its Command register is set, and true if that is not known.
+    fn commands(&self, bit: u16) -> bool {
+        let value = self.command.as_deref();
+        let value = value.and_then(|value| u16::from_str_radix(value, 16).ok());
+        value.is_none_or(|value| value & bit != 0)
+    }
+
+    /// Returns whether it answers requests to its memory; a bridge, whether it passes them on.
+    pub fn decodes_memory(&self) -> bool {
+        self.commands(0x02)
+    }
+
+    /// Returns whether it may make requests; a bridge, whether it passes those from below on.
+    pub fn masters_bus(&self) -> bool {
+        self.commands(0x04)
+    }
+
     /// Returns class and subclass: four hexadecimal digits.
     pub fn class_code(&self) -> &str {
         self.class.get(..4).unwrap_or(&self.class)

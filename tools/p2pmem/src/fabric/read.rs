@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -12,8 +13,9 @@ use anyhow::{Context, Result};
 use rustix::fs::{access, Access};
 
 use super::{
-    routes, Bar, BlockDevice, BlockKind, Cpu, Fabric, Function, Iommu, Kernel, Link, Mount, Port,
-    Provider, VERSION,
+    routes::{self, Details},
+    Bar, BlockDevice, BlockKind, Cpu, Fabric, Function, Iommu, Kernel, Link, Mount, Port, Provider,
+    VERSION,
 };
 use crate::sysfs;
 
@@ -37,8 +39,21 @@ impl Fabric {
             ..Self::default()
         };
         fabric.block_devices = block_devices(root, &fabric.functions);
+        // All providers tell the same of ports and devices.
+        let mut told = fabric
+            .providers
+            .iter()
+            .filter_map(|one| text(class(root, one.number).join("routes")));
+        for details in told.next().iter().flat_map(|text| Details::parse(text)) {
+            details.apply(&mut fabric.functions);
+        }
         Ok(fabric)
     }
+}
+
+/// Returns the directory of a node.
+fn class(root: &Path, number: u32) -> PathBuf {
+    root.join(format!("sys/class/misc/p2pmem{number}"))
 }
 
 /// Returns the text of a small file without the white space around it.
@@ -112,6 +127,8 @@ fn kernel(root: &Path) -> Result<Kernel> {
         command_line: text(root.join("proc/cmdline")).unwrap_or_default(),
         config,
         module_loaded: root.join("sys/module/p2pmem_rs").exists(),
+        build: text(root.join("proc/sys/kernel/version")).unwrap_or_default(),
+        module_version: text(root.join("sys/module/p2pmem_rs/version")),
     })
 }
 
@@ -139,6 +156,12 @@ fn functions(root: &Path) -> Result<Vec<Function>> {
         // One that goes away at this moment is left out.
         .filter_map(|path| function(&fs::canonicalize(path).ok()?))
         .collect();
+    // Behind a bridge that is not PCI Express on its lower side no link is left.
+    let linkless: Vec<_> = found
+        .iter()
+        .filter(|(_, function)| function.link.is_none())
+        .filter_map(|(_, function)| function.parent.clone())
+        .collect();
     // Deeper bridges are named by those above them: from the root buses down.
     let mut known: BTreeMap<String, Port> = BTreeMap::new();
     let mut depths: Vec<_> = found
@@ -149,7 +172,7 @@ fn functions(root: &Path) -> Result<Vec<Function>> {
     for (_, address) in depths {
         if let Some((_, function)) = found.iter_mut().find(|(_, one)| one.address == address) {
             let above = function.parent.as_ref().and_then(|one| known.get(one));
-            function.port = port(function, above.copied());
+            function.port = port(function, above.copied(), linkless.contains(&address));
             known.extend(function.port.map(|port| (address, port)));
         }
     }
@@ -157,13 +180,15 @@ fn functions(root: &Path) -> Result<Vec<Function>> {
     Ok(found.into_iter().map(|(_, function)| function).collect())
 }
 
-/// Returns what a function is by its place: the registers that say it are for root only.
-fn port(function: &Function, above: Option<Port>) -> Option<Port> {
+/// Returns what a function is by its place: the registers that say it are for root only. `linkless` is
+/// whether a device without a link is below it.
+fn port(function: &Function, above: Option<Port>, linkless: bool) -> Option<Port> {
     if !function.class.starts_with("0604") {
         return None;
     }
     Some(match (&function.link, &function.parent, above) {
         (None, ..) | (_, _, Some(Port::Bridge)) => Port::Bridge,
+        _ if linkless => Port::Bridge,
         (Some(_), None, _) => Port::Root,
         (Some(_), Some(_), Some(Port::Upstream)) => Port::Downstream,
         (Some(_), Some(_), _) => Port::Upstream,
@@ -175,10 +200,14 @@ fn function(path: &Path) -> Option<(usize, Function)> {
     let hexadecimal = |file: &str| Some(text(path.join(file))?.trim_start_matches("0x").to_owned());
     let parent = path.parent().map(name).filter(|name| is_address(name));
 
+    let class = hexadecimal("class")?;
+    let resource = text(path.join("resource")).unwrap_or_default();
+    let registers = header(path).unwrap_or_default();
+    let bars = bars(&resource);
+
     let function = Function {
         address: name(path),
         parent,
-        class: hexadecimal("class")?,
         vendor: hexadecimal("vendor")?,
         device: hexadecimal("device")?,
         port: None,
@@ -187,10 +216,18 @@ fn function(path: &Path) -> Option<(usize, Function)> {
         numa_node: number(path.join("numa_node")),
         link: link(path),
         iommu: iommu(path),
-        bars: text(path.join("resource")).map_or_else(Vec::new, |text| bars(&text)),
+        unassigned: unassigned(&registers, &bars),
+        command: command(&registers),
+        window: class
+            .starts_with("0604")
+            .then(|| window(&resource))
+            .flatten(),
+        class,
+        bars,
         cmb: entries(path.join("nvme"))
             .iter()
             .any(|controller| controller.join("cmb").exists()),
+        ..Function::default()
     };
     Some((path.components().count(), function))
 }
@@ -216,26 +253,95 @@ fn iommu(path: &Path) -> Option<Iommu> {
     })
 }
 
-/// Reads the first six lines of a `resource` file: start, end and flags of each BAR.
-fn bars(text: &str) -> Vec<Bar> {
+/// Reads a line of a `resource` file: start, end and flags. Returns length and flags of memory that has
+/// an address.
+fn memory(line: &str) -> Option<(u64, u64)> {
     const MEMORY: u64 = 0x200;
-    const PREFETCHABLE: u64 = 0x2000;
+    const UNSET: u64 = 0x2000_0000;
     let value = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+
+    let words: Option<Vec<_>> = line.split_whitespace().map(value).collect();
+    let &[start, end, flags] = words?.as_slice() else {
+        return None;
+    };
+    (flags & MEMORY != 0 && flags & UNSET == 0 && end > start)
+        .then(|| ((end - start).saturating_add(1), flags))
+}
+
+/// Reads the first six lines of a `resource` file: the BARs.
+fn bars(text: &str) -> Vec<Bar> {
+    const PREFETCHABLE: u64 = 0x2000;
 
     (0..6)
         .zip(text.lines())
         .filter_map(|(number, line)| {
-            let words: Option<Vec<_>> = line.split_whitespace().map(value).collect();
-            let &[start, end, flags] = words?.as_slice() else {
-                return None;
-            };
-            (flags & MEMORY != 0 && end > start).then(|| Bar {
+            let (size, flags) = memory(line)?;
+            Some(Bar {
                 number,
-                size: (end - start).saturating_add(1),
+                size,
                 prefetchable: flags & PREFETCHABLE != 0,
             })
         })
         .collect()
+}
+
+/// Returns the length of a bridge's prefetchable window, the last line of its `resource` file but one: 0
+/// if it has none.
+fn window(text: &str) -> Option<u64> {
+    const PREFETCHABLE_WINDOW: usize = 15;
+    let line = text.lines().nth(PREFETCHABLE_WINDOW)?;
+    Some(memory(line).map_or(0, |(size, _)| size))
+}
+
+/// Reads the first 64 bytes of config space, which every user may read. Root could read on, which some
+/// devices do not take well.
+fn header(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 64];
+    let mut file = fs::File::open(path.join("config")).ok()?;
+    file.read_exact(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Returns the Command register, if the device answers.
+fn command(registers: &[u8]) -> Option<String> {
+    let bytes = registers.get(4..6)?.try_into().ok()?;
+    let value = u16::from_le_bytes(bytes);
+    (value != u16::MAX).then(|| format!("{value:04x}"))
+}
+
+/// Returns the numbers of memory BARs that the registers of a device have, but that got no address: PCI
+/// Local Bus Specification 3.0, section 6.2.5.1. One whose register is 0 is not seen.
+fn unassigned(registers: &[u8], bars: &[Bar]) -> Vec<u32> {
+    const HEADER_TYPE: usize = 0x0e;
+    const FIRST: usize = 0x10;
+    const IO: u32 = 0x01;
+    const TYPE: u32 = 0x06;
+    const WIDE: u32 = 0x04;
+    // Only these have six BARs.
+    if registers
+        .get(HEADER_TYPE)
+        .is_none_or(|kind| kind & 0x7f != 0)
+    {
+        return Vec::new();
+    }
+
+    let register = |number: usize| {
+        let bytes = registers.get(FIRST + 4 * number..)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes))
+    };
+    let mut found = Vec::new();
+    let mut number = 0;
+    while number < 6 {
+        let value = register(number).unwrap_or(0);
+        let memory = value & IO == 0;
+        if !matches!(value, 0 | u32::MAX) && memory {
+            found.push(number as u32);
+        }
+        // The upper half of a 64-bit one is none of its own.
+        number += if memory && value & TYPE == WIDE { 2 } else { 1 };
+    }
+    found.retain(|number| bars.iter().all(|bar| bar.number != *number));
+    found
 }
 
 fn block_devices(root: &Path, functions: &[Function]) -> Vec<BlockDevice> {
@@ -315,7 +421,7 @@ fn providers(root: &Path) -> Result<Vec<Provider>> {
     Ok(entries
         .into_iter()
         .map(|entry| {
-            let class = sys.join(format!("class/misc/p2pmem{}", entry.number));
+            let class = class(root, entry.number);
             let node = root.join(format!("dev/p2pmem{}", entry.number));
             Provider {
                 number: entry.number,
@@ -613,6 +719,47 @@ mod tests {
             format!("{error:#}").contains("is /proc mounted?"),
             "{error:#}"
         );
+    }
+
+    #[test]
+    fn registers_tell_what_has_no_address() {
+        let machine = with_switch("registers");
+        let memory = "sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:01.0/0000:04:00.0";
+        // Memory Space Enable is clear. BAR 0 has no address, BAR 2 has one, BAR 4 has I/O ports.
+        let mut registers = vec![0; 64];
+        registers[0x04] = 0x04;
+        registers[0x10] = 0x0c;
+        registers[0x18..0x20].copy_from_slice(&0x8_0000_000c_u64.to_le_bytes());
+        registers[0x20] = 0x01;
+        fs::write(machine.0.join(memory).join("config"), registers).unwrap();
+        machine.file(
+            &format!("{memory}/resource"),
+            "0x0000000000000000 0x0000000003ffffff 0x000000002014220c\n\
+             0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
+             0x0000000800000000 0x0000000807ffffff 0x000000000014220c\n",
+        );
+        let fabric = Fabric::read(&machine.0).unwrap();
+        let memory = fabric.function("0000:04:00.0").unwrap();
+        assert_eq!(memory.unassigned, [0]);
+        assert_eq!((memory.bars.len(), memory.bars[0].number), (1, 2));
+        assert!(!memory.decodes_memory() && memory.masters_bus());
+        // What is not known is taken for on.
+        let drive = fabric.function("0000:03:00.0").unwrap();
+        assert!(drive.decodes_memory() && drive.command.is_none());
+    }
+
+    #[test]
+    fn what_is_below_a_bridge_to_conventional_pci_has_no_link() {
+        let machine = Machine::new("conventional");
+        machine.function("0000:00:01.0", "060400", "pcieport");
+        let bridge = "0000:00:01.0/0000:01:00.0";
+        machine.function(bridge, "060400", "none");
+        let path = machine.function(&format!("{bridge}/0000:02:00.0"), "ff0000", "none");
+        fs::remove_file(machine.0.join(path).join("max_link_width")).unwrap();
+        let fabric = Fabric::read(&machine.0).unwrap();
+        let port = |address| fabric.function(address).unwrap().port;
+        assert_eq!(port("0000:00:01.0"), Some(Port::Root));
+        assert_eq!(port("0000:01:00.0"), Some(Port::Bridge));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The ways from a provider to other functions, as the driver lists them in
-//! `/sys/class/misc/p2pmemN/routes`.
+//! `/sys/class/misc/p2pmemN/routes`, and what else it tells there of functions.
 
 use serde::{Deserialize, Serialize};
+
+use super::{Acs, Function, Port};
 
 /// The way between a provider and a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,9 @@ pub struct Redirection {
 }
 
 impl Redirection {
+    /// Bits of the register that redirect requests.
+    pub(super) const REQUESTS: u16 = 0x04 | 0x20;
+
     /// Returns what the register says, in words of the PCI Express specification.
     pub fn controls(&self) -> Vec<&'static str> {
         const BITS: &[(u16, &str)] = &[
@@ -103,6 +108,78 @@ fn line(line: &str) -> Option<Route> {
     Some(route)
 }
 
+/// What a line of a `routes` file tells of a function whatever the provider is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    address: String,
+    port: Option<Port>,
+    acs: Option<Acs>,
+    ats: Option<bool>,
+    pasid: Option<bool>,
+    pri: Option<bool>,
+}
+
+impl Details {
+    /// Reads the text of a `routes` file.
+    pub fn parse(text: &str) -> Vec<Self> {
+        text.lines().filter_map(Self::line).collect()
+    }
+
+    fn line(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let mut details = Self {
+            address: words.next()?.to_owned(),
+            ..Self::default()
+        };
+        let is_port = words.next()? == "port";
+        let enabled = |value| match value {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        };
+
+        for (key, value) in words.filter_map(|word| word.split_once('=')) {
+            match key {
+                "ats" => details.ats = enabled(value),
+                "pasid" => details.pasid = enabled(value),
+                "pri" => details.pri = enabled(value),
+                "type" if is_port => {
+                    details.port = match value {
+                        "root" => Some(Port::Root),
+                        "upstream" => Some(Port::Upstream),
+                        "downstream" => Some(Port::Downstream),
+                        "bridge" => Some(Port::Bridge),
+                        _ => None,
+                    }
+                }
+                "acs" if is_port => {
+                    details.acs = value.split_once('/').map(|(capability, control)| Acs {
+                        capability: capability.to_owned(),
+                        control: control.to_owned(),
+                    });
+                }
+                _ => (),
+            }
+        }
+        Some(details)
+    }
+
+    /// Adds what is told to the function that it is told of.
+    pub fn apply(self, functions: &mut [Function]) {
+        let Some(function) = functions
+            .iter_mut()
+            .find(|function| function.address == self.address)
+        else {
+            return;
+        };
+        function.port = self.port.or(function.port);
+        function.acs = self.acs;
+        function.ats = self.ats;
+        function.pasid = self.pasid;
+        function.pri = self.pri;
+    }
+}
+
 fn redirection(text: &str) -> Option<Redirection> {
     let (port, control) = text.rsplit_once(':')?;
     Some(Redirection {
@@ -145,6 +222,34 @@ mod tests {
         );
         assert_eq!(last.acs[1].controls(), ["P2P Egress Control"]);
         assert_eq!(last.hosts, ["8086:29c0", "8086:2030"]);
+    }
+
+    #[test]
+    fn what_functions_have_is_read() {
+        let text = "0000:05:00.0 self distance=0 ats=on pasid=off\n\
+                    0000:02:00.0 port type=downstream acs=005f/001d\n\
+                    0000:02:01.0 port type=carrier\n";
+        let function = |address: &str| Function {
+            address: address.to_owned(),
+            ..Function::default()
+        };
+        let mut functions = ["0000:02:00.0", "0000:02:01.0", "0000:05:00.0"].map(function);
+        functions[1].port = Some(Port::Root);
+        for details in Details::parse(text) {
+            details.apply(&mut functions);
+        }
+        assert_eq!(functions[0].port, Some(Port::Downstream));
+        let acs = functions[0].acs.as_ref().unwrap();
+        assert_eq!((&*acs.capability, &*acs.control), ("005f", "001d"));
+        assert!(acs.redirects() && !acs.blocks_translated() && !acs.passes_translated());
+        assert_eq!(functions[1].port, Some(Port::Root));
+        let memory = &functions[2];
+        assert_eq!(
+            (memory.ats, memory.pasid, memory.pri),
+            (Some(true), Some(false), None)
+        );
+        // Ports have no way of their own.
+        assert_eq!(parse(text).len(), 1);
     }
 
     #[test]

@@ -254,8 +254,44 @@ fn subtree(fabric: &Fabric, function: &Function, all: bool) -> Option<Tree<Strin
         || !leaves.is_empty()
         || fabric.is_client(function)
         || fabric.provider_of(&function.address).is_some()
-        || function.could_provide();
+        || function.could_provide()
+        || function.moves_data() && !function.unassigned.is_empty();
     matters.then(|| Tree::new(label(fabric, function)).with_leaves(leaves))
+}
+
+/// How many lanes a link may have.
+const MOST_LANES: u32 = 32;
+
+/// Says how a function is kept apart from others, as far as that is known.
+fn isolation(function: &Function) -> Vec<String> {
+    let mut words = Vec::new();
+    if function.port.is_none() {
+        words.extend(
+            function
+                .iommu
+                .as_ref()
+                .map(|iommu| format!("IOMMU group {}", iommu.group)),
+        );
+    }
+    for (name, enabled) in [
+        ("ATS", function.ats),
+        ("PASID", function.pasid),
+        ("PRI", function.pri),
+    ] {
+        words.extend(
+            enabled.map(|enabled| format!("{name} {}", if enabled { "on" } else { "off" })),
+        );
+    }
+    if let Some(acs) = &function.acs {
+        for (set, what) in [
+            (acs.redirects(), "ACS redirects"),
+            (acs.blocks_translated(), "ACS blocks translated requests"),
+            (acs.passes_translated(), "ACS passes translated requests"),
+        ] {
+            words.extend(set.then(|| what.to_owned()));
+        }
+    }
+    words
 }
 
 /// Returns what is written at a function.
@@ -278,11 +314,14 @@ fn label(fabric: &Fabric, function: &Function) -> String {
             if fabric.provider_of(&function.address).is_none() && function.could_provide() {
                 words.push("could be a provider".to_owned());
             }
+            for bar in &function.unassigned {
+                words.push(format!("BAR {bar} without an address"));
+            }
         }
     }
     if let Some(link) = &function.link {
-        // Of integrated devices there is a link of no lanes.
-        if link.max_width > 0 {
+        // What is part of the root complex has no link: Linux shows a width of 255 lanes or none.
+        if (1..=MOST_LANES).contains(&link.max_width) {
             let now = format!("x{} {}", link.width, link.speed);
             let best = format!("x{} {}", link.max_width, link.max_speed);
             words.push(match link.width {
@@ -292,6 +331,7 @@ fn label(fabric: &Fabric, function: &Function) -> String {
             });
         }
     }
+    words.extend(isolation(function));
     let several_nodes = fabric
         .functions
         .iter()
