@@ -16,9 +16,10 @@ use super::{print, topo::replay, width};
 
 /// Check all that device memory needs, and say what to do about what is wrong.
 ///
-/// Checks the kernel, the module, providers, permissions, IOMMU, ACS and drives, and the block devices
-/// below each PATH. With --errno only explains the error, unless there is a PATH. A problem makes the
-/// exit status 1.
+/// Checks the kernel, the module, providers, permissions, memory that is not used, IOMMU, ACS, ATS,
+/// isolation and drives, and the block devices below each PATH. Several PATHs must reach the same
+/// memory. With --errno only explains the error, unless there is a PATH. A problem makes the exit
+/// status 1.
 #[derive(Args)]
 #[command(after_help = "Example:\n  p2pmem doctor /srv/data")]
 pub struct Arguments {

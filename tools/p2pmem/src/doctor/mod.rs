@@ -5,6 +5,8 @@
 //! All checks are made on a [`Fabric`], so that they can be made for a recorded machine as well.
 
 mod errno;
+mod isolation;
+mod memory;
 
 use std::fmt;
 
@@ -14,7 +16,9 @@ use serde::Serialize;
 pub use errno::{explain, Case, Explanation};
 
 use crate::{
-    fabric::{topo, Fabric, Function, Provider, Reach, Stack, Target, Verdict},
+    fabric::{
+        topo, BlockDevice, Fabric, Function, Provider, Reach, Stack, Target, Translation, Verdict,
+    },
     size, table,
 };
 
@@ -91,12 +95,22 @@ pub fn examine(fabric: &Fabric, paths: &[(String, Target)]) -> Vec<Check> {
     ];
     checks.extend(fabric.providers.iter().map(permissions));
     checks.extend(fabric.providers.iter().map(pages));
+    checks.extend(memory::unused(fabric));
+    checks.extend(memory::decoding(fabric));
     checks.push(iommu(fabric, &ways));
     checks.push(acs(fabric, &ways));
+    checks.extend(isolation::translated_requests(fabric, &ways));
+    checks.extend(isolation::groups(fabric, &ways));
     checks.extend(drives(fabric, &ways));
-    for (path, target) in paths {
-        checks.push(block_stack(&ways, path, &fabric.stack(target)));
+    checks.extend(pairs(fabric, &ways));
+    let stacks: Vec<_> = paths
+        .iter()
+        .map(|(path, target)| (path.as_str(), fabric.stack(target)))
+        .collect();
+    for (path, stack) in &stacks {
+        checks.push(block_stack(&ways, path, stack));
     }
+    checks.extend(together(&ways, &stacks));
     checks
 }
 
@@ -199,11 +213,32 @@ fn kernel_options(fabric: &Fabric) -> Check {
 }
 
 fn module(fabric: &Fabric) -> Check {
-    if fabric.kernel.module_loaded {
-        return Check::new("module", Status::Ok, "p2pmem_rs is loaded");
+    const NAME: &str = "module";
+    if !fabric.kernel.module_loaded {
+        return Check::new(NAME, Status::Problem, "p2pmem_rs is not loaded")
+            .cured_by("modprobe p2pmem_rs, or insmod build/module/p2pmem_rs.ko");
     }
-    Check::new("module", Status::Problem, "p2pmem_rs is not loaded")
-        .cured_by("modprobe p2pmem_rs, or insmod build/module/p2pmem_rs.ko")
+    let version = fabric.kernel.module_version.as_deref();
+    let Some((version, wanted)) = version.and_then(|version| version.split_once(' ')) else {
+        let note = match version {
+            Some(_) => "; it does not report which build of the kernel it is made for",
+            None => "",
+        };
+        return Check::new(NAME, Status::Ok, format!("p2pmem_rs is loaded{note}"));
+    };
+    // Either the version of a package, which is a word of it, or all of it.
+    let running = &fabric.kernel.build;
+    if running == wanted || running.split_whitespace().any(|word| word == wanted) {
+        let found = format!("p2pmem_rs {version} is loaded, made for this kernel ({wanted})");
+        return Check::new(NAME, Status::Ok, found);
+    }
+    let found = format!("p2pmem_rs {version} is loaded, made for another kernel ({wanted})");
+    Check::new(NAME, Status::Problem, found)
+        .because(format!(
+            "This one is `{running}`. It has the same release, by which alone the kernel compares: where \
+             the two differ, the module writes to wrong places."
+        ))
+        .cured_by("Unload it, and build it for the kernel that is running, or boot the other one.")
 }
 
 fn providers(fabric: &Fabric) -> Check {
@@ -242,6 +277,14 @@ fn providers(fabric: &Fabric) -> Check {
         )
         .because("The module adopts the CMB of a drive when it is loaded without adopt=0.")
         .cured_by("Load the module without adopt=0.");
+    }
+    let waiting: Vec<_> = memory::unused(fabric)
+        .into_iter()
+        .map(|check| check.name)
+        .collect();
+    if !waiting.is_empty() {
+        let found = format!("none, but there is memory: see {}", waiting.join(", "));
+        return Check::new(NAME, Status::Problem, found);
     }
     Check::new(
         NAME,
@@ -340,12 +383,38 @@ impl Ways {
         })
     }
 
+    /// Returns the verdicts on a provider.
+    fn of<'a>(&'a self, provider: &'a Provider) -> impl Iterator<Item = &'a Verdict> {
+        self.verdicts
+            .iter()
+            .filter(|verdict| verdict.provider == provider.number)
+    }
+
+    /// Returns the numbers of the providers that tell.
+    fn providers(&self) -> Vec<u32> {
+        let mut numbers: Vec<_> = self.verdicts.iter().map(|one| one.provider).collect();
+        numbers.dedup();
+        numbers
+    }
+
+    /// Returns whether a function reaches a provider.
+    fn works(&self, provider: u32, function: &str) -> bool {
+        self.verdicts.iter().any(|one| {
+            one.provider == provider && one.client == function && one.reach.works() == Some(true)
+        })
+    }
+
+    /// Returns the verdicts on these functions and memory that is not their own.
+    fn others<'a>(&'a self, functions: &'a [String]) -> impl Iterator<Item = &'a Verdict> {
+        self.verdicts
+            .iter()
+            .filter(|one| functions.contains(&one.client) && one.reach != Reach::Own)
+    }
+
     /// Returns the best verdict on all of these functions that a single provider allows: that on
     /// the function that is worst off.
     fn best(&self, functions: &[String]) -> Option<&Verdict> {
-        let mut providers: Vec<_> = self.verdicts.iter().map(|one| one.provider).collect();
-        providers.dedup();
-        providers
+        self.providers()
             .into_iter()
             .filter_map(|number| {
                 self.verdicts
@@ -359,9 +428,10 @@ impl Ways {
 
 fn badness(reach: Reach) -> u32 {
     match reach {
-        Reach::Own => 0,
-        Reach::Switch => 1,
-        Reach::HostBridge => 2,
+        Reach::Switch => 0,
+        Reach::HostBridge => 1,
+        // Of no use to others.
+        Reach::Own => 2,
         Reach::Unknown => 3,
         Reach::None => 4,
     }
@@ -369,15 +439,24 @@ fn badness(reach: Reach) -> u32 {
 
 fn iommu(fabric: &Fabric, ways: &Ways) -> Check {
     let reaches = |reach| ways.verdicts.iter().any(|one| one.reach == reach);
-    Check::new(
-        "IOMMU",
-        Status::Ok,
-        topo::translation(
-            fabric.translation(),
-            reaches(Reach::Switch),
-            reaches(Reach::HostBridge),
-        ),
-    )
+    let translation = fabric.translation();
+    let found = topo::translation(
+        translation,
+        reaches(Reach::Switch),
+        reaches(Reach::HostBridge),
+    );
+    if translation == Translation::On && reaches(Reach::Switch) {
+        return Check::new("IOMMU", Status::Warning, found)
+            .because(
+                "Some machines send what should turn around in the switch through the IOMMU: the data is \
+                 lost, and no error is reported.",
+            )
+            .cured_by(
+                "Prove with data that it arrives: p2pmem verify DRIVE --write. If it is lost, boot with \
+                 `iommu.passthrough=1`.",
+            );
+    }
+    Check::new("IOMMU", Status::Ok, found)
 }
 
 /// The check that speaks of ports that redirect.
@@ -447,14 +526,25 @@ fn cure(verdict: &Verdict) -> String {
 fn drives(fabric: &Fabric, ways: &Ways) -> Vec<Check> {
     let works = |verdict: &Verdict| verdict.reach.works() == Some(true);
     let some_work = ways.of_drives(fabric).any(works);
+    let all: Vec<_> = takers(fabric).collect();
+    // Whether another drive reaches the memory of this one.
+    let shared = |own: &Verdict| {
+        ways.of_drives(fabric)
+            .any(|one| one.provider == own.provider && one.reach != Reach::Own && works(one))
+    };
 
-    fabric
-        .block_devices
-        .iter()
-        .filter(|device| !device.functions.is_empty() && device.refusal().is_none())
+    all.iter()
         .map(|drive| {
             let name = format!("drive {}", drive.name);
             match ways.best(&drive.functions) {
+                Some(own) if own.reach == Reach::Own && all.len() > 1 && !shared(own) => {
+                    let found = format!("reaches only its own memory, /dev/p2pmem{}", own.provider);
+                    let check = Check::new(name, Status::Warning, found);
+                    match ways.others(&drive.functions).next() {
+                        Some(other) => check.because(refused(other)).cured_by(cure(other)),
+                        None => check.because("There is no other provider."),
+                    }
+                }
                 Some(verdict) if works(verdict) => Check::new(name, Status::Ok, reached(verdict)),
                 Some(verdict) if verdict.reach == Reach::None => {
                     let status = if some_work {
@@ -463,13 +553,102 @@ fn drives(fabric: &Fabric, ways: &Ways) -> Vec<Check> {
                         Status::Problem
                     };
                     Check::new(name, status, "reaches no provider")
-                        .because(format!("/dev/p2pmem{}: {}", verdict.provider, verdict.why))
+                        .because(refused(verdict))
                         .cured_by(cure(verdict))
                 }
                 _ => Check::new(name, Status::Unknown, "no provider tells the way to it"),
             }
         })
         .collect()
+}
+
+/// Returns the drives that take device memory.
+fn takers(fabric: &Fabric) -> impl Iterator<Item = &BlockDevice> {
+    fabric
+        .block_devices
+        .iter()
+        .filter(|device| !device.functions.is_empty() && device.refusal().is_none())
+}
+
+/// Checks whether any two drives reach the same memory: only then something can be copied between them.
+fn pairs(fabric: &Fabric, ways: &Ways) -> Option<Check> {
+    const NAME: &str = "copies";
+    let all: Vec<_> = takers(fabric).collect();
+    let reaching = |number: u32| {
+        let works = |function: &String| ways.works(number, function);
+        let drives = all.iter().filter(|one| one.functions.iter().all(works));
+        drives.map(|one| one.name.as_str()).collect::<Vec<_>>()
+    };
+    let known = ways.verdicts.iter().any(|one| one.reach != Reach::Unknown);
+    if all.len() < 2 || !known {
+        return None;
+    }
+
+    let numbers = ways.providers();
+    let between: Vec<_> = numbers
+        .iter()
+        .map(|&number| (number, reaching(number)))
+        .filter(|(_, drives)| drives.len() > 1)
+        .map(|(number, drives)| format!("{} through /dev/p2pmem{number}", drives.join(", ")))
+        .collect();
+    if !between.is_empty() {
+        return Some(Check::new(NAME, Status::Ok, between.join("; ")));
+    }
+    // That none reaches anything is said already.
+    let some = numbers.iter().any(|&number| !reaching(number).is_empty());
+    let other = ways
+        .of_drives(fabric)
+        .any(|one| matches!(one.reach, Reach::Switch | Reach::HostBridge));
+    some.then(|| {
+        let status = if other {
+            Status::Warning
+        } else {
+            Status::Problem
+        };
+        Check::new(NAME, status, "no two drives reach the same memory")
+            .because("A copy through device memory needs memory that both drives reach.")
+            .cured_by(
+                "See the drives above. `p2pmem copy --via none` copies through ordinary memory.",
+            )
+    })
+}
+
+/// Checks whether all paths reach the same memory, if there are several.
+fn together(ways: &Ways, stacks: &[(&str, Stack)]) -> Option<Check> {
+    // What is wrong with one of them is said already.
+    let takes_none =
+        |(_, stack): &(&str, Stack)| stack.functions.is_empty() || stack.refusal.is_some();
+    if stacks.len() < 2 || stacks.iter().any(takes_none) {
+        return None;
+    }
+    let all = || stacks.iter().flat_map(|(_, stack)| &stack.functions);
+    let common: Vec<_> = ways
+        .providers()
+        .into_iter()
+        .filter(|&number| all().all(|function| ways.works(number, function)))
+        .map(|number| format!("/dev/p2pmem{number}"))
+        .collect();
+    let alone = |(_, stack): &(&str, Stack)| {
+        ways.best(&stack.functions)
+            .is_some_and(|best| best.reach.works() == Some(true))
+    };
+    const NAME: &str = "all paths";
+    if !common.is_empty() {
+        let found = format!("reach {}", common.join(", "));
+        return Some(Check::new(NAME, Status::Ok, found));
+    }
+    stacks.iter().all(alone).then(|| {
+        Check::new(NAME, Status::Problem, "reach no memory that is the same")
+            .because("Each reaches another provider: nothing can be copied between them.")
+            .cured_by(
+                "See the drives above. `p2pmem copy --via none` copies through ordinary memory.",
+            )
+    })
+}
+
+/// Says why a provider is not reached.
+fn refused(verdict: &Verdict) -> String {
+    format!("/dev/p2pmem{}: {}", verdict.provider, verdict.why)
 }
 
 /// Says how a provider is reached.
