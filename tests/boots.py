@@ -37,6 +37,9 @@ BOOTS = [
     ("stacks", ["sent"]),
     ("cmb", ["adopt", "cmb", "lend"]),
     ("pmr", ["pmr"]),
+    ("own-memory", ["own"]),
+    ("small-window", ["window"]),
+    ("ats", ["ats"]),
     ("hotplug", ["hotplug", "torture"]),
     ("hotplug-native", ["native"]),
 ]

@@ -10,6 +10,7 @@ mod cgroup;
 mod copy;
 mod debug;
 mod direct_io;
+mod doctor;
 mod fabric;
 mod fault;
 mod handle;
@@ -45,6 +46,7 @@ pub const CASES: &[&[Case]] = &[
     mainline::CASES,
     direct_io::CASES,
     fabric::CASES,
+    doctor::CASES,
     bench::CASES,
     copy::CASES,
     unbind::CASES,
@@ -69,6 +71,10 @@ pub const CASES: &[&[Case]] = &[
     nvme::adopt::CASES,
     nvme::cmb::CASES,
     nvme::pmr::CASES,
+    doctor::unused::CASES,
+    doctor::own::CASES,
+    doctor::window::CASES,
+    doctor::ats::CASES,
     hotplug::CASES,
     torture::CASES,
     hotplug::native::CASES,
