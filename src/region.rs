@@ -269,7 +269,7 @@ pub(crate) fn part(
         let reserved = reserved.iter().flatten();
         reserved.filter(|one| one.is_in(number, offset, size))
     };
-    // From the start of the range, or behind something that is reserved, up to what is reserved next.
+    // From the start of the range or the end of a reserved one up to the next reserved one.
     let run = |from: u64| {
         let behind = inside().filter(|one| one.end() > from);
         let to = behind.fold(end, |to, one| to.min(one.offset.max(from)));

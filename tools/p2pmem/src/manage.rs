@@ -279,7 +279,7 @@ impl Plan {
 
         result.map_err(|error| {
             // Before undoing adds to it.
-            let error = match log.last(&self.pci) {
+            let error = match log.last(&self.pci, driver_of(roots, &self.pci).as_deref()) {
                 Some(line) => error.context(format!("the kernel says `{line}`")),
                 None => error,
             };
@@ -341,9 +341,9 @@ fn put(path: &Path, text: &str) -> Result<()> {
 ///
 /// # Errors
 ///
-/// The driver is not loaded, has the device already and would not do anything else with it, or would
-/// find no memory; the device is a bridge. The device is in use or reserved for another driver; these
-/// only without `force`.
+/// The driver is not loaded, has the device already and would not do anything else with it, or
+/// would find no memory; the device is a bridge. The device is in use or reserved for another
+/// driver; these only without `force`.
 pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) -> Result<Plan> {
     let pci = &device.pci;
     let folder = roots.device(pci);
@@ -472,12 +472,13 @@ pub struct Unbind {
     pub dry_run: bool,
 }
 
-/// Plans to undo [`bind`]: unbind, allow any driver, and let the kernel look for one. The driver would
-/// take back a device whose ID it knows: no driver is allowed then.
+/// Plans to undo [`bind`]: unbind, allow any driver, and let the kernel look for one. The driver
+/// would take back a device whose ID it knows: no driver is allowed then.
 ///
 /// # Errors
 ///
-/// The driver is not loaded, or has nothing to do with the device; memory is in use, without `force`.
+/// The driver is not loaded, or has nothing to do with the device; memory is in use, without
+/// `force`.
 pub fn unbind(roots: &Roots, device: &Device, how: Unbind) -> Result<Plan> {
     let pci = &device.pci;
     let mut plan = Plan::new(device);
@@ -533,8 +534,8 @@ pub fn unbind(roots: &Roots, device: &Device, how: Unbind) -> Result<Plan> {
 
 /// Returns whether the driver has the ID of a device that is bound to it and reserved for it.
 ///
-/// The kernel does not list the IDs of a driver. To bind a device that is bound is an error: EBUSY if
-/// the driver matches, ENODEV if it does not.
+/// The kernel does not list the IDs of a driver. To bind a device that is bound is an error: EBUSY
+/// if the driver matches, ENODEV if it does not.
 fn knows_id(roots: &Roots, device: &Device) -> Result<bool> {
     let path = roots.device(&device.pci).join("driver_override");
     put(&path, "")?;
@@ -818,10 +819,16 @@ impl Log {
         }))
     }
 
-    /// Returns what the driver said last of a device, or of the line that was written.
-    fn last(&mut self, pci: &str) -> Option<String> {
+    /// Returns what the driver said last of a device, or of the line that was written. The kernel
+    /// begins each line with the name of the driver that has the device: for an adopted one that is
+    /// another.
+    fn last(&mut self, pci: &str, driver: Option<&str>) -> Option<String> {
         let file = self.0.as_mut()?;
-        let heads = [format!("{DRIVER} {pci}: "), format!("{DRIVER}: regions: ")];
+        let heads = [
+            format!("{DRIVER} {pci}: "),
+            format!("{DRIVER}: regions: "),
+            format!("{} {pci}: ", driver.unwrap_or(DRIVER)),
+        ];
         let mut last = None;
         // Longer than any record.
         let mut record = [0; 8192];
@@ -1234,7 +1241,7 @@ mod tests {
     fn what_became_of_the_device_is_told() {
         let machine = Machine::new("outcome");
         let plan = bind(&machine.roots, &machine.device(), Some("bar2"), false).unwrap();
-        let failed = || plan.run(&machine.roots, || bail!("no")).map(|()| ());
+        let failed = || plan.run(&machine.roots, || -> Result<()> { bail!("no") });
         // Links do not change by what is written here.
         let text = format!("{:#}", failed().unwrap_err());
         assert!(

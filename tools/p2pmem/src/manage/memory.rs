@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether the driver would find memory to register of a device, before the device is taken away from
-//! the driver that has it. Decides by the driver's own code.
+//! Whether the driver would find memory to register of a device, before the device is taken away
+//! from the driver that has it. Decides by the driver's own code.
 //!
 //! What the kernel can map is not known here, nor is whether an NVMe controller has a Persistent
 //! Memory Region: then the driver decides.
@@ -68,8 +68,8 @@ impl Memory {
         })
     }
 
-    /// Checks that there is memory to register: of regions as they are written to the driver, or, with
-    /// `default`, what it would choose itself.
+    /// Checks that there is memory to register: of regions as they are written to the driver, or,
+    /// with `default`, what it would choose itself.
     pub(super) fn check(&self, regions: &str) -> Result<()> {
         let line = format!("{} {regions}", self.pci);
         let (_, choices) = choice::parse(&line).map_err(|mistake| anyhow::anyhow!("{mistake}"))?;
@@ -168,8 +168,8 @@ fn hexadecimal(text: &str) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
-/// Returns the BARs, by the file `resource` of sysfs. Those that the kernel forgot, because it found no
-/// room for them, are known by their registers.
+/// Returns the BARs, by the file `resource` of sysfs. Those that the kernel forgot, because it found
+/// no room for them, are known by their registers.
 fn bars(resources: &str, config: &[u8]) -> Option<Vec<Bar>> {
     const IO: u64 = 0x100;
     const MEMORY: u64 = 0x200;
@@ -241,8 +241,8 @@ fn u32_at(config: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(config.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// Returns Message Control, Table Offset and PBA Offset of the MSI-X capability, if there is one and
-/// this user may see it.
+/// Returns Message Control, Table Offset and PBA Offset of the MSI-X capability, if there is one
+/// and this user may see it.
 fn msix(config: &[u8]) -> Option<(u16, u32, u32)> {
     const POINTER: usize = 0x34;
     const MSIX: u8 = 0x11;

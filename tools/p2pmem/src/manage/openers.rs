@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which processes have a device node of a device open. The kernel tells only by the descriptors of each
-//! process, and of processes of other users only to root.
+//! Which processes have a device node of a device open. The kernel tells only by the descriptors of
+//! each process, and of processes of other users only to root.
 
 use std::{
     fs, io,
@@ -117,8 +117,8 @@ pub(super) fn look(roots: &Roots, nodes: &[Node]) -> io::Result<Openers> {
     Ok(found)
 }
 
-/// Returns whether a descriptor is one of a block device, and the number of its device. [`None`] if it is
-/// one of no device.
+/// Returns whether a descriptor is one of a block device, and the number of its device. [`None`] if
+/// it is one of no device.
 fn device_of(descriptor: &Path) -> Option<(bool, u64)> {
     // Sockets, pipes and the like have no path. A server of files may not answer, and is not asked.
     if !fs::read_link(descriptor).ok()?.is_absolute() {
