@@ -2,7 +2,7 @@
 
 #include <linux/cgroup_dmem.h>
 
-/* Functions or inline ones, as the kernel is configured, without types that only their header has. */
+/* Functions or inline ones, without types that only their header has. */
 __rust_helper void *rust_helper_dmem_register(u64 size, const char *name)
 {
 	const struct dmem_cgroup_init init = { .size = size };

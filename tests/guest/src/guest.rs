@@ -220,7 +220,8 @@ impl Mark {
     /// Writes a line of its own to the log.
     pub fn new() -> Result<Self> {
         let text = format!("lab: mark {:?}", Instant::now());
-        fs::write("/dev/kmsg", &text)?;
+        // Without the end of the line it could not be read before the next one is there.
+        fs::write("/dev/kmsg", format!("{text}\n"))?;
         Ok(Self(text))
     }
 
