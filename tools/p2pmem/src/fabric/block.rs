@@ -77,6 +77,8 @@ pub struct Stack {
     pub file_system: Option<String>,
     /// The block devices from the top down, by name.
     pub devices: Vec<String>,
+    /// Whether the first level of them is more than one: the file system has several.
+    pub several: bool,
     /// The PCI functions of the drives at the bottom.
     pub functions: Vec<String>,
     /// Which of the block devices takes no device memory, and why.
@@ -154,10 +156,10 @@ impl BlockDevice {
 }
 
 impl Fabric {
-    /// Returns a block device, those that it consists of, and so on, each once.
-    fn levels<'a>(&'a self, name: &'a str) -> Vec<Vec<&'a BlockDevice>> {
+    /// Returns block devices, those that they consist of, and so on, each once.
+    fn levels<'a>(&'a self, names: Vec<&'a str>) -> Vec<Vec<&'a BlockDevice>> {
         let mut levels: Vec<Vec<&BlockDevice>> = Vec::new();
-        let mut wanted = vec![name];
+        let mut wanted = names;
         while !wanted.is_empty() {
             let mut level = Vec::new();
             for device in wanted.drain(..).filter_map(|name| self.block_device(name)) {
@@ -183,11 +185,11 @@ impl Fabric {
 
     /// Returns a block device and all that it consists of, from the top down.
     pub fn all_below<'a>(&'a self, name: &'a str) -> Vec<&'a BlockDevice> {
-        self.levels(name).into_iter().flatten().collect()
+        self.levels(vec![name]).into_iter().flatten().collect()
     }
 
     /// Returns the block device that a path in /dev names.
-    fn device_of_source(&self, path: &str) -> Option<&BlockDevice> {
+    pub(super) fn device_of_source(&self, path: &str) -> Option<&BlockDevice> {
         let name = path.strip_prefix("/dev/")?;
         self.block_devices.iter().find(|device| {
             match (&device.kind, name.strip_prefix("mapper/")) {
@@ -212,19 +214,26 @@ impl Fabric {
                 .iter()
                 .find(|device| device.number == number)
         };
-        let (file_system, top) = match target {
-            Target::Device(number) => (None, by_number(number)),
+        let mut tops: Vec<&str> = Vec::new();
+        let mut file_system = None;
+        match target {
+            Target::Device(number) => tops.extend(by_number(number).map(|one| &*one.name)),
             Target::File(path) => {
-                let mount = self.mount_of(path);
-                // A file system of several devices (btrfs) has a number of its own.
-                let top = mount.and_then(|mount| {
-                    by_number(&mount.number).or_else(|| self.device_of_source(&mount.source))
-                });
-                (mount.map(|mount| mount.kind.clone()), top)
+                if let Some(mount) = self.mount_of(path) {
+                    file_system = Some(mount.kind.clone());
+                    tops.extend(mount.devices.iter().map(String::as_str));
+                    // A file system that can have several devices (btrfs) has a number of its own.
+                    if tops.is_empty() {
+                        let top = by_number(&mount.number)
+                            .or_else(|| self.device_of_source(&mount.source));
+                        tops.extend(top.map(|one| &*one.name));
+                    }
+                }
             }
-        };
+        }
 
-        let levels = top.map_or_else(Vec::new, |device| self.levels(&device.name));
+        let devices_of_its_own = tops.len();
+        let levels = self.levels(tops);
         let mut words: Vec<_> = file_system.iter().cloned().collect();
         words.extend(levels.iter().map(|level| {
             let level: Vec<_> = level.iter().map(ToString::to_string).collect();
@@ -242,6 +251,7 @@ impl Fabric {
             file_system,
             refusal: devices.iter().find_map(|device| device.refusal()),
             devices: devices.iter().map(|device| device.name.clone()).collect(),
+            several: devices_of_its_own > 1,
             functions,
         }
     }
@@ -286,6 +296,7 @@ mod tests {
             point: point.to_owned(),
             kind: kind.to_owned(),
             source: source.to_owned(),
+            devices: Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@
 mod block;
 #[cfg(test)]
 mod golden;
+mod obstacle;
 mod read;
 mod routes;
 pub mod topo;
@@ -20,6 +21,7 @@ use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 
 pub use block::{Stack, Target};
+pub use obstacle::{Obstacle, ObstacleKind};
 pub use routes::{Redirection, Route, RouteKind};
 pub use verdict::{Reach, Verdict};
 
@@ -320,6 +322,9 @@ pub struct Mount {
     pub kind: String,
     /// What is mounted, as the one who mounted it wrote it.
     pub source: String,
+    /// The names of its block devices, where the file system has several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
 }
 
 impl Fabric {

@@ -47,6 +47,9 @@ impl Fabric {
         for details in told.next().iter().flat_map(|text| Details::parse(text)) {
             details.apply(&mut fabric.functions);
         }
+        for index in 0..fabric.mounts.len() {
+            fabric.mounts[index].devices = several_devices(root, &fabric, &fabric.mounts[index]);
+        }
         Ok(fabric)
     }
 }
@@ -380,6 +383,10 @@ fn block_device(path: &Path, functions: &[Function]) -> Option<BlockDevice> {
         }
     } else {
         drive = functions_of(path);
+        // A node that is there for what may come, as those of nbd and zram.
+        if drive.is_empty() && text(path.join("size")).as_deref() == Some("0") {
+            return None;
+        }
         let driver = linked(path.join("device/driver")).or_else(|| {
             let function = functions.iter().find(|one| drive.contains(&one.address))?;
             function.driver.clone()
@@ -457,7 +464,26 @@ fn mount(line: &str) -> Option<Mount> {
         point: unescape(first.nth(1)?),
         kind: second.next()?.to_owned(),
         source: unescape(second.next()?),
+        devices: Vec::new(),
     })
+}
+
+/// Returns the names of the block devices of a file system that has several: mountinfo names one.
+fn several_devices(root: &Path, fabric: &Fabric, mount: &Mount) -> Vec<String> {
+    let Some(device) = fabric.device_of_source(&mount.source) else {
+        return Vec::new();
+    };
+    if mount.kind != "btrfs" {
+        return Vec::new();
+    }
+    entries(root.join("sys/fs/btrfs"))
+        .iter()
+        .map(|folder| {
+            let devices = entries(folder.join("devices"));
+            devices.iter().map(|path| name(path)).collect::<Vec<_>>()
+        })
+        .find(|devices| devices.len() > 1 && devices.contains(&device.name))
+        .unwrap_or_default()
 }
 
 /// Replaces the octal escapes that procfs writes for white space and backslashes.

@@ -112,7 +112,7 @@ impl Fabric {
             .collect()
     }
 
-    fn verdict(&self, provider: &Provider, function: &Function) -> Verdict {
+    pub(super) fn verdict(&self, provider: &Provider, function: &Function) -> Verdict {
         let route = provider
             .routes
             .iter()

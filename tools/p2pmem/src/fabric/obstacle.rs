@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block devices that cannot take part in direct I/O with the memory of a provider.
+//!
+//! A stacked device may report success although one of its members failed: md's raid1 and raid10 do.
+//! So each member is looked at before data is moved.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{BlockDevice, BlockKind, Fabric, Provider, Reach, Stack};
+
+/// A block device that cannot take part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Obstacle {
+    /// Its name.
+    pub device: String,
+    /// In which way.
+    pub kind: ObstacleKind,
+    /// Why, in a line.
+    pub why: String,
+}
+
+/// In which way a block device cannot take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObstacleKind {
+    /// Its queue takes no device memory.
+    NotTaken,
+    /// It is a drive that does not reach the memory, or one of its paths does not.
+    NotReached,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl BlockDevice {
+    /// Returns whether it has each block on several members, so that it can go on without one.
+    pub fn is_redundant(&self) -> bool {
+        matches!(&self.kind, BlockKind::Md { level } if level == "raid1" || level == "raid10")
+    }
+}
+
+impl Fabric {
+    /// Returns the block devices of a stack that cannot take part in direct I/O with the memory of a
+    /// provider, from the top down. Drives whose route the driver does not list are left out.
+    pub fn obstacles(&self, stack: &Stack, provider: &Provider) -> Vec<Obstacle> {
+        stack
+            .devices
+            .iter()
+            .filter_map(|name| self.block_device(name))
+            .filter_map(|device| match device.refusal() {
+                Some(why) => Some(Obstacle {
+                    device: device.name.clone(),
+                    kind: ObstacleKind::NotTaken,
+                    why,
+                }),
+                None => self.not_reached(device, provider),
+            })
+            .collect()
+    }
+
+    /// Returns why a drive does not reach the memory by each of its paths.
+    fn not_reached(&self, device: &BlockDevice, provider: &Provider) -> Option<Obstacle> {
+        device.functions.iter().find_map(|address| {
+            let verdict = self.verdict(provider, self.function(address)?);
+            (verdict.reach == Reach::None).then(|| Obstacle {
+                device: device.name.clone(),
+                kind: ObstacleKind::NotReached,
+                why: format!(
+                    "{} ({address}) does not reach {}: {}",
+                    device.name,
+                    provider.node(),
+                    verdict.why
+                ),
+            })
+        })
+    }
+
+    /// Returns whether a stack may go on without a member that fails: writes succeed then, and that
+    /// member keeps its old data.
+    pub fn is_redundant(&self, stack: &Stack) -> bool {
+        let mut devices = stack.devices.iter();
+        stack.several
+            || devices.any(|name| {
+                self.block_device(name)
+                    .is_some_and(BlockDevice::is_redundant)
+            })
+    }
+
+    /// Returns whether an IOMMU translates the addresses of a function.
+    pub fn translates(&self, address: &str) -> bool {
+        self.function(address)
+            .and_then(|function| function.iommu.as_ref())
+            .is_some_and(|iommu| iommu.kind != "identity")
+    }
+
+    /// Returns the drives of a stack whose way to the memory stays below a switch although an IOMMU
+    /// translates: some machines lose such data, and report success.
+    pub fn unproven<'a>(&'a self, stack: &'a Stack, provider: &'a Provider) -> Vec<&'a str> {
+        let is_unproven = |address: &String| {
+            let function = self.function(address);
+            let reach = function.map(|function| self.verdict(provider, function).reach);
+            reach == Some(Reach::Switch) && self.translates(address)
+        };
+        stack
+            .devices
+            .iter()
+            .filter_map(|name| self.block_device(name))
+            .filter(|device| device.functions.iter().any(is_unproven))
+            .map(|device| device.name.as_str())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::{Function, Iommu, Port, Route, RouteKind, Target};
+    use std::path::Path;
+
+    fn function(address: &str, parent: Option<&str>) -> Function {
+        Function {
+            address: address.to_owned(),
+            parent: parent.map(str::to_owned),
+            class: "010802".to_owned(),
+            ..Function::default()
+        }
+    }
+
+    fn drive(name: &str, number: &str, functions: &[&str]) -> BlockDevice {
+        BlockDevice {
+            name: name.to_owned(),
+            number: number.to_owned(),
+            kind: BlockKind::Disk {
+                driver: "nvme".to_owned(),
+            },
+            below: Vec::new(),
+            functions: functions.iter().map(|one| (*one).to_owned()).collect(),
+        }
+    }
+
+    fn md(name: &str, number: &str, level: &str, below: &[&str]) -> BlockDevice {
+        BlockDevice {
+            name: name.to_owned(),
+            number: number.to_owned(),
+            kind: BlockKind::Md {
+                level: level.to_owned(),
+            },
+            below: below.iter().map(|one| (*one).to_owned()).collect(),
+            functions: Vec::new(),
+        }
+    }
+
+    fn route(address: &str, kind: RouteKind) -> Route {
+        Route {
+            address: address.to_owned(),
+            kind,
+            distance: None,
+            through: None,
+            acs: Vec::new(),
+            hosts: vec!["8086:29c0".to_owned()],
+        }
+    }
+
+    /// Drives at 1 and 2 reach the memory, the one at 3 does not, the one at 4 has a path of each kind.
+    fn fabric() -> Fabric {
+        let mut port = function("0000:00:01.0", None);
+        port.port = Some(Port::Root);
+        let below = |number| function(&format!("0000:0{number}:00.0"), Some("0000:00:01.0"));
+        let mut functions = vec![port];
+        functions.extend((1..=3).map(below));
+        functions[1].iommu = Some(Iommu {
+            group: 1,
+            kind: "DMA-FQ".to_owned(),
+        });
+        functions[2].iommu = Some(Iommu {
+            group: 2,
+            kind: "identity".to_owned(),
+        });
+        Fabric {
+            functions,
+            block_devices: vec![
+                drive("nvme1n1", "259:1", &["0000:01:00.0"]),
+                drive("nvme2n1", "259:2", &["0000:02:00.0"]),
+                drive("nvme3n1", "259:3", &["0000:03:00.0"]),
+                drive("nvme4n1", "259:4", &["0000:02:00.0", "0000:03:00.0"]),
+                md("md0", "9:0", "raid1", &["nvme1n1", "nvme2n1"]),
+                md("md1", "9:1", "raid10", &["nvme1n1", "nvme3n1"]),
+                md("md2", "9:2", "raid5", &["nvme1n1", "nvme2n1"]),
+                md("md3", "9:3", "raid0", &["nvme1n1", "nvme3n1"]),
+            ],
+            providers: vec![Provider {
+                routes: Some(vec![
+                    route("0000:01:00.0", RouteKind::Switch),
+                    route("0000:02:00.0", RouteKind::Switch),
+                    route("0000:03:00.0", RouteKind::None),
+                ]),
+                ..Provider::default()
+            }],
+            ..Fabric::default()
+        }
+    }
+
+    fn stack(fabric: &Fabric, name: &str) -> Stack {
+        let path = format!("/dev/{name}");
+        fabric.stack(&Target::recorded(Path::new(&path), fabric).unwrap())
+    }
+
+    #[test]
+    fn a_member_that_does_not_reach_is_named() {
+        let fabric = fabric();
+        let obstacles = |name: &str| fabric.obstacles(&stack(&fabric, name), &fabric.providers[0]);
+
+        assert!(obstacles("nvme1n1").is_empty() && obstacles("md0").is_empty());
+        for (name, member) in [
+            ("nvme3n1", "nvme3n1"),
+            ("md1", "nvme3n1"),
+            ("md3", "nvme3n1"),
+        ] {
+            let found = obstacles(name);
+            assert_eq!(found.len(), 1, "{name}");
+            assert_eq!(found[0].kind, ObstacleKind::NotReached);
+            assert_eq!(found[0].device, member);
+            let why = format!("{member} (0000:03:00.0) does not reach /dev/p2pmem0: ");
+            assert!(found[0].to_string().starts_with(&why), "{}", found[0]);
+        }
+        // One of two paths.
+        assert_eq!(obstacles("nvme4n1")[0].kind, ObstacleKind::NotReached);
+        let raid5 = obstacles("md2");
+        assert_eq!((raid5.len(), raid5[0].kind), (1, ObstacleKind::NotTaken));
+        // What is not known is no obstacle.
+        let silent = Provider::default();
+        assert!(fabric.obstacles(&stack(&fabric, "md1"), &silent).is_empty());
+    }
+
+    #[test]
+    fn mirrors_go_on_without_a_member() {
+        let fabric = fabric();
+        for (name, redundant) in [
+            ("nvme1n1", false),
+            ("md0", true),
+            ("md1", true),
+            ("md3", false),
+        ] {
+            assert_eq!(
+                fabric.is_redundant(&stack(&fabric, name)),
+                redundant,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_an_iommu_should_not_see_is_to_be_proved() {
+        let fabric = fabric();
+        for (name, drives) in [
+            ("nvme1n1", &["nvme1n1"][..]),
+            ("nvme2n1", &[]),
+            ("nvme3n1", &[]),
+        ] {
+            let stack = stack(&fabric, name);
+            assert_eq!(
+                fabric.unproven(&stack, &fabric.providers[0]),
+                drives,
+                "{name}"
+            );
+        }
+    }
+}
