@@ -17,6 +17,7 @@ pub mod fabric;
 mod handle;
 mod keeper;
 pub mod manage;
+mod members;
 mod passage;
 mod provider;
 pub mod size;

@@ -6,14 +6,19 @@
 //! Each direction is judged for itself, against what goes through ordinary memory. Before a transfer
 //! its target is given other data, so that what did not arrive is seen.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::{ensure, Context, Result};
 use serde::Serialize;
 
 use crate::{
     direct::{Direct, Way},
+    fabric::Fabric,
     keeper::Keeper,
+    members::Members,
     passage::{is_slot_refused, Io, Passage},
     size, Buffer, Via,
 };
@@ -46,6 +51,8 @@ pub struct Report {
     pub interrupted: bool,
     /// Whether memory in a slot of an io_uring was left out, because this process may not fill one.
     pub slot_refused: bool,
+    /// Why members of an array were not read one by one, if they should have been.
+    pub members_unknown: Option<String>,
     /// All that was done.
     pub checks: Vec<Check>,
 }
@@ -79,9 +86,19 @@ pub struct Check {
     pub io: Io,
     /// What the data was.
     pub data: Data,
+    /// The drive that was read back, where an array has several copies of the data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
     /// What came of it.
     #[serde(flatten)]
     pub verdict: Verdict,
+}
+
+impl Check {
+    /// Returns whether there is other data than expected: nobody refused.
+    pub fn is_wrong(&self) -> bool {
+        !matches!(self.verdict, Verdict::Equal | Verdict::Refused { .. })
+    }
 }
 
 /// Which way data goes.
@@ -140,6 +157,24 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// Returns the verdict on a part for the whole, in which so many bytes are in front of the part.
+    pub(crate) fn behind(self, bytes: u64) -> Self {
+        match self {
+            Self::Stale { offset } => Self::Stale {
+                offset: offset + bytes,
+            },
+            Self::AllOnes { offset } => Self::AllOnes {
+                offset: offset + bytes,
+            },
+            Self::Garbage { offset } => Self::Garbage {
+                offset: offset + bytes,
+            },
+            Self::Equal | Self::Refused { .. } => self,
+        }
+    }
+}
+
 /// Judges what arrived in a target that had other data `before`. All are of the same length.
 pub fn judge(expected: &[u8], found: &[u8], before: &[u8]) -> Verdict {
     const WORD: usize = 8;
@@ -185,8 +220,19 @@ pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<
     drive.check_range(Way::Read, plan.offset, plan.bytes)?;
 
     let length = usize::try_from(plan.bytes)?;
+    let members = if plan.write {
+        Fabric::read(Path::new("/")).and_then(|fabric| Members::of(drive.path(), &fabric))
+    } else {
+        Ok(None)
+    };
+    let (members, members_unknown) = match members {
+        Ok(members) => (members, None),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
     let mut trial = Trial {
         drive,
+        members,
+        members_unknown,
         plan,
         stop,
         host: Buffer::ordinary(length)?,
@@ -229,6 +275,7 @@ pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<
         uniform: original.iter().all(|byte| *byte == original[0]),
         interrupted: ended == Ended::Early,
         slot_refused: trial.slot_refused,
+        members_unknown: trial.members_unknown,
         checks: trial.checks,
     })
 }
@@ -243,6 +290,9 @@ enum Ended {
 /// What is used for all checks.
 struct Trial<'a> {
     drive: &'a Direct,
+    /// Where copies of the data are, if there are several.
+    members: Option<Members>,
+    members_unknown: Option<String>,
     plan: &'a Plan,
     stop: &'a AtomicBool,
     /// What data goes through that is to be right.
@@ -288,8 +338,11 @@ impl Trial<'_> {
                 if self.is_stopped() {
                     return Ok(Ended::Early);
                 }
-                let verdict = self.write_direction(&mut passage, &bytes)?;
+                let before = self.make(Data::Random);
+                let verdict = self.write_direction(&mut passage, &bytes, &before)?;
+                let refused = matches!(verdict, Verdict::Refused { .. });
                 self.note(Direction::Write, io, data, verdict);
+                self.read_members(io, data, &bytes, &before, refused);
             }
         }
         Ok(Ended::Complete)
@@ -304,8 +357,31 @@ impl Trial<'_> {
             direction,
             io,
             data,
+            member: None,
             verdict,
         });
+    }
+
+    /// Reads what was written from each member of an array: the array itself returns what one of them
+    /// has. If the array refused the data, members are of interest only if some have it.
+    fn read_members(&mut self, io: Io, data: Data, expected: &[u8], before: &[u8], refused: bool) {
+        let Some(members) = &self.members else {
+            return;
+        };
+        match members.judge(self.plan.offset, expected, before) {
+            Ok(verdicts) if refused && verdicts.iter().all(|(_, one)| *one != Verdict::Equal) => {}
+            Ok(verdicts) => {
+                self.checks
+                    .extend(verdicts.into_iter().map(|(member, verdict)| Check {
+                        direction: Direction::Write,
+                        io,
+                        data,
+                        member: Some(member),
+                        verdict,
+                    }));
+            }
+            Err(error) => self.members_unknown = Some(format!("{error:#}")),
+        }
     }
 
     fn make(&mut self, data: Data) -> Vec<u8> {
@@ -352,16 +428,20 @@ impl Trial<'_> {
     }
 
     /// The drive, which has other data, reads memory that has `expected`.
-    fn write_direction(&mut self, passage: &mut Passage<'_>, expected: &[u8]) -> Result<Verdict> {
-        let before = self.make(Data::Random);
-        self.write_drive(&before)?;
+    fn write_direction(
+        &mut self,
+        passage: &mut Passage<'_>,
+        expected: &[u8],
+        before: &[u8],
+    ) -> Result<Verdict> {
+        self.write_drive(before)?;
         put(passage, expected)?;
         let length = before.len();
         if let Err(error) = passage.transfer(Way::Write, self.drive, self.plan.offset, 0, length) {
             return Ok(refused(&error));
         }
         let found = self.read_drive()?;
-        Ok(judge(expected, &found, &before))
+        Ok(judge(expected, &found, before))
     }
 
     /// Reads the drive through ordinary memory.
@@ -469,6 +549,7 @@ mod tests {
             direction,
             io: Io::Pread,
             data: Data::Random,
+            member: None,
             verdict,
         };
         let report = Report {
@@ -478,6 +559,7 @@ mod tests {
             uniform: false,
             interrupted: false,
             slot_refused: false,
+            members_unknown: None,
             checks: vec![
                 check(Direction::Read, Verdict::Equal),
                 check(Direction::Write, Verdict::Equal),
