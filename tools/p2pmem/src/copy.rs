@@ -52,6 +52,9 @@ pub struct Plan {
     pub buffer_offset: u64,
     /// What the CPU does with the memory before.
     pub accesses: Vec<Access>,
+    /// Fill the memory and the destination with random data before: what does not arrive is seen then,
+    /// also where all of the source is zeroes.
+    pub spoil: bool,
     /// Where random data starts.
     pub seed: u64,
 }
@@ -166,10 +169,19 @@ pub fn run(
         .map(|_| Passage::new(via, plan.io, memory, plan.depth, LESS))
         .collect::<Result<Vec<_>>>()?;
     for passage in &mut passages {
+        if plan.spoil {
+            spoil(passage, plan.seed)?;
+        }
         for access in &plan.accesses {
             let start = plan.buffer_offset as usize;
             access::run(passage.memory()?, start, *access, plan.seed)?;
         }
+    }
+
+    if plan.spoil && !plan.skip_write {
+        // Other data than that of `--fill`.
+        let seed = plan.seed ^ SPOILED;
+        fill(destination, plan.destination_offset, plan.bytes, seed, stop)?;
     }
 
     let started = Instant::now();
@@ -446,6 +458,22 @@ impl<'a> Work<'a> {
     }
 }
 
+/// What makes the seed of data that is to be overwritten differ from that of data that is to arrive.
+const SPOILED: u64 = 0x5f0b_11ed;
+
+/// Has the CPU fill memory with random data.
+fn spoil(passage: &mut Passage<'_>, seed: u64) -> Result<()> {
+    let memory = passage.memory()?;
+    let mut random = fastrand::Rng::with_seed(seed ^ SPOILED);
+    let mut bytes = [0; 4096];
+    for offset in (0..memory.len()).step_by(bytes.len()) {
+        let length = bytes.len().min(memory.len() - offset);
+        random.fill(&mut bytes);
+        memory.store(offset, &bytes[..length]);
+    }
+    Ok(())
+}
+
 /// How much ordinary memory is used at a time.
 const STEP: u64 = 1 << 20;
 
@@ -471,15 +499,30 @@ pub fn fill(file: &Direct, offset: u64, bytes: u64, seed: u64, stop: &AtomicBool
     file.sync()
 }
 
-/// Reads what was copied and its copy into ordinary memory, and returns how many bytes behind the
-/// start the first difference is. Stops early when told to.
+/// What a comparison found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// All is equal.
+    Equal {
+        /// Whether all bytes are the same, which proves nothing: what is lost on the way may be read as
+        /// zeroes.
+        uniform: bool,
+    },
+    /// How many bytes behind the start the first difference is.
+    Differs(u64),
+}
+
+/// Reads what was copied and its copy into ordinary memory, and compares them. Stops early when told
+/// to.
 pub fn compare(
     source: &Direct,
     destination: &Direct,
     plan: &Plan,
     bytes: u64,
     stop: &AtomicBool,
-) -> Result<Option<u64>> {
+) -> Result<Comparison> {
+    let mut first = None;
+    let mut uniform = true;
     let mut left = Buffer::ordinary(STEP as usize)?;
     let mut right = Buffer::ordinary(STEP as usize)?;
 
@@ -491,12 +534,14 @@ pub fn compare(
         source.read(left, plan.source_offset + done)?;
         destination.read(right, plan.destination_offset + done)?;
         if let Some(index) = first_difference(left, right) {
-            return Ok(Some(done + index as u64));
+            return Ok(Comparison::Differs(done + index as u64));
         }
+        let value = *first.get_or_insert(left[0]);
+        uniform = uniform && left.iter().all(|byte| *byte == value);
         done += step;
     }
 
-    Ok(None)
+    Ok(Comparison::Equal { uniform })
 }
 
 fn first_difference(left: &[u8], right: &[u8]) -> Option<usize> {
@@ -576,6 +621,7 @@ mod tests {
             skip_write: false,
             buffer_offset: 0,
             accesses: Vec::new(),
+            spoil: false,
             seed: 1,
         }
     }
@@ -755,11 +801,11 @@ mod tests {
         copy(&pair, &plan).unwrap();
         let (source, destination) = pair.open();
         let compare = || compare(&source, &destination, &plan, plan.bytes, &NEVER).unwrap();
-        assert_eq!(compare(), None);
+        assert_eq!(compare(), Comparison::Equal { uniform: false });
         destination
             .write(Buffer::ordinary(4096).unwrap().as_mut_slice(4096), 8192)
             .unwrap();
-        assert_eq!(compare(), Some(8192));
+        assert_eq!(compare(), Comparison::Differs(8192));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod keeper;
 pub mod manage;
 mod members;
 mod passage;
+pub mod preflight;
 mod provider;
 pub mod size;
 pub mod stream;

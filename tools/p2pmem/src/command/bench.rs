@@ -11,7 +11,9 @@ use anyhow::{ensure, Context, Result};
 use clap::Args;
 use p2pmem::{
     bench::{self, plot, Clock, Report, Request, What},
-    choose, open, size, sysfs, table,
+    choose, open,
+    preflight::{proof_is_due, Preflight},
+    size, sysfs, table, Via,
 };
 
 /// Measure what memory costs, by its kind and by size.
@@ -105,12 +107,13 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     let entries = sysfs::providers(Path::new("/sys")).context("cannot read sysfs")?;
     let entry = choose(&entries, arguments.via.as_deref())?;
     let provider = open(&entry.path)?;
+    let unproven = preflight(arguments)?;
     let _pieces = arguments
         .fragment
         .map(|size| bench::fragment(&provider, size))
         .transpose()?;
 
-    bench::run(&Request {
+    let mut report = bench::run(&Request {
         provider: &provider,
         device: &entry.device,
         drive: arguments.drive.as_deref(),
@@ -125,7 +128,23 @@ fn measure(arguments: &Arguments) -> Result<Report> {
         } else {
             Clock::Time
         },
-    })
+    })?;
+    if !unproven.is_empty() {
+        report.notes.push(proof_is_due(&unproven));
+    }
+    Ok(report)
+}
+
+/// Refuses a drive that does not exchange data with the memory: of a slot, the kernel does not refuse
+/// it. Returns the drives below it of which it is not known whether data arrives.
+fn preflight(arguments: &Arguments) -> Result<Vec<String>> {
+    let Some(drive) = arguments.drive.as_ref().filter(|drive| drive.exists()) else {
+        return Ok(Vec::new());
+    };
+    let via = Via::open(Path::new("/sys"), arguments.via.as_deref())?;
+    let preflight = Preflight::new(&via)?;
+    preflight.check(drive, true)?;
+    preflight.unproven(drive)
 }
 
 fn print(report: &Report) -> Result<()> {

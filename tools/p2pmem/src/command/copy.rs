@@ -11,12 +11,13 @@ use anyhow::{bail, Context, Result};
 use clap::{value_parser, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use p2pmem::{
-    copy::{compare, fill, run as copy, Access, Direct, Io, Plan, Summary},
+    copy::{compare, fill, run as copy, Access, Comparison, Direct, Io, Plan, Summary},
+    preflight::{proof_is_due, Preflight},
     size, Via,
 };
 use serde::Serialize;
 
-use super::interrupt;
+use super::{interrupt, or_force};
 
 /// Copy a file or block device to another, through device memory.
 ///
@@ -81,7 +82,9 @@ pub struct Arguments {
     /// Do not write: the destination stays as it is.
     #[arg(long, conflicts_with = "check")]
     skip_write: bool,
-    /// Read both back through ordinary memory, and compare them byte by byte.
+    /// Read both back through ordinary memory, and compare them byte by byte. Before the copy, the
+    /// destination and the device memory are filled with random data, so that data that does not
+    /// arrive is seen. A source with one byte all over proves nothing.
     #[arg(long)]
     check: bool,
     /// Write random data to the source first, through ordinary memory. What the source had is lost.
@@ -98,7 +101,8 @@ pub struct Arguments {
     /// is 4096 if it is left out.
     #[arg(long, value_name = "WIDTH[:BYTES]", value_parser = Access::parse_clear)]
     init: Option<Access>,
-    /// Write to a block device even if it is in use.
+    /// Write to a block device even if it is in use, and copy even if a block device below SOURCE or
+    /// DESTINATION takes no device memory or does not reach it.
     #[arg(long)]
     force: bool,
     /// Print JSON.
@@ -153,8 +157,13 @@ struct Copied {
     destination_offset: u64,
     /// Where random data started. Null where none was asked for.
     seed: Option<u64>,
-    /// Null where no check was asked for, or it was interrupted.
+    /// Null where no check was asked for, it was interrupted, or it proves nothing.
     verified: Option<bool>,
+    /// Whether all bytes that were compared are the same, which proves nothing. Null where nothing was
+    /// compared.
+    uniform: Option<bool>,
+    /// Drives of which only `p2pmem verify` shows whether data arrives: an IOMMU translates.
+    unproven: Vec<String>,
     /// How many bytes were asked for.
     #[serde(skip)]
     planned: u64,
@@ -168,16 +177,44 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     } else {
         report(&copied);
     }
+    if !copied.unproven.is_empty() && copied.verified.is_none() {
+        eprintln!("note: {}", proof_is_due(&copied.unproven));
+    }
     if copied.summary.interrupted {
         interrupt::exit();
     }
     Ok(())
 }
 
+/// Refuses files that the memory cannot be copied from or to. Returns the drives below them of which
+/// it is not known whether data arrives.
+fn preflight(arguments: &Arguments, via: &Via) -> Result<Vec<String>> {
+    let preflight = Preflight::new(via)?;
+    let fixed = arguments.io == Some(Io::UringFixed);
+    let ends = [
+        (&arguments.source, arguments.skip_read),
+        (&arguments.destination, arguments.skip_write),
+    ];
+    let mut unproven = Vec::new();
+    for (path, _) in ends.iter().filter(|(_, skipped)| !skipped) {
+        if !arguments.force {
+            or_force(preflight.check(path, fixed))?;
+        }
+        unproven.extend(preflight.unproven(path)?);
+    }
+    if !(arguments.force || arguments.skip_read || arguments.skip_write) {
+        or_force(preflight.check_apart(&arguments.source, &arguments.destination))?;
+    }
+    unproven.sort();
+    unproven.dedup();
+    Ok(unproven)
+}
+
 fn do_copy(arguments: &Arguments) -> Result<Copied> {
     let stop = interrupt::flag()?;
     let via = Via::open(Path::new("/sys"), arguments.via.as_deref())?;
     let source = Direct::source(&arguments.source)?;
+    let unproven = preflight(arguments, &via)?;
     // What is not written to may be in use.
     let destination = if arguments.skip_write {
         Direct::source(&arguments.destination)?
@@ -203,19 +240,22 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
     let mut summary = result?;
 
     let mut verified = None;
+    let mut uniform = None;
     if arguments.check && !summary.interrupted {
         let bytes = summary.bytes.min(plan.bytes);
-        if let Some(offset) = compare(&source, &destination, &plan, bytes, &stop)? {
-            bail!(
+        match compare(&source, &destination, &plan, bytes, &stop)? {
+            Comparison::Differs(offset) => bail!(
                 "{} and {} differ {offset} bytes behind the start: the way through {} changes data, \
                  see p2pmem verify",
                 arguments.source.display(),
                 arguments.destination.display(),
                 via.path().display()
-            );
+            ),
+            Comparison::Equal { uniform: same } => uniform = Some(same && bytes > 0),
         }
         summary.interrupted = stop.load(std::sync::atomic::Ordering::Relaxed);
-        verified = (!summary.interrupted).then_some(true);
+        uniform = uniform.filter(|_| !summary.interrupted);
+        verified = uniform.and_then(|uniform| (!uniform).then_some(true));
     }
 
     let is_random = arguments.fill || arguments.host_access.is_some();
@@ -232,6 +272,8 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
         destination_offset: plan.destination_offset,
         seed: is_random.then_some(plan.seed),
         verified,
+        uniform,
+        unproven,
         planned: plan.bytes,
     })
 }
@@ -271,6 +313,7 @@ fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
             .into_iter()
             .chain(arguments.host_access)
             .collect(),
+        spoil: arguments.check,
         seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
     })
 }
@@ -315,6 +358,10 @@ fn report(copied: &Copied) {
     );
     if copied.verified.is_some() {
         text += ", both compared equal";
+    }
+    if copied.uniform == Some(true) {
+        text +=
+            ", both have the same byte all over, which proves nothing: use --fill or p2pmem verify";
     }
     if let Some(seed) = copied.seed {
         text += &format!(", seed {seed}");

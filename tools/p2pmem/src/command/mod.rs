@@ -87,6 +87,11 @@ impl Arguments {
     }
 }
 
+/// Adds to a refusal that there is a way to go on.
+fn or_force<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|error| anyhow::anyhow!("{error:#}; to go on anyway pass --force"))
+}
+
 /// Prints text. Nobody may want to read on: that is no error.
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {

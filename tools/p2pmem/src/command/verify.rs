@@ -8,13 +8,14 @@ use anyhow::{bail, Result};
 use clap::Args;
 use p2pmem::{
     copy::{Direct, Io},
+    preflight::Preflight,
     size,
-    verify::{run as verify, Data, Direction, Plan, Report, Verdict},
+    verify::{run as verify, Check, Data, Direction, Plan, Report, Verdict},
     Via,
 };
 use serde::Serialize;
 
-use super::interrupt;
+use super::{interrupt, or_force};
 
 /// Prove with data that a drive and device memory reach each other.
 ///
@@ -22,6 +23,9 @@ use super::interrupt;
 /// registered with io_uring, if this process may register it (see p2pmem config --slots). What
 /// arrives is compared with what goes through ordinary memory. The target has other data before, so
 /// that a transfer that moved nothing is seen.
+///
+/// Where DRIVE is a mirror or lies on one (md raid1 and raid10, dm-mirror, LVM raid1), what was written
+/// is read back from each member.
 ///
 /// Without --write only the direction from the drive to the memory is tried, with what the drive has.
 #[derive(Args)]
@@ -50,7 +54,8 @@ pub struct Arguments {
     /// Where random data starts. Default: anywhere.
     #[arg(long)]
     seed: Option<u64>,
-    /// Write to a block device even if it is in use.
+    /// Write to a block device even if it is in use, and go on even if a block device below DRIVE takes
+    /// no device memory or does not reach it.
     #[arg(long)]
     force: bool,
     /// Print JSON.
@@ -92,6 +97,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         seed: seed.unwrap_or_else(|| fastrand::u64(..)),
     };
     let via = Via::open(Path::new("/sys"), via.as_deref())?;
+    let preflight = Preflight::new(&via)?;
+    if drive.exists() && !force {
+        or_force(preflight.check(drive, true))?;
+    }
     let source = if *write && drive.exists() {
         Direct::destination(drive, *force)?
     } else {
@@ -114,12 +123,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         print(&report);
     }
     if let Some(check) = report.failure() {
+        let cause = if check.is_wrong() {
+            iommu(&preflight.unproven(drive)?)
+        } else {
+            String::new()
+        };
         bail!(
-            "{} and {} do not reach each other, {}: {}",
+            "{} and {} do not reach each other, {}: {}{cause}",
             drive.display(),
             via.device().unwrap_or_else(|| "ordinary memory".to_owned()),
             way(check.direction),
-            outcome(&check.verdict)
+            outcome(check)
         );
     }
     if report.interrupted {
@@ -145,7 +159,7 @@ fn print(report: &Report) {
         println!(
             "{:<20} {memory:<12} {data:<12} {}",
             way(check.direction),
-            outcome(&check.verdict)
+            outcome(check)
         );
     }
     for (direction, untried) in [
@@ -167,6 +181,9 @@ fn print(report: &Report) {
         println!(
             "registered memory was not tried: it needs CAP_SYS_RAWIO, see p2pmem config --slots"
         );
+    }
+    if let Some(reason) = &report.members_unknown {
+        println!("members of the array were not read one by one: {reason}");
     }
     if report.uniform && report.works(Direction::Write).is_none() {
         println!("all bytes of the drive are the same, which proves little: say --write, or choose another --offset");
@@ -192,8 +209,20 @@ fn way(direction: Direction) -> &'static str {
     }
 }
 
-fn outcome(verdict: &Verdict) -> String {
-    match verdict {
+/// Says that an IOMMU is probably the cause of lost data, if it can be.
+fn iommu(unproven: &[String]) -> String {
+    if unproven.is_empty() {
+        return String::new();
+    }
+    "; probably the IOMMU is the cause: it translates, and does not know the addresses that are used \
+     below a switch"
+        .to_owned()
+}
+
+fn outcome(check: &Check) -> String {
+    let member = check.member.as_ref();
+    let member = member.map_or(String::new(), |name| format!("on member {name}: "));
+    let outcome = match &check.verdict {
         Verdict::Equal => "equal".to_owned(),
         Verdict::Stale { offset } => {
             format!("stale: what belongs at offset {offset} did not arrive")
@@ -201,5 +230,6 @@ fn outcome(verdict: &Verdict) -> String {
         Verdict::AllOnes { offset } => format!("all ones at offset {offset}: nobody answers"),
         Verdict::Garbage { offset } => format!("garbage at offset {offset}"),
         Verdict::Refused { reason } => reason.clone(),
-    }
+    };
+    member + &outcome
 }
