@@ -65,10 +65,12 @@ const ALL: &[Explanation] = &[
         &[
             case(
                 DIRECT,
-                "A block device on the way takes no device memory: dm (LVM, dm-crypt), md raid4/5/6, \
-                 loop, virtio-blk, SATA and SAS; or the file system is not on a local drive.",
-                "`p2pmem doctor FILE` names it. Use an NVMe drive, a partition of it, or md raid0, \
-                 raid1 or raid10 of such.",
+                "The memory is mapped, and a block device on the way takes no device memory: dm (LVM, \
+                 dm-crypt), md raid5, loop, nbd, zram, virtio-blk, SCSI, SATA; or the file system is \
+                 not on a local drive. The same memory in a slot of an io_uring is not refused: data \
+                 may be lost.",
+                "`p2pmem doctor FILE` names it. Use an NVMe drive, a partition of one, or md raid0, \
+                 raid1 or raid10 of NVMe drives that all reach the memory.",
             ),
             case(
                 "mlock, vmsplice, io_uring's ordinary registration of buffers",

@@ -108,7 +108,7 @@ pub fn examine(fabric: &Fabric, paths: &[(String, Target)]) -> Vec<Check> {
         .map(|(path, target)| (path.as_str(), fabric.stack(target)))
         .collect();
     for (path, stack) in &stacks {
-        checks.push(block_stack(&ways, path, stack));
+        checks.push(block_stack(fabric, &ways, path, stack));
     }
     checks.extend(together(&ways, &stacks));
     checks
@@ -446,15 +446,27 @@ fn iommu(fabric: &Fabric, ways: &Ways) -> Check {
         reaches(Reach::HostBridge),
     );
     if translation == Translation::On && reaches(Reach::Switch) {
+        let mut drives: Vec<_> = ways
+            .of_drives(fabric)
+            .filter(|verdict| verdict.reach == Reach::Switch && fabric.translates(&verdict.client))
+            .flat_map(|verdict| &verdict.drives)
+            .map(|drive| format!("/dev/{drive}"))
+            .collect();
+        drives.sort();
+        drives.dedup();
+        let drives = match &drives[..] {
+            [] => "DRIVE".to_owned(),
+            drives => drives.join(", "),
+        };
         return Check::new("IOMMU", Status::Warning, found)
             .because(
                 "Some machines send what should turn around in the switch through the IOMMU: the data is \
                  lost, and no error is reported.",
             )
-            .cured_by(
-                "Prove with data that it arrives: p2pmem verify DRIVE --write. If it is lost, boot with \
-                 `iommu.passthrough=1`.",
-            );
+            .cured_by(format!(
+                "Prove with data that it arrives: p2pmem verify --write, on {drives}. If it is lost, boot \
+                 with `iommu.passthrough=1`."
+            ));
     }
     Check::new("IOMMU", Status::Ok, found)
 }
@@ -659,7 +671,7 @@ fn reached(verdict: &Verdict) -> String {
     )
 }
 
-fn block_stack(ways: &Ways, path: &str, stack: &Stack) -> Check {
+fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> Check {
     let found = match &*stack.description {
         "" => "neither mounted nor a block device in sysfs",
         description => description,
@@ -678,9 +690,13 @@ fn block_stack(ways: &Ways, path: &str, stack: &Stack) -> Check {
     }
     if let Some(refusal) = &stack.refusal {
         return check(Status::Problem)
-            .because(format!("{refusal}; direct I/O fails with EREMOTEIO."))
+            .because(format!(
+                "{refusal}; direct I/O with mapped memory fails with EREMOTEIO. Memory in a slot of an \
+                 io_uring is not refused, and data may be lost."
+            ))
             .cured_by(
-                "Put the data on a partition of an NVMe drive, or on md raid0, raid1 or raid10 of such.",
+                "Put the data on an NVMe drive, a partition of one, or md raid0, raid1 or raid10 of \
+                 NVMe drives that all reach the memory.",
             );
     }
     match ways.best(&stack.functions) {
@@ -689,8 +705,15 @@ fn block_stack(ways: &Ways, path: &str, stack: &Stack) -> Check {
         }
         Some(verdict) if verdict.reach == Reach::None => check(Status::Problem)
             .because(format!(
-                "{} does not reach /dev/p2pmem{}: {}; direct I/O fails with EINVAL.",
-                verdict.client, verdict.provider, verdict.why
+                "{} does not reach /dev/p2pmem{}: {}; {}",
+                verdict.client,
+                verdict.provider,
+                verdict.why,
+                if fabric.is_redundant(stack) {
+                    "writes may succeed all the same, and leave OLD DATA on that drive; reads may fail."
+                } else {
+                    "direct I/O fails with EINVAL."
+                }
             ))
             .cured_by(cure(verdict)),
         _ => check(Status::Unknown)

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use termtree::Tree;
 
-use super::{Fabric, Function, Port, Provider, Reach, Translation, Verdict};
+use super::{Fabric, Function, Port, Provider, Reach, Target, Translation, Verdict};
 use crate::{size, table};
 
 /// What is drawn, and how.
@@ -163,11 +163,20 @@ fn stacked(fabric: &Fabric, width: u16) -> String {
         .map(|device| {
             let below = fabric.all_below(&device.name);
             let refusal = below.iter().find_map(|device| device.refusal());
+            // No provider that each member reaches.
+            let stack = fabric.stack(&Target::Device(device.number.clone()));
+            let out_of_reach: Option<Vec<_>> = fabric
+                .providers
+                .iter()
+                .map(|provider| fabric.obstacles(&stack, provider).into_iter().next())
+                .collect();
+            let out_of_reach = out_of_reach.and_then(|all| all.into_iter().next());
+            let reason = refusal.or(out_of_reach.map(|obstacle| obstacle.why));
             vec![
                 device.to_string(),
                 device.below.join(", "),
-                if refusal.is_some() { "no" } else { "yes" }.to_owned(),
-                refusal.unwrap_or_else(|| "as all that is below it does".to_owned()),
+                if reason.is_some() { "no" } else { "yes" }.to_owned(),
+                reason.unwrap_or_else(|| "as all that is below it does".to_owned()),
             ]
         })
         .collect();
@@ -194,7 +203,8 @@ pub fn translation(translation: Translation, switch: bool, host_bridge: bool) ->
     .to_owned();
     if translation == Translation::On {
         if switch {
-            text += " Within a switch bus addresses are used: it does not see that data.";
+            text += " Within a switch bus addresses are used, which it should not see: some machines \
+                     lose such data and report success. `p2pmem verify DRIVE` shows whether it arrives.";
         }
         if host_bridge {
             text +=
