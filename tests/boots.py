@@ -31,6 +31,8 @@ BOOTS = [
     ("acs", ["redirected"]),
     ("host-bridge", ["bridged"]),
     ("iommu", ["translated", "merged"]),
+    ("stacks", ["stacks"]),
+    ("multipath", ["multipath"]),
     ("any-bar", ["override", "manage"]),
     ("any-bar", ["lockdown"]),
     ("far-bar", ["unmappable"]),
@@ -57,7 +59,7 @@ exit $status"""
 
 # Not for the debug kernel: lockdep finds that mainline's pciehp takes its locks in either order when
 # it removes ports within ports; and it has neither TCP nor stacked block devices.
-STOCK_ONLY = ["hotplug-native", "stacks"]
+STOCK_ONLY = ["hotplug-native", "stacks", "multipath"]
 # Every report of KASAN counts, not only the first; reports are long. Five levels of page tables are
 # off: KASAN takes good addresses for bad ones while the kernel finds out what the processor can do.
 DEBUG_ARGUMENTS = "kasan_multi_shot log_buf_len=4M no5lvl"

@@ -56,6 +56,8 @@ fn main() -> ExitCode {
                     "bridged_",
                     "translated_",
                     "merged_",
+                    "stacks_",
+                    "multipath_",
                     "override_",
                     "unmappable_",
                     "lockdown_",

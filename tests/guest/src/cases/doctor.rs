@@ -597,7 +597,7 @@ pub mod ats {
     }
 
     fn translating_iommu() -> Result<()> {
-        let words = ["translates", "p2pmem verify DRIVE", "iommu.passthrough=1"];
+        let words = ["translates", "p2pmem verify", "iommu.passthrough=1"];
         Diagnosis::of(&[])?.expect("IOMMU", "warning", &words)
     }
 

@@ -345,13 +345,17 @@ pub mod bridged {
 
 /// Drives behind an IOMMU that translates. Needs the topology iommu.
 pub mod translated {
-    use super::{ensure, json, p2pmem, text, Context, Map, Provider, Result, LENGTH};
+    use super::{ensure, json, p2pmem, says, text, Context, Map, Provider, Result, LENGTH};
     use crate::{
         cases,
-        guest::{address_of, controller, drive_named, put_on_drive, read_at, WINDOW},
+        guest::{address_of, controller, drive_named, put_on_drive, read_at, write_at, WINDOW},
+        programs::fails,
     };
 
-    cases!("translated": by_the_host_bridge, lost_below_the_switch);
+    cases!(
+        "translated": by_the_host_bridge, lost_below_the_switch, copy_compares_what_arrived,
+        proof_is_due,
+    );
 
     /// Reads a pattern from a drive into device memory, which holds another one. Returns what
     /// `p2pmem topo` says, and what is in the memory then.
@@ -396,7 +400,116 @@ pub mod translated {
                 output.status,
                 String::from_utf8_lossy(&output.stderr)
             );
+            let error = String::from_utf8(output.stderr)?;
+            ensure!(
+                error.contains("probably the IOMMU is the cause") == (status == 1),
+                "{serial}: {error}"
+            );
         }
+        Ok(())
+    }
+
+    fn node(serial: &str) -> Result<String> {
+        let path = controller(serial)?.context("no such drive")?;
+        let name = path.file_name().context("no name")?.to_string_lossy();
+        Ok(format!("/dev/{name}n1"))
+    }
+
+    /// Data is lost on the way from or to the drive below the switch. A comparison must see that, whatever
+    /// the drives and the memory had before.
+    fn copy_compares_what_arrived() -> Result<()> {
+        const BYTES: usize = 1 << 20;
+        let (below, apart) = (node("disk0")?, node("disk1")?);
+        for (source, destination) in [(&below, &apart), (&apart, &below)] {
+            for io in ["uring", "uring-fixed", "pread"] {
+                // All zeroes, as the memory is: nothing needs to be moved to make them equal.
+                for serial in ["disk0", "disk1"] {
+                    let zeroes = Map::ordinary(BYTES)?;
+                    write_at(&drive_named(serial)?, &zeroes, 0..BYTES, 0)?;
+                }
+                let words = [
+                    "copy",
+                    source,
+                    destination,
+                    "--size",
+                    "1M",
+                    "--io",
+                    io,
+                    "--check",
+                ];
+                if *source == below {
+                    fails(&words, &["differ", "p2pmem verify"])?;
+                } else {
+                    // What a drive cannot read this IOMMU makes zeroes, as the source has.
+                    let said = says(&words)?;
+                    ensure!(!said.contains("compared equal"), "{io}: {said}");
+                    ensure!(said.contains("proves nothing: use --fill"), "{io}: {said}");
+                    let report = json(&[&words[..], &["--json"]].concat())?;
+                    ensure!(report["verified"].is_null(), "{report}");
+                }
+                fails(
+                    &[&words[..], &["--fill"]].concat(),
+                    &["differ", "p2pmem verify"],
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is wrong to be seen: each command says that only data shows it.
+    fn proof_is_due() -> Result<()> {
+        let (below, apart) = (node("disk0")?, node("disk1")?);
+        let name = below.trim_start_matches("/dev/");
+        for (words, due) in [
+            (&["copy", &apart, &below, "--size", "64k"][..], true),
+            (
+                &[
+                    "copy",
+                    &below,
+                    &apart,
+                    "--size",
+                    "64k",
+                    "--io",
+                    "uring-fixed",
+                ],
+                true,
+            ),
+            (
+                &["copy", &below, &apart, "--size", "64k", "--via", "none"],
+                false,
+            ),
+            (
+                &[
+                    "bench", &below, "--size", "4k", "--rounds", "1", "--depth", "1",
+                ],
+                true,
+            ),
+            (
+                &[
+                    "bench", &apart, "--size", "4k", "--rounds", "1", "--depth", "1",
+                ],
+                false,
+            ),
+        ] {
+            let output = p2pmem(words)?;
+            let said = String::from_utf8(output.stderr)?;
+            ensure!(output.status.success(), "{words:?}: {said}");
+            ensure!(
+                (said.contains("p2pmem verify") && said.contains(name)) == due,
+                "{words:?}: {said}"
+            );
+        }
+        let report = json(&["copy", &below, &apart, "--size", "64k", "--json"])?;
+        ensure!(report["unproven"][0] == name, "{report}");
+        let drawn = says(&["topo"])?;
+        ensure!(drawn.contains("p2pmem verify"), "{drawn}");
+        let report = json(&["doctor", "--json"])?;
+        let checks = report["checks"].as_array().context("no checks")?;
+        let check = checks.iter().find(|check| check["name"] == "IOMMU");
+        let check = check.context("no check of the IOMMU")?;
+        ensure!(check["status"] == "warning", "{check}");
+        ensure!(text(check, "cure")?.contains(&below), "{check}");
+        ensure!(!text(check, "cure")?.contains(&apart), "{check}");
         Ok(())
     }
 }

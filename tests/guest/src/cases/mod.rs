@@ -27,6 +27,7 @@ mod providers;
 mod roles;
 mod share;
 mod slots;
+mod stacks;
 mod torture;
 mod unbind;
 mod unreachable;
@@ -63,6 +64,8 @@ pub const CASES: &[&[Case]] = &[
     fabric::translated::CASES,
     slots::merged::CASES,
     slots::sent::CASES,
+    stacks::CASES,
+    stacks::multipath::CASES,
     override_::CASES,
     override_::unmappable::CASES,
     override_::lockdown::CASES,

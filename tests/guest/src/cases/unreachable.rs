@@ -46,8 +46,17 @@ fn copy_says_why() -> Result<()> {
     let provider = Provider::first()?;
     let device = format!("/dev/p2pmem0 ({})", provider.pci);
     for io in ["uring-fixed", "uring", "pread"] {
+        for arguments in ["", "--skip-read", "--skip-write"] {
+            fail(
+                &format!("copy /dev/nvme0n1 /dev/nvme1n1 --size 8M --io {io} {arguments}"),
+                &[
+                    "does not reach /dev/p2pmem0: below different root ports",
+                    "--force",
+                ],
+            )?;
+        }
         fail(
-            &format!("copy /dev/nvme0n1 /dev/nvme1n1 --size 8M -t 2 --io {io}"),
+            &format!("copy /dev/nvme0n1 /dev/nvme1n1 --size 8M -t 2 --io {io} --force"),
             &[
                 "cannot read /dev/nvme0n1 at 0 into",
                 &device,
@@ -55,7 +64,7 @@ fn copy_says_why() -> Result<()> {
             ],
         )?;
         fail(
-            &format!("copy /dev/nvme0n1 /dev/nvme1n1 --size 8M --skip-read --io {io}"),
+            &format!("copy /dev/nvme0n1 /dev/nvme1n1 --size 8M --skip-read --io {io} --force"),
             &["cannot write /dev/nvme1n1 at 0 from", &device],
         )?;
     }
@@ -67,7 +76,11 @@ fn copy_says_why() -> Result<()> {
 
 fn verify_says_why() -> Result<()> {
     put_on_drive(&drive(0)?, WINDOW, 1)?;
-    let output = p2pmem("verify /dev/nvme0n1 --size 64k --write --json")?;
+    fail(
+        "verify /dev/nvme0n1 --size 64k --write",
+        &["does not reach /dev/p2pmem0", "--force"],
+    )?;
+    let output = p2pmem("verify /dev/nvme0n1 --size 64k --write --json --force")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.code() == Some(1), "{:?}", output.status);
     for field in [
@@ -79,7 +92,7 @@ fn verify_says_why() -> Result<()> {
         ensure!(text.contains(field), "{field} in {text}");
     }
     fail(
-        "verify /dev/nvme0n1 --size 64k",
+        "verify /dev/nvme0n1 --size 64k --force",
         &[
             "/dev/nvme0n1",
             "do not reach each other",
