@@ -389,6 +389,27 @@ fn registers_are_left_out() {
 }
 
 #[test]
+fn the_registers_of_a_controller_are_left_out() {
+    let bar = Bar {
+        number: 0,
+        ..bar(64 * MIB, 64 * MIB)
+    };
+    let from = |offset| {
+        part(
+            &bar,
+            offset,
+            bar.size - offset,
+            &[Some(Reserved::NVME)],
+            &LIMITS,
+        )
+    };
+
+    // The rest may be a buffer.
+    assert_eq!(from(0).map(|part| part.offset), Ok(2 * MIB));
+    assert_eq!(from(4 * MIB).map(|part| part.offset), Ok(4 * MIB));
+}
+
+#[test]
 fn a_range_of_nothing_but_registers_is_refused() {
     let of = |size| Bar {
         number: 0,
