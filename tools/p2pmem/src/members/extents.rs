@@ -7,7 +7,7 @@ use std::{fs::File, io, mem, os::fd::AsRawFd, path::Path};
 use anyhow::{ensure, Context, Result};
 
 /// `FS_IOC_FIEMAP`: direction, size of the head, `f`, command 11.
-const FIEMAP: libc::Ioctl = (3 << 30 | (HEAD as u32) << 16 | 0x66 << 8 | 11) as libc::Ioctl;
+const FIEMAP: libc::Ioctl = ((3 << 30) | ((HEAD as u32) << 16) | (0x66 << 8) | 11) as libc::Ioctl;
 /// `FIEMAP_FLAG_SYNC`: first write out what is only in memory.
 const SYNC: u32 = 1;
 /// The flags of an extent that do not keep its bytes from being where it says: it is the last one, it
