@@ -125,7 +125,8 @@ tools:
 	@cd tools && cargo build --locked --quiet --release
 	@mkdir -p $(BUILD)/bin
 	@cp -u $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/p2pmem \
-		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/guest-tests $(BUILD)/bin/
+		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/guest-tests \
+		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/example-map-rust $(BUILD)/bin/
 	@gcc-14 -static -O2 -Wall -Wextra -Werror -Iinclude/uapi -o $(BUILD)/bin/example-copy \
 		tests/example/copy.c -luring
 	@$(BUILD)/bin/p2pmem generate $(BUILD)/share
@@ -138,6 +139,7 @@ bench: modules tools
 	@qemu/bench --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem \
 		--output $(BUILD)/bench
 
+	@gcc-14 -static -O2 -Wall -Wextra -Werror -o $(BUILD)/bin/example-map tests/example/map.c
 test: modules kmod tools
 	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')
 

@@ -132,7 +132,7 @@ class Guests:
             "--module", str(products / "kmod/p2pmem_test.ko"),
             "--module", str(products / "kmod/p2pmem_roles.ko"),
             "--program", str(PROGRAMS / "guest-tests"), "--program", str(PROGRAMS / "p2pmem"),
-            "--program", str(PROGRAMS / "example-copy"),
+            *(word for path in sorted(PROGRAMS.glob("example-*")) for word in ("--program", str(path))),
             "--", JOB % " ".join([*settings, "guest-tests", "--no-skip", *cases]),
         ]
         for _ in range(ATTEMPTS):

@@ -13,6 +13,7 @@ mod direct_io;
 mod doctor;
 mod fabric;
 mod fault;
+mod files;
 mod handle;
 mod hotplug;
 mod ioctl;
@@ -49,6 +50,7 @@ pub const CASES: &[&[Case]] = &[
     fabric::CASES,
     doctor::CASES,
     bench::CASES,
+    files::CASES,
     copy::CASES,
     unbind::CASES,
     fault::CASES,
