@@ -4,7 +4,7 @@
 A line is `kind name key=value ...`; what is indented is plugged into what is above it. A kind
 is one of KINDS or any device of QEMU. `image=SIZE` gives an nvme its drive, `memory=SIZE`
 gives an ivshmem its memory and an nvme a persistent memory region; both are files that the host can read. Other keys are properties
-of the QEMU device. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway, a line
+of the QEMU device; `count=N` stands for N such devices, eight in a slot, which have numbers behind their name. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway, a line
 `cpu MODEL` chooses a CPU for which there is no KVM, because what the kernel does depends on it, a line `kernel WORDS`
 adds to the kernel's command line, and a line `ram SIZE` gives it more memory than usual. A line `modules NAME ...` adds
 modules of the stock kernel that cases may load, and a line `programs NAME ...` names programs of the build root that
@@ -126,6 +126,18 @@ class Topology:
         return words
 
 
+def copies(device: Device, count: int) -> list[Device]:
+    """Returns that many devices like one, as functions of slots of a bus from 1 on."""
+    return [
+        Device(
+            f"{device.name}-{number}", device.driver,
+            {"addr": f"{1 + number // 8:x}.{number % 8}", "multifunction": "on"} | device.properties,
+            device.image, device.memory,
+        )
+        for number in range(count)
+    ]
+
+
 def size_of(text: str) -> int:
     """Returns the bytes of a size like 64M. ValueError if it is not one."""
     match = SIZE.match(text)
@@ -141,6 +153,7 @@ def parse(name: str, text: str) -> Topology:
     settings = {"cpu": "", "kernel": "", "ram": "", "modules": "", "programs": ""}
     names: set[str] = set()
     above: list[tuple[int, Device]] = []
+    counted: set[str] = set()
 
     for number, line in enumerate(text.splitlines(), 1):
         content = line.split("#", 1)[0].rstrip()
@@ -176,6 +189,7 @@ def parse(name: str, text: str) -> Topology:
         names.add(title)
 
         device = Device(title, KINDS.get(kind, kind), {})
+        count = None
         for pair in pairs:
             key, equals, value = pair.partition("=")
             if not equals or not value:
@@ -185,6 +199,8 @@ def parse(name: str, text: str) -> Topology:
                     device.image = size_of(value)
                 elif key == "memory":
                     device.memory = size_of(value)
+                elif key == "count":
+                    count = int(value)
                 else:
                     device.properties[key] = value
             except ValueError as error:
@@ -193,12 +209,14 @@ def parse(name: str, text: str) -> Topology:
         indent = len(content) - len(content.lstrip())
         while above and above[-1][0] >= indent:
             above.pop()
-        if above:
-            above[-1][1].children.append(device)
-        elif indent:
+        if indent and not above:
             raise wrong("indented, but there is nothing above it to be plugged into")
-        else:
-            roots.append(device)
+        if above and above[-1][1].name in counted:
+            raise wrong("nothing can be plugged into devices with a count")
+        if count is not None:
+            counted.add(title)
+        siblings = above[-1][1].children if above else roots
+        siblings.extend([device] if count is None else copies(device, count))
         above.append((indent, device))
 
     if not roots:

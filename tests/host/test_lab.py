@@ -70,6 +70,15 @@ class Topologies(unittest.TestCase):
             "memory-backend-file,id=memory-bar0,share=on,size=2097152,mem-path=/run/bar0.mem", words
         )
 
+    def test_a_count_stands_for_functions_of_slots(self):
+        topology = parse("many", "pcie-pci-bridge b0\n  ivshmem bar memory=2M count=9\nnvme disk0")
+        devices = topology.devices()
+        self.assertEqual(len(devices), 11)
+        self.assertEqual([device.name for device in devices][-2:], ["bar-8", "disk0"])
+        words = topology.arguments(Path("/run"))
+        self.assertIn("ivshmem-plain,id=bar-0,bus=b0,memdev=memory-bar-0,addr=1.0,multifunction=on", words)
+        self.assertIn("ivshmem-plain,id=bar-8,bus=b0,memdev=memory-bar-8,addr=2.0,multifunction=on", words)
+
     def test_a_machine_has_more_than_buses(self):
         topology = parse("more", "cpu EPYC\nkernel a=1 b\nram 4G\nintel-iommu iommu0 aw-bits=48\nroot-port rp0")
         self.assertEqual((topology.cpu, topology.append, topology.ram), ("EPYC", "a=1 b", "4G"))
@@ -103,6 +112,8 @@ class Topologies(unittest.TestCase):
             ("cpu max\ncpu EPYC", "line 2: write one line `cpu"),
             ("ram much", "line 1: much is not a size"),
             ("kernel quiet\nkernel", "line 2: write one line `kernel"),
+            ("nvme disk0 count=many", "line 1: .*many"),
+            ("root-port rp count=2\n  nvme disk0", "line 2: nothing can be plugged"),
         ):
             with self.subTest(text), self.assertRaisesRegex(LabError, what):
                 parse("bad", text)
