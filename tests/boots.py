@@ -34,6 +34,7 @@ BOOTS = [
     ("stacks", ["stacks"]),
     ("multipath", ["multipath"]),
     ("any-bar", ["override", "manage"]),
+    ("programs", ["programs"]),
     ("any-bar", ["lockdown"]),
     ("far-bar", ["unmappable"]),
     ("stacks", ["sent"]),

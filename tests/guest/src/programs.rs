@@ -67,3 +67,18 @@ pub fn format_and_mount(node: &str, point: &str) -> Result<()> {
 pub fn mount(node: &str, point: &str) -> Result<()> {
     run("mount", &["-t", "ext2", node, point])
 }
+
+/// Returns a command that runs a program of Debian, in a topology with a line `programs`.
+pub fn debian(program: &str) -> Command {
+    let mut command = Command::new("chroot");
+    command.args(["/debian", program]);
+    command
+}
+
+/// Runs a command, which must succeed, and returns what it prints.
+pub fn output(command: &mut Command) -> Result<String> {
+    let run = command.output()?;
+    let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
+    ensure!(run.status.success(), "{command:?}: {}\n{said}", run.status);
+    Ok(said.into_owned())
+}

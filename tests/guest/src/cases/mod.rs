@@ -25,6 +25,7 @@ mod module;
 mod nvme;
 mod override_;
 mod providers;
+mod programs;
 mod roles;
 mod share;
 mod slots;
@@ -69,6 +70,7 @@ pub const CASES: &[&[Case]] = &[
     stacks::CASES,
     stacks::multipath::CASES,
     override_::CASES,
+    programs::CASES,
     override_::unmappable::CASES,
     override_::lockdown::CASES,
     manage::CASES,
