@@ -46,7 +46,10 @@ use crate::{
     },
     config,
     file::File,
-    number::Number,
+    number::{
+        self,
+        Number, //
+    },
     nvme::{
         self,
         Switches, //
@@ -119,7 +122,13 @@ impl Binding {
         switches: Switches,
         adopted: bool,
     ) -> Result<impl PinInit<Self, Error> + 'a> {
-        let number = Number::take_lowest()?;
+        let number = Number::take_lowest().inspect_err(|_| {
+            dev_err!(
+                pdev,
+                "there are {} providers, which is the most\n",
+                number::MAX
+            )
+        })?;
         let name = CString::try_from_fmt(fmt!("p2pmem{}", number.get()))?;
 
         for region in &regions {

@@ -11,7 +11,7 @@ use kernel::{
 };
 
 /// How many providers there can be.
-const MAX: u32 = 256;
+pub(crate) const MAX: u32 = 256;
 
 const BITS: u32 = u64::BITS;
 

@@ -23,9 +23,11 @@ PROGRAMS = TOP / "build/bin"
 BOOTS = [
     ("switch", ["unbind"]),
     ("switch", ["buffers", "handle", "uring", "slots", "copy"]),
-    ("switch", ["large"]),
+    ("switch", ["large", "many"]),
     ("switch", []),  # all others
     ("switch-two-bars", ["providers"]),
+    ("fanout", ["fanout"]),
+    ("large-bar", ["huge"]),
     ("no-switch", ["unreachable", "apart"]),
     ("one-apart", ["outside"]),
     ("acs", ["redirected"]),

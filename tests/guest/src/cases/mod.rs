@@ -20,6 +20,7 @@ mod ioctl;
 mod large;
 mod mainline;
 mod manage;
+mod many;
 mod mmap;
 mod module;
 mod nvme;
@@ -42,6 +43,7 @@ pub const CASES: &[&[Case]] = &[
     mmap::CASES,
     share::CASES,
     large::CASES,
+    many::CASES,
     buffers::CASES,
     handle::CASES,
     uring::CASES,
@@ -58,6 +60,8 @@ pub const CASES: &[&[Case]] = &[
     fault::nth::CASES,
     cgroup::CASES,
     providers::CASES,
+    many::fanout::CASES,
+    many::huge::CASES,
     roles::CASES,
     unreachable::CASES,
     fabric::apart::CASES,
