@@ -18,6 +18,7 @@ help:
 	@echo '  make run              build all, boot the lab, copy drive to drive through device memory'
 	@echo '  make test             all tests; T=NAME runs the guest cases whose names begin so'
 	@echo '  make test-debug       the guest cases on a kernel that looks for mistakes (10 minutes to build, once)'
+	@echo '  make test-all         make test on amd64 and on rt-amd64, and make test-debug'
 	@echo '  make coverage         which lines of the module the guest cases reach, in $(BUILD)/coverage/'
 	@echo '  make bench            what all costs, beside mainline and ordinary memory, in $(BUILD)/bench/'
 	@echo '  make torture          all at once, at random; SECONDS=600 for how long, SEED=N to do it again'
@@ -36,7 +37,16 @@ help:
 	@echo '  P2PMEM_MIRROR=URL     a Debian mirror, default http://deb.debian.org/debian'
 	@echo '  P2PMEM_ACCEL=tcg|kvm  how QEMU runs the guest, default: KVM where it works'
 
-.PHONY: help clean modules modules_install
+.PHONY: help clean modules modules_install test-all
+
+# All of them, even if some fail. The kernels differ, and so do the modules: one after the other.
+test-all:
+	@failed=; \
+	for words in 'FLAVOUR=amd64 test' 'FLAVOUR=rt-amd64 test' test-debug; do \
+		echo "== make $$words"; \
+		$(MAKE) $$words || failed="$$failed, make $$words"; \
+	done; \
+	[ -z "$$failed" ] || { echo "error: failed:$${failed#,}" >&2; exit 1; }
 
 clean:
 	rm -rf $(BUILD)
@@ -129,6 +139,7 @@ tools:
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/example-map-rust $(BUILD)/bin/
 	@gcc-14 -static -O2 -Wall -Wextra -Werror -Iinclude/uapi -o $(BUILD)/bin/example-copy \
 		tests/example/copy.c -luring
+	@gcc-14 -static -O2 -Wall -Wextra -Werror -o $(BUILD)/bin/example-map tests/example/map.c
 	@$(BUILD)/bin/p2pmem generate $(BUILD)/share
 
 run: modules tools
@@ -139,7 +150,6 @@ bench: modules tools
 	@qemu/bench --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem \
 		--output $(BUILD)/bench
 
-	@gcc-14 -static -O2 -Wall -Wextra -Werror -o $(BUILD)/bin/example-map tests/example/map.c
 test: modules kmod tools
 	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')
 
