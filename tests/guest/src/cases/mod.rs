@@ -25,8 +25,8 @@ mod mmap;
 mod module;
 mod nvme;
 mod override_;
-mod providers;
 mod programs;
+mod providers;
 mod roles;
 mod share;
 mod slots;
@@ -50,10 +50,10 @@ pub const CASES: &[&[Case]] = &[
     slots::CASES,
     mainline::CASES,
     direct_io::CASES,
+    files::CASES,
     fabric::CASES,
     doctor::CASES,
     bench::CASES,
-    files::CASES,
     copy::CASES,
     unbind::CASES,
     fault::CASES,
@@ -68,13 +68,13 @@ pub const CASES: &[&[Case]] = &[
     fabric::outside::CASES,
     fabric::redirected::CASES,
     fabric::bridged::CASES,
+    programs::CASES,
     fabric::translated::CASES,
     slots::merged::CASES,
     slots::sent::CASES,
     stacks::CASES,
     stacks::multipath::CASES,
     override_::CASES,
-    programs::CASES,
     override_::unmappable::CASES,
     override_::lockdown::CASES,
     manage::CASES,
