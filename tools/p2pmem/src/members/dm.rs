@@ -11,7 +11,8 @@ use super::geometry::Line;
 
 const CONTROL: &str = "/dev/mapper/control";
 /// `DM_TABLE_STATUS`: direction, size of the head, `0xfd`, command 12.
-const TABLE_STATUS: libc::Ioctl = ((3 << 30) | ((HEAD as u32) << 16) | (0xfd << 8) | 12) as libc::Ioctl;
+const TABLE_STATUS: libc::Ioctl =
+    ((3 << 30) | ((HEAD as u32) << 16) | (0xfd << 8) | 12) as libc::Ioctl;
 /// `DM_STATUS_TABLE_FLAG`: the table rather than the state.
 const TABLE: u32 = 1 << 4;
 /// `DM_BUFFER_FULL_FLAG`.
