@@ -2,6 +2,9 @@
 
 //! The `p2pmem` command.
 
+// They panic where the reader is gone: see command::print().
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -12,7 +15,7 @@ fn main() -> ExitCode {
     match command::Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("p2pmem: {error:#}");
+            command::complain(&format!("p2pmem: {error:#}"));
             ExitCode::FAILURE
         }
     }

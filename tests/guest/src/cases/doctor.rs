@@ -152,7 +152,7 @@ fn function(pci: &str) -> Result<Value> {
     let report: Value = serde_json::from_str(&says(&["topo", "--json"])?)?;
     let functions = report["fabric"]["functions"].as_array();
     functions
-        .and_then(|all| all.iter().find(|one| one["address"] == pci))
+        .and_then(|all| all.iter().find(|one| one["pci"] == pci))
         .cloned()
         .with_context(|| format!("no {pci} in {report}"))
 }

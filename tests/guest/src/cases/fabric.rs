@@ -275,7 +275,7 @@ pub mod outside {
         let proved = prove_verdicts()?;
         ensure!(proved.len() == 3, "{} drives", proved.len());
         for one in proved {
-            let expected = match one.verdict["client"] == *outside {
+            let expected = match one.verdict["pci"] == *outside {
                 true => "none",
                 false => "switch",
             };
@@ -364,7 +364,7 @@ pub mod translated {
         let report = json(&["topo", "--json"])?;
         let verdict = report["verdicts"]
             .as_array()
-            .and_then(|all| all.iter().find(|verdict| verdict["client"] == *pci))
+            .and_then(|all| all.iter().find(|verdict| verdict["pci"] == *pci))
             .with_context(|| format!("nothing of {pci} in {report}"))?;
 
         let drive = drive_named(serial)?;

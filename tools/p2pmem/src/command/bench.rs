@@ -16,6 +16,8 @@ use p2pmem::{
     size, sysfs, table, Via,
 };
 
+use super::output;
+
 /// Measure what memory costs, by its kind and by size.
 ///
 /// Compares device memory with ordinary memory, and with what the kernel gives by itself. Each kind is
@@ -69,7 +71,7 @@ pub struct Arguments {
     plot: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Measures, and prints a table.
@@ -87,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .with_context(|| format!("cannot write {}: choose another file", path.display()))?;
     }
     if arguments.json {
-        super::print(&format!("{}\n", serde_json::to_string(&report)?))?;
+        output::print("bench", &report, None)?;
     } else {
         print(&report)?;
     }
@@ -176,7 +178,7 @@ fn print(report: &Report) -> Result<()> {
         None,
     ))?;
     for note in &report.notes {
-        eprintln!("note: {note}");
+        super::complain(&format!("note: {note}"));
     }
     Ok(())
 }

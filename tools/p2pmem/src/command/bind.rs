@@ -38,7 +38,7 @@ pub struct Arguments {
     dry_run: bool,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Binds a device, and says which node it has.
@@ -64,8 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         path: node.map(|node| node.path),
         ..Change::new(&device, &plan, arguments.dry_run)
     };
-    report(&change, arguments.json, || match &change.path {
-        Some(path) => println!("{} is {}", change.pci, path.display()),
-        None => println!("{} has no node", change.pci),
+    report("bind", &change, arguments.json, || match &change.path {
+        Some(path) => format!("{} is {}\n", change.pci, path.display()),
+        None => format!("{} has no node\n", change.pci),
     })
 }

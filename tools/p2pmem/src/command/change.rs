@@ -8,6 +8,8 @@ use anyhow::Result;
 use p2pmem::manage::{Device, Plan, Step};
 use serde::Serialize;
 
+use super::output;
+
 /// What `--json` prints.
 #[derive(Serialize)]
 pub struct Change {
@@ -39,21 +41,27 @@ impl Change {
 /// Prints the notes of a plan to standard error.
 pub fn note(plan: &Plan) {
     for note in plan.notes() {
-        eprintln!("p2pmem: {note}");
+        super::complain(&format!("p2pmem: {note}"));
     }
 }
 
 /// Prints what was done, in words that the command knows, or what would be.
-pub fn report(change: &Change, json: bool, words: impl FnOnce()) -> Result<()> {
+pub fn report(
+    command: &str,
+    change: &Change,
+    json: bool,
+    words: impl FnOnce() -> String,
+) -> Result<()> {
     if json {
-        super::print(&format!("{}\n", serde_json::to_string(change)?))?;
-    } else if change.dry_run {
-        for step in &change.steps {
-            println!("{step}");
-        }
-    } else {
-        words();
+        return output::print(command, change, None);
     }
-
-    Ok(())
+    super::print(&if change.dry_run {
+        change
+            .steps
+            .iter()
+            .map(|step| format!("{step}\n"))
+            .collect()
+    } else {
+        words()
+    })
 }

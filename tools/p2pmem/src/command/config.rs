@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::{
     change::{report, Change},
-    interrupt,
+    interrupt, output,
 };
 
 /// Show and change settings of devices.
@@ -69,7 +69,7 @@ pub struct Arguments {
     dry_run: bool,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 fn on_or_off() -> impl TypedValueParser<Value = bool> {
@@ -147,12 +147,14 @@ fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Argument
         path: device.node.as_ref().map(|node| node.path.clone()),
         ..Change::new(device, &plan, arguments.dry_run)
     };
-    report(&change, arguments.json, || {
+    report("config", &change, arguments.json, || {
         if settings.regions.is_some() && change.driver.as_deref() == Some(manage::DRIVER) {
-            println!(
-                "regions count from the next time on that {} is bound",
+            format!(
+                "regions count from the next time on that {} is bound\n",
                 device.pci
-            );
+            )
+        } else {
+            String::new()
         }
     })
 }
@@ -185,8 +187,7 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
     }
 
     if json {
-        super::print(&format!("{}\n", serde_json::to_string(&Shown { devices })?))?;
-        return Ok(());
+        return output::print("config", Shown { devices }, None);
     }
     let mut rows = Vec::new();
     for device in devices {

@@ -17,7 +17,7 @@ use p2pmem::{
 };
 use serde::Serialize;
 
-use super::{interrupt, or_force};
+use super::{interrupt, or_force, output};
 
 /// Copy a file or block device to another, through device memory.
 ///
@@ -107,7 +107,7 @@ pub struct Arguments {
     force: bool,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 const EXAMPLE: &str = "Example:\n  \
@@ -173,12 +173,12 @@ struct Copied {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let copied = do_copy(arguments)?;
     if arguments.json {
-        super::print(&format!("{}\n", serde_json::to_string(&copied)?))?;
+        output::print("copy", &copied, None)?;
     } else {
-        report(&copied);
+        super::print(&text(&copied))?;
     }
     if !copied.unproven.is_empty() && copied.verified.is_none() {
-        eprintln!("note: {}", proof_is_due(&copied.unproven));
+        super::complain(&format!("note: {}", proof_is_due(&copied.unproven)));
     }
     if copied.summary.interrupted {
         interrupt::exit();
@@ -348,7 +348,7 @@ fn bar(plan: &Plan) -> Result<ProgressBar> {
     Ok(bar.with_style(ProgressStyle::with_template(template)?))
 }
 
-fn report(copied: &Copied) {
+fn text(copied: &Copied) -> String {
     let summary = &copied.summary;
     let mut text = format!(
         "{} in {:.2} s, {:.1} MiB/s",
@@ -378,5 +378,5 @@ fn report(copied: &Copied) {
         (true, None) => text += ", interrupted",
         (false, _) => (),
     }
-    println!("{text}");
+    text + "\n"
 }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Result};
+use anyhow::{anyhow, Result};
 use clap::Args;
 use p2pmem::{
     doctor::{self, Check, Explanation, Status},
@@ -12,7 +12,7 @@ use p2pmem::{
 };
 use serde::Serialize;
 
-use super::{print, topo::replay, width};
+use super::{output, print, topo::replay, width};
 
 /// Check all that device memory needs, and say what to do about what is wrong.
 ///
@@ -34,7 +34,7 @@ pub struct Arguments {
     replay: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// What --json prints.
@@ -60,22 +60,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let report = Report { errno, checks };
 
-    if arguments.json {
-        print(&(serde_json::to_string(&report)? + "\n"))?;
-    } else {
-        if let Some(explanation) = errno {
-            print(&explanation.to_string())?;
-        }
-        if !report.checks.is_empty() {
-            print(&doctor::render(&report.checks, width()))?;
-        }
-    }
     let problems = doctor::count(&report.checks, Status::Problem);
-    ensure!(
-        problems == 0,
-        "problems: {problems}; each has a cure, begin with the first"
-    );
-    Ok(())
+    let failure = (problems > 0)
+        .then(|| anyhow!("problems: {problems}; each has a cure, begin with the first"));
+
+    if arguments.json {
+        return output::print("doctor", report, failure);
+    }
+    if let Some(explanation) = errno {
+        print(&explanation.to_string())?;
+    }
+    if !report.checks.is_empty() {
+        print(&doctor::render(&report.checks, width()))?;
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 fn examine(arguments: &Arguments) -> Result<Vec<Check>> {

@@ -18,6 +18,8 @@ use p2pmem::{
 use rustix::{io::Errno, param::page_size};
 use serde::Serialize;
 
+use super::output;
+
 /// Show the providers of device memory.
 ///
 /// Works without any rights. Who uses the memory is told as far as this user may know it: of all
@@ -35,7 +37,7 @@ pub struct Arguments {
     users: bool,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// What `--json` prints.
@@ -116,16 +118,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 
     if arguments.json {
-        super::print(&format!(
-            "{}\n",
-            serde_json::to_string(&Listing { providers })?
-        ))?;
+        output::print("list", Listing { providers }, None)?;
     } else if providers.is_empty() {
-        println!("no providers: load p2pmem_rs, and bind a device to it (p2pmem bind)");
+        super::print("no providers: load p2pmem_rs, and bind a device to it (p2pmem bind)\n")?;
     } else {
         print(&providers)?;
         if arguments.users {
-            println!();
+            super::print("\n")?;
             print_users(&providers)?;
         }
     }

@@ -16,6 +16,7 @@ mod doctor;
 mod generate;
 mod interrupt;
 mod list;
+mod output;
 mod topo;
 mod unbind;
 
@@ -72,17 +73,21 @@ enum Command {
 impl Arguments {
     /// Does what the command line asks for.
     pub fn run(self) -> Result<()> {
-        match self.command {
-            Command::List(arguments) => list::run(&arguments),
-            Command::Bind(arguments) => bind::run(&arguments),
-            Command::Unbind(arguments) => unbind::run(&arguments),
-            Command::Config(arguments) => config::run(&arguments),
-            Command::Copy(arguments) => copy::run(&arguments),
-            Command::Verify(arguments) => verify::run(&arguments),
-            Command::Bench(arguments) => bench::run(&arguments),
-            Command::Topo(arguments) => topo::run(&arguments),
-            Command::Doctor(arguments) => doctor::run(&arguments),
-            Command::Generate(arguments) => generate::run(&arguments),
+        let (command, json, result) = match &self.command {
+            Command::List(arguments) => ("list", arguments.json, list::run(arguments)),
+            Command::Bind(arguments) => ("bind", arguments.json, bind::run(arguments)),
+            Command::Unbind(arguments) => ("unbind", arguments.json, unbind::run(arguments)),
+            Command::Config(arguments) => ("config", arguments.json, config::run(arguments)),
+            Command::Copy(arguments) => ("copy", arguments.json, copy::run(arguments)),
+            Command::Verify(arguments) => ("verify", arguments.json, verify::run(arguments)),
+            Command::Bench(arguments) => ("bench", arguments.json, bench::run(arguments)),
+            Command::Topo(arguments) => ("topo", arguments.json, topo::run(arguments)),
+            Command::Doctor(arguments) => ("doctor", arguments.json, doctor::run(arguments)),
+            Command::Generate(arguments) => ("generate", false, generate::run(arguments)),
+        };
+        match result {
+            Err(error) if json => output::print_failure(command, error),
+            result => result,
         }
     }
 }
@@ -92,12 +97,18 @@ fn or_force<T>(result: Result<T>) -> Result<T> {
     result.map_err(|error| anyhow::anyhow!("{error:#}; to go on anyway pass --force"))
 }
 
-/// Prints text. Nobody may want to read on: that is no error.
+/// Prints text. A reader that went away, as `head` does, is no error: the exit status tells all the
+/// same how the command ended.
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print"),
         _ => Ok(()),
     }
+}
+
+/// Prints a line on standard error. There is no place to report that this failed.
+pub fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Returns how many characters fit into a line of the terminal, or 100 where there is none.

@@ -14,7 +14,7 @@ use p2pmem::fabric::{
     Fabric,
 };
 
-use super::{print, width};
+use super::{output, print, width};
 
 /// Draw the PCIe fabric, and tell who reaches device memory, which way, and why not.
 ///
@@ -38,7 +38,7 @@ pub struct Arguments {
     replay: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Draws, or records.
@@ -63,8 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         width: width(),
     };
     if arguments.json {
-        let report = topo::Report::new(&fabric, &options);
-        print(&(serde_json::to_string(&report)? + "\n"))
+        output::print("topo", topo::Report::new(&fabric, &options), None)
     } else {
         print(&topo::render(&fabric, &options))
     }

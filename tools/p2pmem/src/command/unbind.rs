@@ -35,7 +35,7 @@ pub struct Arguments {
     dry_run: bool,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Unbinds a device, and says which driver it has.
@@ -65,18 +65,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     change.driver = device.driver(&roots);
 
-    report(&change, arguments.json, || {
+    report("unbind", &change, arguments.json, || {
         let pci = &device.pci;
-        match &change.driver {
-            Some(driver) => println!("{pci} is back with {driver}"),
-            None if device.driver_override(&roots).as_deref() == Some(NO_DRIVER) => println!(
+        let mut text = match &change.driver {
+            Some(driver) => format!("{pci} is back with {driver}\n"),
+            None if device.driver_override(&roots).as_deref() == Some(NO_DRIVER) => format!(
                 "{pci} has no driver now, and gets none, as its driver_override is {NO_DRIVER}: \
-                 p2pmem bind {pci} binds it again"
+                 p2pmem bind {pci} binds it again\n"
             ),
-            None => println!("{pci} has no driver now: p2pmem bind {pci} binds it again"),
-        }
+            None => format!("{pci} has no driver now: p2pmem bind {pci} binds it again\n"),
+        };
         if let Ok(Some(regions)) = roots.choice(pci) {
-            println!("the next bind takes {regions} of it (p2pmem unbind --forget forgets that)");
+            text += &format!(
+                "the next bind takes {regions} of it (p2pmem unbind --forget forgets that)\n"
+            );
         }
+        text
     })
 }

@@ -2,9 +2,12 @@
 
 //! `p2pmem verify`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{bail, Result};
+use anyhow::{anyhow, Result};
 use clap::Args;
 use p2pmem::{
     copy::{Direct, Io},
@@ -15,7 +18,7 @@ use p2pmem::{
 };
 use serde::Serialize;
 
-use super::{interrupt, or_force};
+use super::{interrupt, or_force, output};
 
 /// Prove with data that a drive and device memory reach each other.
 ///
@@ -60,7 +63,7 @@ pub struct Arguments {
     force: bool,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 #[derive(Serialize)]
@@ -109,6 +112,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let stop = interrupt::flag()?;
     let report = verify(&source, &via, &plan, &stop)?;
 
+    let unproven = preflight.unproven(drive)?;
+    let failure = report.failure().map(|check| {
+        let cause = match check.is_wrong() {
+            true => iommu(&unproven),
+            false => String::new(),
+        };
+        anyhow!(
+            "{} and {} do not reach each other, {}: {}{cause}",
+            drive.display(),
+            via.device().unwrap_or_else(|| "ordinary memory".to_owned()),
+            way(check.direction),
+            outcome(check)
+        )
+    });
+
     if *json {
         let verified = Verified {
             drive,
@@ -118,23 +136,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             write: report.works(Direction::Write),
             report: &report,
         };
-        super::print(&format!("{}\n", serde_json::to_string(&verified)?))?;
+        output::print("verify", &verified, failure)?;
     } else {
-        print(&report);
-    }
-    if let Some(check) = report.failure() {
-        let cause = if check.is_wrong() {
-            iommu(&preflight.unproven(drive)?)
-        } else {
-            String::new()
-        };
-        bail!(
-            "{} and {} do not reach each other, {}: {}{cause}",
-            drive.display(),
-            via.device().unwrap_or_else(|| "ordinary memory".to_owned()),
-            way(check.direction),
-            outcome(check)
-        );
+        super::print(&text(&report))?;
+        failure.map_or(Ok(()), Err)?;
     }
     if report.interrupted {
         interrupt::exit();
@@ -142,8 +147,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn print(report: &Report) {
-    println!("{:<20} {:<12} {:<12} RESULT", "DIRECTION", "MEMORY", "DATA");
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{:<20} {:<12} {:<12} RESULT",
+        "DIRECTION", "MEMORY", "DATA"
+    );
     for check in &report.checks {
         let memory = match check.io {
             Io::Pread | Io::Uring => "mapped",
@@ -156,7 +166,8 @@ fn print(report: &Report) {
             Data::Address => "addresses",
             Data::Random => "random",
         };
-        println!(
+        let _ = writeln!(
+            text,
             "{:<20} {memory:<12} {data:<12} {}",
             way(check.direction),
             outcome(check)
@@ -175,20 +186,25 @@ fn print(report: &Report) {
             None if !report.interrupted => untried,
             _ => "",
         };
-        println!("{} {result}{why}", way(direction));
+        let _ = writeln!(text, "{} {result}{why}", way(direction));
     }
     if report.slot_refused {
-        println!(
+        let _ = writeln!(
+            text,
             "registered memory was not tried: it needs CAP_SYS_RAWIO, see p2pmem config --slots"
         );
     }
     if let Some(reason) = &report.members_unknown {
-        println!("members of the array were not read one by one: {reason}");
+        let _ = writeln!(
+            text,
+            "members of the array were not read one by one: {reason}"
+        );
     }
     if report.uniform && report.works(Direction::Write).is_none() {
-        println!("all bytes of the drive are the same, which proves little: say --write, or choose another --offset");
+        let _ = writeln!(text, "all bytes of the drive are the same, which proves little: say --write, or choose another --offset");
     }
-    println!(
+    let _ = writeln!(
+        text,
         "{} at {}, seed {}{}",
         size::format(report.bytes),
         report.offset,
@@ -199,6 +215,7 @@ fn print(report: &Report) {
             ""
         }
     );
+    text
 }
 
 fn way(direction: Direction) -> &'static str {

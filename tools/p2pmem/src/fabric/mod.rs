@@ -91,6 +91,7 @@ impl Cpu {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Function {
     /// Its address, like `0000:03:00.0`.
+    #[serde(rename = "pci", alias = "address")]
     pub address: String,
     /// The address of the bridge above it; absent on a root bus.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ use super::{Acs, Function, Port};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The address of the function.
+    #[serde(rename = "pci", alias = "address")]
     pub address: String,
     /// Which way it is.
     pub kind: RouteKind,

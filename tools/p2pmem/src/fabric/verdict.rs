@@ -65,6 +65,7 @@ pub struct Verdict {
     /// The number of the provider.
     pub provider: u32,
     /// The address of the function.
+    #[serde(rename = "pci")]
     pub client: String,
     /// The drives that the function is, by name.
     pub drives: Vec<String>,
