@@ -3,10 +3,13 @@
 //! Copying through device memory: direct reads into it, direct writes out of it.
 //!
 //! The data is cut into chunks. Each thread has memory for as many chunks as it may have under way,
-//! and takes the next chunk as soon as one of its own has arrived. So the chunks that were begun are
-//! always the first ones, and once all of them have ended there is no hole.
+//! and takes the next chunk as soon as one of its own has arrived. So the chunks that were begun
+//! are always the first ones, and once all of them have ended there is no gap. Holes of a file are
+//! not read: the chunks are those of the parts that have data.
 
 use std::{
+    collections::BTreeSet,
+    ops::Range,
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         Mutex, PoisonError,
@@ -60,18 +63,26 @@ pub struct Plan {
 }
 
 /// What was done.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Summary {
-    /// How many bytes arrived.
+    /// How many bytes arrived. Those of holes count.
     pub bytes: u64,
+    /// How many of them are in holes of the source, and were not moved.
+    pub holes: u64,
     /// How long it took, with the time until the destination has them for good.
     pub seconds: f64,
-    /// Bytes for each second.
+    /// Bytes that were moved, for each second.
     pub bytes_per_second: f64,
     /// Whether it was told to stop before the end.
     pub interrupted: bool,
-    /// If so, how many bytes from the start on arrived. Nothing where copying began again.
+    /// If it ended early, how many bytes from the start on arrived. Nothing where copying began
+    /// again, or the destination did not keep them.
     pub stopped_at: Option<u64>,
+    /// How many bytes the destination has behind those that were asked for, as they were before.
+    pub tail: u64,
+    /// What failed.
+    #[serde(skip)]
+    pub failure: Option<anyhow::Error>,
 }
 
 impl Plan {
@@ -131,18 +142,44 @@ impl Plan {
         Ok(())
     }
 
-    /// Returns how many chunks there are, the last of which may be shorter.
-    fn chunks(&self) -> u64 {
-        self.bytes.div_ceil(self.chunk)
-    }
-
-    /// Returns how many chunks a file has from an offset on.
-    fn chunks_of(&self, way: Way, file: &Direct, offset: u64) -> u64 {
+    /// Returns how many chunks a file has from an offset on, of so many that are copied.
+    fn chunks_of(&self, way: Way, file: &Direct, offset: u64, chunks: u64) -> u64 {
         if self.overlap && !(way == Way::Write && file.grows()) {
             file.length().saturating_sub(offset) / self.chunk
         } else {
-            self.chunks()
+            chunks
         }
+    }
+
+    /// Returns how many bytes are moved. Those of holes are not.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot tell where its holes are.
+    pub fn moved(&self, source: &Direct, destination: &Direct) -> Result<u64> {
+        let parts = self.parts(source, destination)?;
+        Ok(parts.iter().map(|part| part.end - part.start).sum())
+    }
+
+    /// Returns the parts of the data that are moved, counted from its start. Holes are kept where a
+    /// file is copied to a file, once.
+    fn parts(&self, source: &Direct, destination: &Direct) -> Result<Vec<Range<u64>>> {
+        let start = self.source_offset;
+        let whole = start..start.saturating_add(self.bytes);
+        let keeps_holes = destination.grows()
+            && self.duration.is_none()
+            && !self.overlap
+            && !self.skip_read
+            && !self.skip_write;
+        let parts = if keeps_holes {
+            source.data(whole)?
+        } else {
+            vec![whole]
+        };
+        Ok(parts
+            .into_iter()
+            .map(|part| part.start - start..part.end - start)
+            .collect())
     }
 }
 
@@ -151,6 +188,10 @@ const LESS: &str = "--chunk, --depth or --threads";
 
 /// Copies. Calls `progress` with the number of bytes of each chunk that arrived. Once `stop` is set
 /// no chunk is begun any more, and those under way arrive.
+///
+/// # Errors
+///
+/// Those that are found before anything is copied. What fails later is in the summary.
 pub fn run(
     source: &Direct,
     destination: &Direct,
@@ -165,9 +206,12 @@ pub fn run(
     let Some(memory) = memory else {
         anyhow::bail!("no machine has that much memory: choose a smaller --chunk or --depth");
     };
-    let mut passages = (0..plan.threads)
-        .map(|_| Passage::new(via, plan.io, memory, plan.depth, LESS))
-        .collect::<Result<Vec<_>>>()?;
+    let mut room = via.room(LESS, plan.threads);
+    let mut passages = Vec::new();
+    for _ in 0..plan.threads {
+        passages.push(Passage::new(via, plan.io, memory, plan.depth, &room)?);
+        room.served += 1;
+    }
     for passage in &mut passages {
         if plan.spoil {
             spoil(passage, plan.seed)?;
@@ -200,30 +244,62 @@ pub fn run(
         }
     });
     drop(passages);
-    let failure = work.failure.into_inner();
-    if let Some((_, error)) = failure.unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
-    }
-    if !plan.skip_write {
-        destination.sync()?;
-    }
-    let seconds = started.elapsed().as_secs_f64();
 
-    let bytes = work.bytes.into_inner();
-    let begun = work.next.into_inner();
-    let interrupted =
-        stop.load(Ordering::Relaxed) && (plan.duration.is_some() || bytes < plan.bytes);
+    let arrived = work.arrived();
+    let holes = work.holes(arrived);
+    let moved = work.bytes.load(Ordering::Relaxed);
+    let begins_again = plan.overlap || work.next.load(Ordering::Relaxed) > work.chunks();
+    let failure = work.failure.into_inner();
+    let mut failure = failure
+        .unwrap_or_else(PoisonError::into_inner)
+        .map(|(_, error)| error);
+    let kept = if plan.skip_write {
+        Ok(())
+    } else {
+        make_holes(destination, plan, &holes, arrived).and_then(|()| destination.sync())
+    };
+    let is_kept = kept.is_ok();
+    if let (None, Err(error)) = (&failure, kept) {
+        failure = Some(error);
+    }
+
+    let seconds = started.elapsed().as_secs_f64();
+    let holes = holes.iter().map(|hole| hole.end - hole.start).sum();
+    let bytes = moved + holes;
+    let ended_early = plan.duration.is_some() || bytes < plan.bytes;
+    let interrupted = failure.is_none() && stop.load(Ordering::Relaxed) && ended_early;
+    let is_early = interrupted || failure.is_some();
+    let end = plan.destination_offset.saturating_add(plan.bytes);
     Ok(Summary {
         bytes,
+        holes,
         seconds,
         bytes_per_second: if seconds > 0.0 {
-            bytes as f64 / seconds
+            moved as f64 / seconds
         } else {
             0.0
         },
         interrupted,
-        stopped_at: (interrupted && begun <= plan.chunks() && !plan.overlap).then_some(bytes),
+        stopped_at: (is_early && is_kept && !begins_again).then_some(arrived),
+        tail: if plan.skip_write {
+            0
+        } else {
+            destination.length().saturating_sub(end)
+        },
+        failure,
     })
+}
+
+/// Makes holes in a destination, of which so much from the start on arrived.
+fn make_holes(destination: &Direct, plan: &Plan, holes: &[Range<u64>], arrived: u64) -> Result<()> {
+    let start = plan.destination_offset;
+    for hole in holes {
+        destination.make_hole(start + hole.start..start + hole.end)?;
+    }
+    match holes.last() {
+        Some(last) if last.end == arrived => destination.extend(start + arrived),
+        _ => Ok(()),
+    }
 }
 
 /// A part of the data.
@@ -252,15 +328,36 @@ struct Work<'a> {
     plan: &'a Plan,
     progress: &'a (dyn Fn(u64) + Sync),
     stop: &'a AtomicBool,
+    /// The parts that are moved, and the number of the first chunk of each.
+    parts: Vec<(u64, Range<u64>)>,
     /// Chunks that each file has.
     source_chunks: u64,
     destination_chunks: u64,
     /// The chunk to be begun next.
     next: AtomicU64,
     bytes: AtomicU64,
+    finished: Mutex<Finished>,
     failed: AtomicBool,
     /// What went wrong with the first of the chunks.
     failure: Mutex<Option<(u64, anyhow::Error)>>,
+}
+
+/// The chunks that arrived.
+#[derive(Default)]
+struct Finished {
+    /// All before this number did.
+    all_before: u64,
+    /// And these, behind one that did not.
+    more: BTreeSet<u64>,
+}
+
+impl Finished {
+    fn add(&mut self, number: u64) {
+        self.more.insert(number);
+        while self.more.remove(&self.all_before) {
+            self.all_before += 1;
+        }
+    }
 }
 
 impl<'a> Work<'a> {
@@ -271,10 +368,18 @@ impl<'a> Work<'a> {
         progress: &'a (dyn Fn(u64) + Sync),
         stop: &'a AtomicBool,
     ) -> Result<Self> {
-        let source_chunks = plan.chunks_of(Way::Read, source, plan.source_offset);
-        let destination_chunks = plan.chunks_of(Way::Write, destination, plan.destination_offset);
+        let mut chunks = 0;
+        let mut parts = Vec::new();
+        for part in plan.parts(source, destination)? {
+            let first = chunks;
+            chunks += (part.end - part.start).div_ceil(plan.chunk);
+            parts.push((first, part));
+        }
+        let source_chunks = plan.chunks_of(Way::Read, source, plan.source_offset, chunks);
+        let destination_chunks =
+            plan.chunks_of(Way::Write, destination, plan.destination_offset, chunks);
         ensure!(
-            plan.bytes == 0 || (source_chunks > 0 && destination_chunks > 0),
+            chunks == 0 || (source_chunks > 0 && destination_chunks > 0),
             "a file has less than one --chunk behind its offset: choose a smaller one"
         );
 
@@ -284,25 +389,73 @@ impl<'a> Work<'a> {
             plan,
             progress,
             stop,
+            parts,
             source_chunks,
             destination_chunks,
             next: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            finished: Mutex::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         })
     }
 
+    /// Returns how many chunks there are. The last one of each part may be shorter.
+    fn chunks(&self) -> u64 {
+        self.parts.last().map_or(0, |(first, part)| {
+            first + (part.end - part.start).div_ceil(self.plan.chunk)
+        })
+    }
+
+    /// Returns where a chunk begins that does not begin again, counted from the start of the data,
+    /// and how long it is.
+    fn place(&self, number: u64) -> (u64, u64) {
+        let index = self.parts.partition_point(|(first, _)| *first <= number);
+        let (first, part) = &self.parts[index - 1];
+        let start = part.start + (number - first) * self.plan.chunk;
+        (start, self.plan.chunk.min(part.end - start))
+    }
+
     /// Returns what a chunk is.
     fn chunk(&self, number: u64) -> Chunk {
         let plan = self.plan;
-        let within = number % plan.chunks();
+        let within = number % self.chunks();
+        let (start, length) = self.place(within);
+        // Where a file ends, chunks go on at its offset.
+        let place = |chunks| match within < chunks {
+            true => start,
+            false => within % chunks * plan.chunk,
+        };
         Chunk {
             number,
-            source: plan.source_offset + within % self.source_chunks * plan.chunk,
-            destination: plan.destination_offset + within % self.destination_chunks * plan.chunk,
-            length: plan.chunk.min(plan.bytes - within * plan.chunk) as usize,
+            source: plan.source_offset + place(self.source_chunks),
+            destination: plan.destination_offset + place(self.destination_chunks),
+            length: length as usize,
         }
+    }
+
+    /// Returns how many bytes from the start on arrived, or are holes.
+    fn arrived(&self) -> u64 {
+        let finished = self.finished.lock();
+        let all_before = finished.unwrap_or_else(PoisonError::into_inner).all_before;
+        if all_before >= self.chunks() {
+            self.plan.bytes
+        } else {
+            self.place(all_before).0
+        }
+    }
+
+    /// Returns the holes within so many bytes from the start on.
+    fn holes(&self, arrived: u64) -> Vec<Range<u64>> {
+        let mut holes = Vec::new();
+        let mut at = 0;
+        let ends = self.parts.iter().map(|(_, part)| part.clone());
+        for part in ends.chain([self.plan.bytes..self.plan.bytes]) {
+            holes.push(at..part.start.min(arrived));
+            at = part.end;
+        }
+        holes.retain(|hole| hole.start < hole.end);
+        holes
     }
 
     /// Returns the next chunk that is to be begun.
@@ -310,7 +463,7 @@ impl<'a> Work<'a> {
         if self.stop.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed) {
             return None;
         }
-        let chunks = self.plan.chunks();
+        let chunks = self.chunks();
         let is_left = |number: u64| match self.plan.duration {
             Some(duration) => chunks > 0 && started.elapsed() < duration,
             None => number < chunks,
@@ -326,6 +479,12 @@ impl<'a> Work<'a> {
     /// Counts a chunk that arrived.
     fn finish(&self, chunk: Chunk) {
         self.bytes.fetch_add(chunk.length as u64, Ordering::Relaxed);
+        if chunk.number < self.chunks() {
+            let finished = self.finished.lock();
+            finished
+                .unwrap_or_else(PoisonError::into_inner)
+                .add(chunk.number);
+        }
         (self.progress)(chunk.length as u64);
     }
 
@@ -555,6 +714,7 @@ fn first_difference(left: &[u8], right: &[u8]) -> Option<usize> {
 mod tests {
     use std::{
         fs,
+        os::unix::fs::FileExt,
         path::{Path, PathBuf},
         process,
     };
@@ -648,6 +808,54 @@ mod tests {
         assert!(!summary.interrupted);
         let (source, destination) = pair.data();
         assert!(source == destination);
+    }
+
+    #[test]
+    fn chunks_before_the_first_that_is_missing_are_counted() {
+        let mut finished = Finished::default();
+        for (number, all_before) in [(1, 0), (3, 0), (0, 2), (2, 4), (4, 5)] {
+            finished.add(number);
+            assert_eq!(finished.all_before, all_before);
+        }
+        assert!(finished.more.is_empty());
+    }
+
+    #[test]
+    fn holes_are_kept() {
+        const MIB: u64 = 1 << 20;
+        let pair = Pair::new("holes", 64 << 10);
+        let path = pair.0.join("source");
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(4 * MIB).unwrap();
+        file.write_all_at(&[1; 8 << 10], 2 * MIB).unwrap();
+        // Of old data nothing is left where the source has a hole, and all of it behind.
+        fs::write(pair.0.join("destination"), vec![7; 5 << 20]).unwrap();
+        let summary = copy(&pair, &plan(4 * MIB)).unwrap();
+        assert_eq!(summary.bytes, 4 * MIB);
+        assert_eq!(summary.holes, 4 * MIB - (72 << 10));
+        assert_eq!(summary.tail, MIB);
+        let (source, destination) = pair.data();
+        assert!(destination[..4 << 20] == source);
+        assert!(destination[4 << 20..].iter().all(|byte| *byte == 7));
+        // A part that begins and ends in holes.
+        let part = Plan {
+            source_offset: MIB,
+            destination_offset: 8 * MIB,
+            ..plan(2 * MIB)
+        };
+        assert_eq!(copy(&pair, &part).unwrap().holes, 2 * MIB - (8 << 10));
+        let (source, destination) = pair.data();
+        assert_eq!(destination.len() as u64, 10 * MIB);
+        assert!(destination[8 << 20..] == source[1 << 20..3 << 20]);
+        // Nothing but a hole.
+        let hole = Plan {
+            source_offset: 3 * MIB,
+            destination_offset: 12 * MIB,
+            ..plan(MIB)
+        };
+        let summary = copy(&pair, &hole).unwrap();
+        assert_eq!((summary.bytes, summary.holes), (MIB, MIB));
+        assert_eq!(pair.data().1.len() as u64, 13 * MIB);
     }
 
     #[test]

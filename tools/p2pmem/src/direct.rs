@@ -3,17 +3,21 @@
 //! Files and block devices past the page cache.
 
 use std::{
+    ffi::c_int,
     fs::{File, OpenOptions},
-    io::{Seek, SeekFrom},
+    ops::Range,
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use rustix::{
-    fs::{ioctl_blksszget, OFlags},
+    fs::{fallocate, ioctl_blksszget, seek, FallocateFlags, OFlags, SeekFrom},
     io::Errno,
+    ioctl::{ioctl, opcode, Getter, Opcode},
 };
+
+use crate::Buffer;
 
 /// Whether data comes from a file or goes there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,7 @@ impl Direct {
         if exclusive.is_empty() && !path.starts_with("/dev") {
             options.create(true);
         }
-        Self::open(path, &mut options, exclusive).map_err(|error| {
+        let opened = Self::open(path, &mut options, exclusive).map_err(|error| {
             match error
                 .downcast_ref::<std::io::Error>()
                 .and_then(Errno::from_io_error)
@@ -64,12 +68,19 @@ impl Direct {
                 Some(Errno::BUSY) => error.context("it is in use: unmount it, or say --force"),
                 _ => error,
             }
-        })
+        })?;
+        // The kernel refuses each write, not the opening.
+        ensure!(
+            !opened.block_device || !is_read_only(&opened.file)?,
+            "{} is read-only: choose another device, or find out what made it so (blockdev --getro)",
+            path.display()
+        );
+        Ok(opened)
     }
 
     fn open(path: &Path, options: &mut OpenOptions, flags: OFlags) -> Result<Self> {
         let flags = (flags | OFlags::DIRECT).bits() as i32;
-        let mut file = options
+        let file = options
             .custom_flags(flags)
             .open(path)
             .with_context(|| format!("cannot open {} for direct I/O", path.display()))?;
@@ -82,7 +93,7 @@ impl Direct {
         };
 
         Ok(Self {
-            length: file.seek(SeekFrom::End(0))?,
+            length: seek(&file, SeekFrom::End(0))?,
             path: path.to_owned(),
             file,
             granule,
@@ -119,6 +130,74 @@ impl Direct {
     /// Returns the file, for requests that are made elsewhere.
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Returns the parts of a range that have data, in order: all of it, unless this is a file with
+    /// holes. They begin and end at multiples of the granule, or where the range does.
+    pub(crate) fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let part = match (self.block_device, seek(&self.file, SeekFrom::Data(at))) {
+                (false, Ok(start)) if start >= range.end => break,
+                // There is only a hole behind.
+                (false, Err(Errno::NXIO)) => break,
+                (false, Ok(start)) => {
+                    let end = seek(&self.file, SeekFrom::Hole(start))
+                        .with_context(|| format!("cannot look for holes of {}", self.name()))?;
+                    start / self.granule * self.granule..end.next_multiple_of(self.granule)
+                }
+                // A file system that does not know holes.
+                (_, _) => at..range.end,
+            };
+            at = part.end;
+            let part = part.start.max(range.start)..part.end.min(range.end);
+            match parts.last_mut() {
+                Some(last) if last.end >= part.start => last.end = part.end,
+                _ => parts.push(part),
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Makes a range of a file read as zeroes, without taking room where the file system can do
+    /// that.
+    pub(crate) fn make_hole(&self, range: Range<u64>) -> Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let length = range.end - range.start;
+        match fallocate(&self.file, flags, range.start, length) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                const STEP: u64 = 1 << 20;
+                let mut zeroes = Buffer::ordinary(STEP as usize)?;
+                let mut at = range.start;
+                // Beyond its end a file has zeroes by itself.
+                let end = range.end.min(self.file.metadata()?.len());
+                while at < end {
+                    let step = (end - at).min(STEP);
+                    self.write(zeroes.as_mut_slice(step as usize), at)?;
+                    at += step;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot make a hole in {}", self.name()))
+            }
+        }
+    }
+
+    /// Makes a file that is shorter so long.
+    pub(crate) fn extend(&self, length: u64) -> Result<()> {
+        if self.file.metadata()?.len() < length {
+            self.file
+                .set_len(length)
+                .with_context(|| format!("cannot make {} longer", self.name()))?;
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> std::path::Display<'_> {
+        self.path.display()
     }
 
     /// Waits until what was written is on the medium.
@@ -208,11 +287,6 @@ impl Direct {
             text += &format!(" {with} {device}");
         }
         text += match (error, device) {
-            (Errno::REMOTEIO | Errno::INVAL, Some(_)) => {
-                ": its PCIe port cannot reach the device memory (another root port, ACS or IOMMU \
-                 on the way), or its block layer does not take such memory (dm, raid5, loop): see \
-                 p2pmem topo"
-            }
             (Errno::NODEV | Errno::FAULT, Some(_)) => ": the device that has the memory went away",
             (Errno::NXIO | Errno::NODEV, _) => ": the drive went away",
             (Errno::IO, _) => ": the drive failed: the kernel's log says how",
@@ -241,6 +315,16 @@ impl Direct {
             ),
         }
     }
+}
+
+/// Returns whether the kernel takes no writes for a block device.
+fn is_read_only(file: &File) -> Result<bool> {
+    /// `BLKROGET` of linux/fs.h.
+    const GET: Opcode = opcode::none(0x12, 94);
+
+    // SAFETY: The request writes an int.
+    let value = unsafe { ioctl(file, Getter::<GET, c_int>::new())? };
+    Ok(value != 0)
 }
 
 #[cfg(test)]

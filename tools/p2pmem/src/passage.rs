@@ -13,7 +13,9 @@ use serde::Serialize;
 
 use crate::{
     direct::{Direct, Way},
-    size, uring, Buffer, Handle, Via,
+    size, uring,
+    via::Room,
+    Buffer, Handle, Via,
 };
 
 /// How I/O is asked for.
@@ -91,14 +93,14 @@ pub(crate) struct Passage<'a> {
 }
 
 impl<'a> Passage<'a> {
-    /// Gets memory, and room for so many requests at a time. `options` are those by which the user
-    /// asks for less memory.
+    /// Gets memory, and room for so many requests at a time. `room` is what is said where there is
+    /// no memory.
     pub(crate) fn new(
         via: &'a Via,
         io: Io,
         bytes: u64,
         requests: u32,
-        options: &str,
+        room: &Room<'_>,
     ) -> Result<Self> {
         // What the kernel takes for a slot.
         let most: u64 = match via {
@@ -107,8 +109,9 @@ impl<'a> Passage<'a> {
         };
         ensure!(
             io != Io::UringFixed || bytes <= most,
-            "a slot of an io_uring does not hold {}: choose a smaller {options}",
-            size::format(bytes)
+            "a slot of an io_uring does not hold {}: choose a smaller {}",
+            size::format(bytes),
+            room.options()
         );
         let length = usize::try_from(bytes)?;
         let mut passage = Self {
@@ -128,7 +131,7 @@ impl<'a> Passage<'a> {
         }
         passage
             .allocate(bytes)
-            .map_err(|error| via.explain(bytes, error, options))?;
+            .map_err(|error| via.explain(bytes, error, room))?;
         if io == Io::UringFixed {
             passage.register().map_err(|error| {
                 match (error.downcast_ref::<Errno>(), via.provider()) {

@@ -111,6 +111,15 @@ impl Preflight {
         Ok(())
     }
 
+    /// Returns why a file or block device does not exchange data with the memory. Nothing if it is not
+    /// known to be so.
+    pub fn obstacle(&self, path: &Path) -> Option<String> {
+        let provider = self.provider.as_ref()?;
+        let stack = self.stack(path).ok()?;
+        let obstacles = self.fabric.obstacles(&stack, provider);
+        obstacles.first().map(ToString::to_string)
+    }
+
     /// Returns the drives below a file that reach the memory below a switch although an IOMMU
     /// translates: only `p2pmem verify` shows whether the data arrives.
     pub fn unproven(&self, path: &Path) -> Result<Vec<String>> {

@@ -309,13 +309,14 @@ impl Trial<'_> {
             ways.push(Io::UringFixed);
         }
         for io in ways {
-            let mut passage = match Passage::new(via, io, self.plan.bytes, 1, "--size") {
-                Err(error) if is_slot_refused(&error) => {
-                    self.slot_refused = true;
-                    continue;
-                }
-                result => result?,
-            };
+            let mut passage =
+                match Passage::new(via, io, self.plan.bytes, 1, &via.room("--size", 1)) {
+                    Err(error) if is_slot_refused(&error) => {
+                        self.slot_refused = true;
+                        continue;
+                    }
+                    result => result?,
+                };
             let verdict = self.memory(&mut passage)?;
             self.note(Direction::Memory, io, Data::Random, verdict);
             if self.is_stopped() {

@@ -84,6 +84,14 @@ impl Via {
         }
     }
 
+    /// Returns the PCI address of the device, if it is known.
+    pub fn pci(&self) -> Option<&str> {
+        match self {
+            Self::Device { pci, .. } => pci.as_deref(),
+            Self::Host => None,
+        }
+    }
+
     /// Returns the node and the PCI address of its device, if the memory is a device's.
     pub fn device(&self) -> Option<String> {
         match self {
@@ -123,27 +131,99 @@ impl Via {
         }
     }
 
-    /// Says why there is no memory. `options` are those by which the user asks for less.
-    pub(crate) fn explain(&self, bytes: u64, error: io::Error, options: &str) -> anyhow::Error {
+    /// Returns how much memory there is at the moment, for threads that are going to ask for it.
+    pub(crate) fn room<'a>(&self, options: &'a str, threads: u32) -> Room<'a> {
+        let info = self.provider().and_then(|provider| provider.info().ok());
+        Room {
+            options,
+            threads,
+            served: 0,
+            available: info.map_or(0, |info| info.available),
+            largest: info.map_or(0, |info| info.largest),
+        }
+    }
+
+    /// Says why there is no memory for a thread.
+    pub(crate) fn explain(&self, bytes: u64, error: io::Error, room: &Room<'_>) -> anyhow::Error {
         let path = self.path().display();
         let wanted = size::format(bytes);
-        let longest = self
-            .provider()
-            .and_then(|provider| provider.info().ok())
-            .map_or(0, |info| info.largest);
+        let options = room.options;
         let text = match Errno::from_io_error(&error) {
-            Some(Errno::NOSPC) => format!(
-                "{path} has no free run of {wanted}, the longest has {}: choose a smaller {options}",
-                size::format(longest)
-            ),
+            Some(Errno::NOSPC) => format!("{path} has {}", room.lack(bytes)),
             Some(Errno::DQUOT) => format!(
-                "more of {path} than you may have, {wanted}: choose a smaller {options}, \
-                 or have limit_per_file and limit_per_user raised"
+                "more of {path} than you may have, {}: choose a smaller {options}, \
+                 or have limit_per_file and limit_per_user raised",
+                room.wanted(bytes)
             ),
             Some(Errno::NODEV) => format!("the device of {path} went away"),
             _ => format!("cannot get {wanted} of {path}"),
         };
         anyhow::Error::new(error).context(text)
+    }
+}
+
+/// What threads ask for that take memory one after the other, and what there was before the first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room<'a> {
+    /// The options by which the user asks for less.
+    options: &'a str,
+    /// How many threads there are.
+    threads: u32,
+    /// How many of them have their memory already.
+    pub(crate) served: u32,
+    /// How many bytes were free before, and how many of them in one run.
+    available: u64,
+    largest: u64,
+}
+
+impl Room<'_> {
+    /// Returns the options by which the user asks for less.
+    pub(crate) fn options(&self) -> &str {
+        self.options
+    }
+
+    /// Says what was asked for.
+    fn wanted(&self, bytes: u64) -> String {
+        match self.threads {
+            1 => size::format(bytes),
+            threads => format!(
+                "{} for each of {threads} threads, {} in all",
+                size::format(bytes),
+                size::format(bytes.saturating_mul(threads.into()))
+            ),
+        }
+    }
+
+    /// Says that there is no run of so many bytes for the next thread.
+    fn lack(&self, bytes: u64) -> String {
+        let Self {
+            options, served, ..
+        } = self;
+        let free = match self.available {
+            0 => "no memory was free".to_owned(),
+            all if all == self.largest => format!("{} were free in one run", size::format(all)),
+            all => format!(
+                "{} were free, {} of it in the longest run",
+                size::format(all),
+                size::format(self.largest)
+            ),
+        };
+        let enough = match served {
+            0 => String::new(),
+            1 => ", enough for 1 thread".to_owned(),
+            served => format!(", enough for {served} threads"),
+        };
+        // Another process took it.
+        let all = bytes.saturating_mul(self.threads.into());
+        let cure = if all <= self.largest {
+            "another process took memory at the same time: try again, or choose a smaller"
+        } else {
+            "choose a smaller"
+        };
+        format!(
+            "no free run of {}: {free}{enough}: {cure} {options}",
+            self.wanted(bytes)
+        )
     }
 }
 
@@ -214,6 +294,46 @@ mod tests {
         for name in ["", "1", "2", "p2pmem1", "/dev/p2pmem", "0000:06:00.1"] {
             let error = choose(&entries, Some(name)).unwrap_err().to_string();
             assert!(error.contains("/dev/p2pmem12 (0000:06:00.0)"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_lacking_adds_up() {
+        const MIB: u64 = 1 << 20;
+        let room = |threads, served, available, largest| Room {
+            options: "--chunk",
+            threads,
+            served,
+            available: available * MIB,
+            largest: largest * MIB,
+        };
+        for (room, text) in [
+            (
+                room(1, 0, 128, 128),
+                "no free run of 256 MiB: 128 MiB were free in one run: choose a smaller --chunk",
+            ),
+            (
+                room(1, 0, 300, 200),
+                "no free run of 256 MiB: 300 MiB were free, 200 MiB of it in the longest run: \
+                 choose a smaller --chunk",
+            ),
+            (
+                room(4, 2, 600, 600),
+                "no free run of 256 MiB for each of 4 threads, 1 GiB in all: 600 MiB were free in \
+                 one run, enough for 2 threads: choose a smaller --chunk",
+            ),
+            (
+                room(1, 0, 0, 0),
+                "no free run of 256 MiB: no memory was free: choose a smaller --chunk",
+            ),
+            (
+                room(1, 0, 512, 256),
+                "no free run of 256 MiB: 512 MiB were free, 256 MiB of it in the longest run: \
+                 another process took memory at the same time: try again, or choose a smaller \
+                 --chunk",
+            ),
+        ] {
+            assert_eq!(room.lack(256 * MIB), text);
         }
     }
 

@@ -3,13 +3,14 @@
 //! `p2pmem copy`.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, Context, Result};
 use clap::{value_parser, Args};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use p2pmem::{
     copy::{compare, fill, run as copy, Access, Comparison, Direct, Io, Plan, Summary},
     preflight::{proof_is_due, Preflight},
@@ -17,7 +18,7 @@ use p2pmem::{
 };
 use serde::Serialize;
 
-use super::{interrupt, or_force, output};
+use super::{cause::explain, interrupt, or_force, output};
 
 /// Copy a file or block device to another, through device memory.
 ///
@@ -25,6 +26,9 @@ use super::{interrupt, or_force, output};
 /// memory, and written from there. io_uring moves a chunk by one request after the other, each of
 /// 512 KiB at most, because the kernel repeats longer ones. Ctrl-C lets those under way arrive, and
 /// tells how far it came.
+///
+/// From file to file holes are kept. A file or block device that is longer than what is copied keeps
+/// the rest of its data.
 #[derive(Args)]
 #[command(
     after_help = EXAMPLE,
@@ -149,6 +153,8 @@ struct Copied {
     io: Io,
     /// The node of the provider, or `host`.
     via: PathBuf,
+    /// The PCI address of its device. Null for ordinary memory.
+    pci: Option<String>,
     source: PathBuf,
     /// Where reading started, in bytes.
     source_offset: u64,
@@ -157,7 +163,7 @@ struct Copied {
     destination_offset: u64,
     /// Where random data started. Null where none was asked for.
     seed: Option<u64>,
-    /// Null where no check was asked for, it was interrupted, or it proves nothing.
+    /// Whether both are equal. Null where no check was asked for, it was not made, or it proves nothing.
     verified: Option<bool>,
     /// Whether all bytes that were compared are the same, which proves nothing. Null where nothing was
     /// compared.
@@ -167,13 +173,28 @@ struct Copied {
     /// How many bytes were asked for.
     #[serde(skip)]
     planned: u64,
+    /// Whether it begins again at the start.
+    #[serde(skip)]
+    begins_again: bool,
+    /// Whether all of the source was asked for.
+    #[serde(skip)]
+    is_all: bool,
 }
 
 /// Copies, and says what was done.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let copied = do_copy(arguments)?;
+    let mut copied = do_copy(arguments)?;
+    let failure = copied.summary.failure.take().map(|error| {
+        let onward = onward(&copied);
+        match onward.is_empty() {
+            true => error,
+            false => anyhow!("{error:#}; {onward}"),
+        }
+    });
     if arguments.json {
-        output::print("copy", &copied, None)?;
+        output::print("copy", &copied, failure)?;
+    } else if let Some(error) = failure {
+        return Err(error);
     } else {
         super::print(&text(&copied))?;
     }
@@ -188,8 +209,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// Refuses files that the memory cannot be copied from or to. Returns the drives below them of which
 /// it is not known whether data arrives.
-fn preflight(arguments: &Arguments, via: &Via) -> Result<Vec<String>> {
-    let preflight = Preflight::new(via)?;
+fn look_below(arguments: &Arguments, preflight: &Preflight) -> Result<Vec<String>> {
     let fixed = arguments.io == Some(Io::UringFixed);
     let ends = [
         (&arguments.source, arguments.skip_read),
@@ -214,7 +234,8 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
     let stop = interrupt::flag()?;
     let via = Via::open(Path::new("/sys"), arguments.via.as_deref())?;
     let source = Direct::source(&arguments.source)?;
-    let unproven = preflight(arguments, &via)?;
+    let preflight = Preflight::new(&via)?;
+    let unproven = look_below(arguments, &preflight)?;
     // What is not written to may be in use.
     let destination = if arguments.skip_write {
         Direct::source(&arguments.destination)?
@@ -233,7 +254,8 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
         };
         fill(filled, plan.source_offset, plan.bytes, plan.seed, &stop)?;
     }
-    let bar = bar(&plan)?;
+    plan.check(&source, &destination)?;
+    let bar = bar(&plan, plan.moved(&source, &destination)?)?;
     let progress = |bytes| bar.inc(bytes);
     let result = copy(&source, &destination, &via, &plan, &progress, &stop);
     bar.finish_and_clear();
@@ -241,22 +263,30 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
 
     let mut verified = None;
     let mut uniform = None;
-    if arguments.check && !summary.interrupted {
+    if arguments.check && !summary.interrupted && summary.failure.is_none() {
         let bytes = summary.bytes.min(plan.bytes);
-        match compare(&source, &destination, &plan, bytes, &stop)? {
-            Comparison::Differs(offset) => bail!(
+        let comparison = compare(&source, &destination, &plan, bytes, &stop)?;
+        summary.interrupted = stop.load(std::sync::atomic::Ordering::Relaxed);
+        match comparison {
+            Comparison::Equal { uniform: same } if !summary.interrupted => {
+                uniform = Some(same && bytes > 0);
+                verified = (uniform == Some(false)).then_some(true);
+            }
+            Comparison::Equal { .. } => (),
+            Comparison::Differs(offset) => {
+                verified = Some(false);
+                summary.failure = Some(anyhow!(
                 "{} and {} differ {offset} bytes behind the start: the way through {} changes data, \
                  see p2pmem verify",
                 arguments.source.display(),
                 arguments.destination.display(),
                 via.path().display()
-            ),
-            Comparison::Equal { uniform: same } => uniform = Some(same && bytes > 0),
+                ));
+            }
         }
-        summary.interrupted = stop.load(std::sync::atomic::Ordering::Relaxed);
-        uniform = uniform.filter(|_| !summary.interrupted);
-        verified = uniform.and_then(|uniform| (!uniform).then_some(true));
     }
+    let failure = summary.failure.take();
+    summary.failure = failure.map(|error| explain(error, &preflight, [&source, &destination]));
 
     let is_random = arguments.fill || arguments.host_access.is_some();
     Ok(Copied {
@@ -266,6 +296,7 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
         depth: plan.depth,
         io: plan.io,
         via: via.path().to_owned(),
+        pci: via.pci().map(str::to_owned),
         source: arguments.source.clone(),
         source_offset: plan.source_offset,
         destination: arguments.destination.clone(),
@@ -275,6 +306,8 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
         uniform,
         unproven,
         planned: plan.bytes,
+        begins_again: plan.duration.is_some() || plan.overlap,
+        is_all: arguments.size.is_none() && arguments.count.is_none(),
     })
 }
 
@@ -333,29 +366,65 @@ fn usual_depth(arguments: &Arguments, via: &Via) -> Result<u32> {
 }
 
 /// Returns what shows the progress, where there is a terminal.
-fn bar(plan: &Plan) -> Result<ProgressBar> {
+fn bar(plan: &Plan, moved: u64) -> Result<ProgressBar> {
     let (bar, template) = if plan.duration.is_some() {
         (
             ProgressBar::no_length(),
-            "{spinner} {bytes} {binary_bytes_per_sec} {elapsed}",
+            "{spinner} {bytes} {rate} {elapsed}",
         )
     } else {
         (
-            ProgressBar::new(plan.bytes),
-            "{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
+            ProgressBar::new(moved),
+            "{wide_bar} {bytes}/{total_bytes} {rate} {eta}",
         )
     };
-    Ok(bar.with_style(ProgressStyle::with_template(template)?))
+    let style = ProgressStyle::with_template(template)?.with_key("rate", rate);
+    Ok(bar.with_style(style))
+}
+
+/// Writes the mean rate so far, as the summary has it.
+fn rate(state: &ProgressState, text: &mut dyn fmt::Write) {
+    let seconds = state.elapsed().as_secs_f64().max(1e-9);
+    // The bar has no place for a failure.
+    let _ = text.write_str(&size::rate(state.pos() as f64 / seconds));
+}
+
+/// Says how far a copy came that ended early, and how to go on. Empty if nothing arrived.
+fn onward(copied: &Copied) -> String {
+    match (copied.summary.stopped_at, copied.summary.bytes) {
+        // A check comes after all of it.
+        _ if copied.verified.is_some() => String::new(),
+        (Some(0), _) | (None, 0) => String::new(),
+        (Some(bytes), _) => format!(
+            "{} arrived, go on with --source-offset {} --destination-offset {} --size {}",
+            size::format(bytes),
+            copied.source_offset + bytes,
+            copied.destination_offset + bytes,
+            copied.planned.saturating_sub(bytes)
+        ),
+        (None, bytes) if copied.begins_again => format!("{} arrived in all", size::format(bytes)),
+        (None, _) => String::new(),
+    }
 }
 
 fn text(copied: &Copied) -> String {
     let summary = &copied.summary;
     let mut text = format!(
-        "{} in {:.2} s, {:.1} MiB/s",
-        size::format(summary.bytes),
-        summary.seconds,
-        summary.bytes_per_second / f64::from(1 << 20)
+        "{} in {}, {}",
+        size::format(summary.bytes - summary.holes),
+        size::time(summary.seconds),
+        size::rate(summary.bytes_per_second)
     );
+    if summary.holes > 0 {
+        text += &format!(", and {} of holes", size::format(summary.holes));
+    }
+    if copied.is_all && summary.tail > 0 && !summary.interrupted {
+        text += &format!(
+            ", {} keeps its last {}",
+            copied.destination.display(),
+            size::format(summary.tail)
+        );
+    }
     if copied.verified.is_some() {
         text += ", both compared equal";
     }
@@ -366,16 +435,9 @@ fn text(copied: &Copied) -> String {
     if let Some(seed) = copied.seed {
         text += &format!(", seed {seed}");
     }
-    match (summary.interrupted, summary.stopped_at) {
-        (true, Some(bytes)) => {
-            text += &format!(
-                ", interrupted: go on with --source-offset {} --destination-offset {} --size {}",
-                copied.source_offset + bytes,
-                copied.destination_offset + bytes,
-                copied.planned.saturating_sub(bytes)
-            );
-        }
-        (true, None) => text += ", interrupted",
+    match (summary.interrupted, onward(copied)) {
+        (true, onward) if onward.is_empty() => text += ", interrupted",
+        (true, onward) => text += &format!(", interrupted: {onward}"),
         (false, _) => (),
     }
     text + "\n"

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod bind;
+mod cause;
 mod change;
 mod config;
 mod copy;

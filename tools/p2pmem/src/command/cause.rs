@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Why a file or block device and device memory do not exchange data, as `p2pmem topo` knows it.
+
+use anyhow::{anyhow, Error};
+use p2pmem::{copy::Direct, preflight::Preflight};
+use rustix::io::Errno;
+
+/// Returns why a file or block device does not exchange data with the memory, and where to look
+/// further.
+pub fn cause(preflight: &Preflight, file: &Direct) -> String {
+    match preflight.obstacle(file.path()) {
+        Some(obstacle) => format!("{obstacle}; p2pmem topo tells what to do"),
+        None => format!("see p2pmem doctor {}", file.path().display()),
+    }
+}
+
+/// Adds the cause to an error of direct I/O.
+pub fn explain(error: Error, preflight: &Preflight, files: [&Direct; 2]) -> Error {
+    let is_refused = matches!(
+        error.downcast_ref::<Errno>(),
+        Some(&(Errno::REMOTEIO | Errno::INVAL))
+    );
+    if !is_refused {
+        return error;
+    }
+    let known = files
+        .iter()
+        .find(|file| preflight.obstacle(file.path()).is_some());
+    let cause = cause(preflight, known.unwrap_or(&files[0]));
+    anyhow!("{error:#}: {cause}")
+}
