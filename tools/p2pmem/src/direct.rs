@@ -172,7 +172,8 @@ impl Direct {
                 let mut zeroes = Buffer::ordinary(STEP as usize)?;
                 let mut at = range.start;
                 // Beyond its end a file has zeroes by itself.
-                let end = range.end.min(self.file.metadata()?.len());
+                let length = self.file.metadata()?.len();
+                let end = range.end.min(length.next_multiple_of(self.granule));
                 while at < end {
                     let step = (end - at).min(STEP);
                     self.write(zeroes.as_mut_slice(step as usize), at)?;

@@ -60,7 +60,9 @@ fn copy_says_why() -> Result<()> {
             &[
                 "cannot read /dev/nvme0n1 at 0 into",
                 &device,
-                "another root port, ACS or IOMMU",
+                "nvme0n1 (",
+                "does not reach /dev/p2pmem0: below different root ports",
+                "Move",
             ],
         )?;
         fail(
@@ -96,9 +98,20 @@ fn verify_says_why() -> Result<()> {
         &[
             "/dev/nvme0n1",
             "do not reach each other",
-            "another root port",
+            "refused: nvme0n1",
+            "below different root ports",
         ],
     )?;
+    // What went wrong each time is written once.
+    let output = p2pmem("verify /dev/nvme0n1 --size 64k --write")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    for (reason, times) in [
+        ("cannot read /dev/nvme0n1", 1),
+        ("cannot write /dev/nvme0n1", 1),
+    ] {
+        ensure!(text.matches(reason).count() == times, "{reason} in {text}");
+    }
+    ensure!(text.contains("zeroes, ones, addresses, random"), "{text}");
     check_drive(&drive(0)?, WINDOW, 1)
 }
 

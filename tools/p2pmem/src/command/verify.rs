@@ -12,13 +12,13 @@ use clap::Args;
 use p2pmem::{
     copy::{Direct, Io},
     preflight::Preflight,
-    size,
+    size, table,
     verify::{run as verify, Check, Data, Direction, Plan, Report, Verdict},
     Via,
 };
 use serde::Serialize;
 
-use super::{interrupt, or_force, output};
+use super::{cause::cause, interrupt, or_force, output};
 
 /// Prove with data that a drive and device memory reach each other.
 ///
@@ -69,7 +69,10 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Verified<'a> {
     drive: &'a Path,
+    /// The node of the provider, or `host`.
     via: &'a Path,
+    /// The PCI address of its device. Null for ordinary memory.
+    pci: Option<&'a str>,
     /// Whether what the CPU writes to the memory is there.
     memory: Option<bool>,
     /// Whether data gets from the drive to the memory.
@@ -123,7 +126,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             drive.display(),
             via.device().unwrap_or_else(|| "ordinary memory".to_owned()),
             way(check.direction),
-            outcome(check)
+            match &check.verdict {
+                // The reason is in the table, or in the JSON.
+                Verdict::Refused { .. } => format!("refused: {}", cause(&preflight, &source)),
+                _ => outcome(check),
+            }
         )
     });
 
@@ -131,6 +138,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let verified = Verified {
             drive,
             via: via.path(),
+            pci: via.pci(),
             memory: report.works(Direction::Memory),
             read: report.works(Direction::Read),
             write: report.works(Direction::Write),
@@ -149,29 +157,33 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn text(report: &Report) -> String {
     let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "{:<20} {:<12} {:<12} RESULT",
-        "DIRECTION", "MEMORY", "DATA"
-    );
-    for check in &report.checks {
-        let memory = match check.io {
+    let mut reasons = Vec::new();
+    let rows = groups(report).into_iter().map(|group| {
+        let result = match &group.first.verdict {
+            Verdict::Refused { reason } => {
+                let known = reasons.iter().position(|other| other == reason);
+                let index = known.unwrap_or_else(|| {
+                    reasons.push(reason.clone());
+                    reasons.len() - 1
+                });
+                format!("refused [{}]", index + 1)
+            }
+            _ => outcome(group.first),
+        };
+        let memory = match group.first.io {
             Io::Pread | Io::Uring => "mapped",
             Io::UringFixed => "registered",
         };
-        let data = match check.data {
-            Data::Found => "of the drive",
-            Data::Zeroes => "zeroes",
-            Data::Ones => "ones",
-            Data::Address => "addresses",
-            Data::Random => "random",
-        };
-        let _ = writeln!(
-            text,
-            "{:<20} {memory:<12} {data:<12} {}",
-            way(check.direction),
-            outcome(check)
-        );
+        vec![
+            way(group.first.direction).to_owned(),
+            memory.to_owned(),
+            group.data.join(", "),
+            result,
+        ]
+    });
+    text += &table::render(&["DIRECTION", "MEMORY", "DATA", "RESULT"], rows, None);
+    for (number, reason) in (1..).zip(reasons) {
+        let _ = writeln!(text, "[{number}] {reason}");
     }
     for (direction, untried) in [
         (Direction::Read, ""),
@@ -201,7 +213,11 @@ fn text(report: &Report) -> String {
         );
     }
     if report.uniform && report.works(Direction::Write).is_none() {
-        let _ = writeln!(text, "all bytes of the drive are the same, which proves little: say --write, or choose another --offset");
+        let _ = writeln!(
+            text,
+            "all bytes of the drive are the same, which proves little: say --write, or choose \
+             another --offset"
+        );
     }
     let _ = writeln!(
         text,
@@ -216,6 +232,39 @@ fn text(report: &Report) -> String {
         }
     );
     text
+}
+
+/// Checks that had the same result.
+struct Group<'a> {
+    first: &'a Check,
+    /// What the data of each was.
+    data: Vec<&'static str>,
+}
+
+/// Puts together what differs in the data only, in the order of the first of each.
+fn groups(report: &Report) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for check in &report.checks {
+        let data = match check.data {
+            Data::Found => "of the drive",
+            Data::Zeroes => "zeroes",
+            Data::Ones => "ones",
+            Data::Address => "addresses",
+            Data::Random => "random",
+        };
+        let is_same = |other: &Check| {
+            (other.direction, other.io) == (check.direction, check.io)
+                && (&other.member, &other.verdict) == (&check.member, &check.verdict)
+        };
+        match groups.iter_mut().find(|group| is_same(group.first)) {
+            Some(group) => group.data.push(data),
+            None => groups.push(Group {
+                first: check,
+                data: vec![data],
+            }),
+        }
+    }
+    groups
 }
 
 fn way(direction: Direction) -> &'static str {
