@@ -3,12 +3,14 @@
 //! What memory costs, by its kind and by size: to have it, to put it into a ring, to use it by the CPU,
 //! and to move data between it and a drive.
 //!
-//! All kinds of a comparison are measured in turn, round by round, and the best round of each counts:
-//! what else the machine does meanwhile disturbs all of them alike.
+//! All kinds of a comparison are measured in turn, round by round: what else the machine does at
+//! that time disturbs all of them alike. The fastest round of each counts; how far the others are
+//! from it is shown.
 
 mod cpu;
 mod drive;
 pub mod plot;
+mod setup;
 
 use std::{fmt, io, path::Path, sync::Barrier, thread, time::Duration};
 
@@ -21,6 +23,8 @@ use rustix::{
     time::{clock_gettime, ClockId},
 };
 use serde::{Deserialize, Serialize};
+
+pub use setup::{Drive, Setup};
 
 use crate::{copy::Direct, size, Buffer, Provider};
 
@@ -49,7 +53,7 @@ pub enum What {
 }
 
 impl What {
-    /// Returns the kinds of memory that are compared; the others are related to the first one.
+    /// Returns the kinds of memory that are compared. The first one is the baseline.
     pub fn kinds(self) -> &'static [Kind] {
         use Kind::*;
         match self {
@@ -160,17 +164,45 @@ pub struct Row {
     pub depth: u32,
     /// How many threads did it side by side.
     pub threads: u32,
-    /// Time for each in the best round, in nanoseconds.
-    pub nanoseconds: f64,
-    /// Bytes of all threads, divided by that time.
+    /// How long each took, by rounds.
+    pub seconds: Spread,
+    /// Bytes of all threads, divided by the time of the fastest round.
     pub bytes_per_second: f64,
-    /// That time, divided by what it is for the first kind in the list of the same comparison.
+    /// What the ratio is to.
+    pub baseline: Kind,
+    /// The time of the fastest round, divided by that of the baseline in the same comparison.
     pub ratio: f64,
+}
+
+/// What the rounds took, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The fastest.
+    pub min: f64,
+    /// The one in the middle, or the mean of the two there.
+    pub median: f64,
+    /// The slowest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Returns that of some rounds, or nothing for none.
+    fn new(mut rounds: Vec<f64>) -> Option<Self> {
+        rounds.sort_by(f64::total_cmp);
+        let middle = rounds.get((rounds.len().max(1) - 1) / 2..=rounds.len() / 2)?;
+        Some(Self {
+            min: *rounds.first()?,
+            median: middle.iter().sum::<f64>() / middle.len() as f64,
+            max: *rounds.last()?,
+        })
+    }
 }
 
 /// What was found out.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
+    /// What was measured on.
+    pub setup: Setup,
     /// What was measured.
     pub rows: Vec<Row>,
     /// What could not be measured, and why.
@@ -288,7 +320,7 @@ impl Report {
                 })
                 .collect();
             match rounds {
-                Ok(rounds) => subjects.push((kind, rounds, Duration::MAX)),
+                Ok(rounds) => subjects.push((kind, rounds, Vec::new())),
                 Err(error) if is_lack(&error) => self.notes.push(format!(
                     "{what}, {}, {kind}: left out, there is none of {}: {error:#}",
                     size::format(size),
@@ -301,28 +333,32 @@ impl Report {
         let count = what.count(size).next_multiple_of(depth);
         // The first round warms up.
         for number in 0..=request.rounds {
-            for (kind, rounds, best) in &mut subjects {
+            for (kind, rounds, all) in &mut subjects {
                 let took =
                     side_by_side(rounds, count).with_context(|| format!("{what}, {kind}"))?;
                 if number > 0 {
-                    *best = took.min(*best);
+                    all.push(took.as_secs_f64() / f64::from(count));
                 }
             }
         }
-        let Some(first) = subjects.first().map(|subject| subject.2.as_secs_f64()) else {
+        let spreads: Vec<_> = subjects
+            .into_iter()
+            .filter_map(|(kind, _, all)| Some((kind, Spread::new(all)?)))
+            .collect();
+        let Some(&(baseline, first)) = spreads.first() else {
             return Ok(());
         };
-        for (kind, _, best) in subjects {
-            let seconds = best.as_secs_f64() / f64::from(count);
+        for (kind, seconds) in spreads {
             self.rows.push(Row {
                 what,
                 kind,
                 size,
                 depth,
                 threads,
-                nanoseconds: seconds * 1e9,
-                bytes_per_second: f64::from(threads) * size as f64 / seconds,
-                ratio: best.as_secs_f64() / first,
+                seconds,
+                bytes_per_second: f64::from(threads) * size as f64 / seconds.min,
+                baseline,
+                ratio: seconds.min / first.min,
             });
         }
 
@@ -474,5 +510,24 @@ impl Clock {
             Self::Processor => ClockId::ProcessCPUTime,
         };
         Ok(Duration::try_from(clock_gettime(id))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_have_a_spread() {
+        for (rounds, min, median, max) in [
+            (&[3.0][..], 3.0, 3.0, 3.0),
+            (&[4.0, 1.0], 1.0, 2.5, 4.0),
+            (&[9.0, 1.0, 2.0], 1.0, 2.0, 9.0),
+            (&[9.0, 1.0, 2.0, 4.0], 1.0, 3.0, 9.0),
+        ] {
+            let spread = Spread { min, median, max };
+            assert_eq!(Spread::new(rounds.to_vec()), Some(spread));
+        }
+        assert_eq!(Spread::new(Vec::new()), None);
     }
 }

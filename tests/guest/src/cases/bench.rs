@@ -29,10 +29,16 @@ fn rows(report: &Value) -> Result<Vec<(&str, &str, u64, u64)>> {
     let rows = report["rows"].as_array().context("no rows")?;
     let mut found = Vec::new();
     for row in rows {
-        for name in ["nanoseconds", "bytes_per_second", "ratio"] {
+        for name in ["bytes_per_second", "ratio"] {
             let value = row[name].as_f64().context("no number")?;
             ensure!(value > 0.0 && value.is_finite(), "{row}");
         }
+        let seconds = |name: &str| row["seconds"][name].as_f64().context("no time");
+        let (min, median) = (seconds("min")?, seconds("median")?);
+        ensure!(
+            0.0 < min && min <= median && median <= seconds("max")?,
+            "{row}"
+        );
         let word = |name: &str| row[name].as_str().with_context(|| format!("no {name}"));
         let number = |name: &str| row[name].as_u64().with_context(|| format!("no {name}"));
         found.push((
@@ -88,7 +94,31 @@ fn each_kind_with_a_drive() -> Result<()> {
     for row in report["rows"].as_array().context("no rows")? {
         // The first of each comparison.
         ensure!(row["kind"] != "mainline" || row["ratio"] == 1.0, "{row}");
+        ensure!(row["baseline"] == "mainline", "{row}");
     }
+    let setup = &report["setup"];
+    for (name, value) in [
+        ("pci", &*Provider::first()?.pci),
+        ("path", "/dev/p2pmem0"),
+        (
+            "kernel",
+            fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+        ),
+    ] {
+        ensure!(setup[name] == value, "{name} in {setup}");
+    }
+    ensure!(setup["drive"]["path"] == "/dev/nvme0n1", "{setup}");
+    ensure!(setup["drive"]["model"].is_string(), "{setup}");
+    ensure!(
+        setup["clear"] == true && setup["machine"].is_string(),
+        "{setup}"
+    );
+    ensure!(
+        ["TCG", "KVM"]
+            .iter()
+            .any(|name| setup["accelerator"] == *name),
+        "{setup}"
+    );
     Provider::first()?.expect_full()
 }
 
@@ -119,6 +149,10 @@ fn plot() -> Result<()> {
         ensure!(text.contains(word), "no {word} in {text}");
     }
     ensure!(text.matches("<polyline").count() >= 6, "{text}");
+    ensure!(
+        text.contains("clearing is on") && text.contains("MiB/s"),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -130,12 +164,17 @@ fn table() -> Result<()> {
         .output()?;
     let text = String::from_utf8_lossy(&run.stdout);
     ensure!(run.status.success(), "{run:?}");
-    // A line for the names, and one for each kind.
-    ensure!(text.lines().count() == 4, "{text}");
-    ensure!(
-        text.contains("MICROSECONDS") && text.contains("write-combining"),
-        "{text}"
-    );
+    // Three lines on the machine, an empty one, the title, the names, and one for each kind.
+    ensure!(text.lines().count() == 9, "{text}");
+    for word in [
+        "clearing is on",
+        "load by the CPU; baseline: ordinary memory",
+        "MEDIAN",
+        "MiB/s",
+        "write-combining",
+    ] {
+        ensure!(text.contains(word), "no {word} in {text}");
+    }
     Ok(())
 }
 

@@ -5,44 +5,108 @@
 use anyhow::{ensure, Result};
 use plotters::prelude::*;
 
-use super::{Kind, Row, What};
+use super::{Kind, Report, Row, What};
 use crate::size;
 
-/// Width of the picture, of what explains the lines, and height of each chart, in pixels.
-const WIDTH: u32 = 1280;
-const LEGEND: u32 = 340;
-const HEIGHT: u32 = 480;
+/// Width of the picture, of what explains the lines, height of each chart and of what is above all,
+/// in pixels.
+const WIDTH: u32 = 1560;
+const LEGEND: u32 = 320;
+const HEIGHT: u32 = 440;
+const HEAD: u32 = 96;
 const FONT: &str = "sans-serif";
-/// Colours that people with any eyes can tell apart.
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 0, 0),
-];
 
-/// Returns an SVG with a chart for all that was done: time over size, both logarithmic, with a line for
-/// each kind of memory and depth.
+/// Returns a colour for each kind of memory, which people with any eyes can tell apart.
+fn colour(kind: Kind) -> RGBColor {
+    match kind {
+        Kind::Mainline => RGBColor(0, 114, 178),
+        Kind::Mapped => RGBColor(213, 94, 0),
+        Kind::Registered => RGBColor(0, 158, 115),
+        Kind::Ordinary => RGBColor(204, 121, 167),
+        Kind::OrdinaryRegistered => RGBColor(230, 159, 0),
+        Kind::WriteCombining => RGBColor(86, 180, 233),
+        Kind::Frames => RGBColor(0, 0, 0),
+    }
+}
+
+/// What a chart is of: what is compared differs in the kind of memory and in size only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Subject {
+    what: What,
+    depth: u32,
+    threads: u32,
+}
+
+impl Subject {
+    fn of(row: &Row) -> Self {
+        Self {
+            what: row.what,
+            depth: row.depth,
+            threads: row.threads,
+        }
+    }
+
+    fn title(&self) -> String {
+        let mut title = self.what.to_string();
+        if self.what.has_depth() {
+            title += &format!(", depth {}", self.depth);
+        }
+        if self.threads > 1 {
+            title += &format!(", {} threads", self.threads);
+        }
+        title
+    }
+}
+
+/// Returns an SVG with a pair of charts for all that was compared: time and rate over size, all of
+/// it logarithmic, with a line for each kind of memory. The lines are those of the fastest rounds,
+/// and strokes go from there to the slowest.
 ///
 /// # Errors
 ///
 /// There is nothing to draw.
-pub fn svg(rows: &[Row]) -> Result<String> {
-    let mut done: Vec<What> = rows.iter().map(|row| row.what).collect();
-    done.dedup();
-    ensure!(!done.is_empty(), "nothing was measured that could be drawn");
+pub fn svg(report: &Report) -> Result<String> {
+    let mut subjects: Vec<Subject> = Vec::new();
+    for row in &report.rows {
+        if !subjects.contains(&Subject::of(row)) {
+            subjects.push(Subject::of(row));
+        }
+    }
+    ensure!(
+        !subjects.is_empty(),
+        "nothing was measured that could be drawn"
+    );
 
     let mut text = String::new();
     {
-        let size = (WIDTH, HEIGHT * done.len() as u32);
+        let size = (WIDTH, HEAD + HEIGHT * subjects.len() as u32);
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
         area.fill(&WHITE)?;
-        for (part, what) in area.split_evenly((done.len(), 1)).iter().zip(done) {
-            let rows: Vec<_> = rows.iter().filter(|row| row.what == what).collect();
-            chart(part, what, &rows)?;
+        let (head, charts) = area.split_vertically(HEAD);
+        for (number, line) in (0..).zip(report.setup.to_string().lines()) {
+            let place = (16, 12 + 26 * number);
+            head.draw(&Text::new(line.to_owned(), place, (FONT, 18)))?;
+        }
+        for (part, subject) in charts
+            .split_evenly((subjects.len(), 1))
+            .iter()
+            .zip(subjects)
+        {
+            let rows: Vec<_> = report
+                .rows
+                .iter()
+                .filter(|row| Subject::of(row) == subject)
+                .collect();
+            let (pair, legend) = part.split_horizontally(WIDTH - LEGEND);
+            let (left, right) = pair.split_horizontally((WIDTH - LEGEND) / 2);
+            chart(&left, &subject.title(), "time", &rows, &time, &|row| {
+                (row.seconds.min, row.seconds.max)
+            })?;
+            chart(&right, &subject.title(), "rate", &rows, &rate, &|row| {
+                let fastest = row.bytes_per_second / f64::from(1 << 20);
+                (fastest, fastest * row.seconds.min / row.seconds.max)
+            })?;
+            explain(&legend, &rows)?;
         }
         area.present()?;
     }
@@ -50,26 +114,31 @@ pub fn svg(rows: &[Row]) -> Result<String> {
     Ok(text)
 }
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+/// Draws a chart of values, each with that of the fastest round and that of the slowest.
 fn chart(
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    what: What,
+    area: &Area<'_>,
+    title: &str,
+    name: &str,
     rows: &[&Row],
+    label: &dyn Fn(f64) -> String,
+    value: &dyn Fn(&Row) -> (f64, f64),
 ) -> Result<()> {
     let sizes = rows.iter().map(|row| row.size as f64);
-    let times = rows.iter().map(|row| row.nanoseconds);
+    let values = rows.iter().flat_map(|row| <[f64; 2]>::from(value(row)));
     let least = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::MAX, f64::min);
     let most = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
     let (left, right) = (least(&mut sizes.clone()), most(&mut sizes.clone()));
     // From one power of ten to another, which have their labels; the last one is within the range.
-    let low = 10_f64.powf(least(&mut times.clone()).log10().floor());
-    let high = 10_f64.powf(most(&mut times.clone()).log10().floor() + 1.0) * 1.01;
+    let low = 10_f64.powf(least(&mut values.clone()).log10().floor());
+    let high = 10_f64.powf(most(&mut values.clone()).log10().floor() + 1.0) * 1.01;
 
-    let (area, legend) = area.split_horizontally(WIDTH - LEGEND);
-    let mut chart = ChartBuilder::on(&area)
-        .caption(what.to_string(), (FONT, 28))
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, (FONT, 24))
         .margin(16)
         .x_label_area_size(56)
-        .y_label_area_size(90)
+        .y_label_area_size(100)
         .build_cartesian_2d(
             // With some space around, also if there is one size only.
             (left / 2.0..right * 2.0).log_scale().base(2.0),
@@ -81,93 +150,104 @@ fn chart(
         // Powers of two and of ten only.
         .x_labels((right / left).log2() as usize + 3)
         .y_labels(9)
-        .label_style((FONT, 18))
+        .label_style((FONT, 16))
         .x_desc("size")
-        .y_desc("time")
+        .y_desc(name)
         .x_label_formatter(&|&bytes| size::format(bytes.round() as u64))
-        .y_label_formatter(&|&nanoseconds| time(nanoseconds))
+        .y_label_formatter(&|&value| label(value))
         .draw()?;
 
-    let mut kinds = Vec::new();
-    let mut depths = Vec::new();
-    for (number, (kind, depth)) in series(rows).into_iter().enumerate() {
-        // A colour for each kind, paler for each further depth.
-        let colour = COLOURS[place(&mut kinds, kind) % COLOURS.len()];
-        let colour = colour.mix(0.5_f64.powi(place(&mut depths, depth) as i32));
-        let points: Vec<_> = rows
-            .iter()
-            .filter(|row| (row.kind, row.depth) == (kind, depth))
-            .map(|row| (row.size as f64, row.nanoseconds))
-            .collect();
-        let label = match depth {
-            1 => kind.to_string(),
-            _ => format!("{kind}, depth {depth}"),
-        };
-        let line = LineSeries::new(points, colour.stroke_width(2)).point_size(3);
-        chart.draw_series(line)?;
-
-        let y = 60 + 24 * number as i32;
-        legend.draw(&PathElement::new([(0, y), (24, y)], colour.stroke_width(2)))?;
-        legend.draw(&Text::new(label, (32, y - 6), ("sans-serif", 14)))?;
+    for kind in kinds(rows) {
+        let style = colour(kind).stroke_width(2);
+        let own = || rows.iter().filter(|row| row.kind == kind);
+        let points = own().map(|row| (row.size as f64, value(row).0));
+        chart.draw_series(LineSeries::new(points, style).point_size(3))?;
+        chart.draw_series(own().map(|row| {
+            let (fastest, slowest) = value(row);
+            let size = row.size as f64;
+            PathElement::new([(size, fastest), (size, slowest)], colour(kind).mix(0.6))
+        }))?;
     }
-
     Ok(())
 }
 
-/// Returns the place of something in a list, to which it is added if it is new.
-fn place<T: PartialEq>(list: &mut Vec<T>, one: T) -> usize {
-    list.iter()
-        .position(|other| *other == one)
-        .unwrap_or_else(|| {
-            list.push(one);
-            list.len() - 1
-        })
+/// Names the lines.
+fn explain(area: &Area<'_>, rows: &[&Row]) -> Result<()> {
+    for (number, kind) in (0..).zip(kinds(rows)) {
+        let y = 60 + 24 * number;
+        let line = [(0, y), (24, y)];
+        area.draw(&PathElement::new(line, colour(kind).stroke_width(2)))?;
+        area.draw(&Text::new(kind.to_string(), (32, y - 6), (FONT, 14)))?;
+    }
+    Ok(())
 }
 
-/// The lines of a chart, in the order of the rows.
-fn series(rows: &[&Row]) -> Vec<(Kind, u32)> {
+/// Returns the lines of a chart, in the order of the rows.
+fn kinds(rows: &[&Row]) -> Vec<Kind> {
     let mut found = Vec::new();
     for row in rows {
-        if !found.contains(&(row.kind, row.depth)) {
-            found.push((row.kind, row.depth));
+        if !found.contains(&row.kind) {
+            found.push(row.kind);
         }
     }
     found
 }
 
-/// Writes a time as people do.
-fn time(nanoseconds: f64) -> String {
-    match nanoseconds {
-        ..1e3 => format!("{nanoseconds:.0} ns"),
-        ..1e6 => format!("{:.0} us", nanoseconds / 1e3),
-        ..1e9 => format!("{:.0} ms", nanoseconds / 1e6),
-        _ => format!("{:.0} s", nanoseconds / 1e9),
+/// Writes a power of ten of a time.
+fn time(seconds: f64) -> String {
+    match seconds {
+        ..0.99e-6 => format!("{:.0} ns", seconds * 1e9),
+        ..0.99e-3 => format!("{:.0} us", seconds * 1e6),
+        ..0.99 => format!("{:.0} ms", seconds * 1e3),
+        _ => format!("{seconds:.0} s"),
+    }
+}
+
+/// Writes a power of ten of a rate in MiB/s.
+fn rate(rate: f64) -> String {
+    match rate {
+        ..0.99 => format!("{rate:.3} MiB/s"),
+        _ => format!("{rate:.0} MiB/s"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Spread;
 
-    #[test]
-    fn each_kind_has_its_line() {
-        let row = |what, kind, size: u64| Row {
+    fn row(what: What, kind: Kind, size: u64, depth: u32) -> Row {
+        let min = size as f64 / 1e10;
+        Row {
             what,
             kind,
             size,
-            depth: 1,
+            depth,
             threads: 1,
-            nanoseconds: size as f64 / 10.0,
+            seconds: Spread {
+                min,
+                median: min * 1.1,
+                max: min * 1.5,
+            },
             bytes_per_second: 1e10,
+            baseline: Kind::Mainline,
             ratio: 1.0,
-        };
-        let rows = [
-            row(What::Map, Kind::Mainline, 4096),
-            row(What::Map, Kind::Mainline, 65536),
-            row(What::Map, Kind::Mapped, 4096),
-            row(What::Store, Kind::WriteCombining, 1 << 20),
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_line() {
+        let rows = vec![
+            row(What::Map, Kind::Mainline, 4096, 1),
+            row(What::Map, Kind::Mainline, 65536, 1),
+            row(What::Map, Kind::Mapped, 4096, 1),
+            row(What::Store, Kind::WriteCombining, 1 << 20, 1),
         ];
-        let text = svg(&rows).unwrap();
+        let report = Report {
+            rows,
+            ..Report::default()
+        };
+        let text = svg(&report).unwrap();
         assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
         for word in [
             "map, touch",
@@ -175,18 +255,49 @@ mod tests {
             "write-combining",
             "the node, mapped",
             "64 KiB",
+            "MiB/s",
+            "clearing is off",
         ] {
             assert!(text.contains(word), "{word} is not in {text}");
         }
         assert!(!text.contains("depth"));
-        assert!(svg(&[]).is_err());
+        assert!(svg(&Report::default()).is_err());
+    }
+
+    #[test]
+    fn each_depth_has_its_charts_of_five_lines() {
+        let mut rows = Vec::new();
+        for depth in [1, 16] {
+            for size in [4096, 65536] {
+                for kind in What::Read.kinds() {
+                    rows.push(row(What::Read, *kind, size, depth));
+                }
+            }
+        }
+        for depth in [1, 16] {
+            let subject = rows.iter().filter(|row| row.depth == depth);
+            assert_eq!(kinds(&subject.collect::<Vec<_>>()).len(), 5);
+        }
+        let text = svg(&Report {
+            rows,
+            ..Report::default()
+        })
+        .unwrap();
+        // Time and rate of each.
+        for title in ["depth 1\n", "depth 16\n"] {
+            assert_eq!(text.matches(title).count(), 2, "{title}: {text}");
+        }
     }
 
     #[test]
     fn times_have_units() {
-        assert_eq!(time(10.0), "10 ns");
-        assert_eq!(time(1000.0), "1 us");
-        assert_eq!(time(2e7), "20 ms");
-        assert_eq!(time(3e9), "3 s");
+        for (seconds, text) in [
+            (1e-8, "10 ns"),
+            (1e-6, "1 us"),
+            (2e-2, "20 ms"),
+            (3.0, "3 s"),
+        ] {
+            assert_eq!(time(seconds), text);
+        }
     }
 }

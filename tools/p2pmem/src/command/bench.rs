@@ -10,7 +10,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use clap::Args;
 use p2pmem::{
-    bench::{self, plot, Clock, Report, Request, What},
+    bench::{self, plot, Clock, Report, Request, Row, Setup, What},
     choose, open,
     preflight::{proof_is_due, Preflight},
     size, sysfs, table, Via,
@@ -20,8 +20,10 @@ use super::output;
 
 /// Measure what memory costs, by its kind and by size.
 ///
-/// Compares device memory with ordinary memory, and with what the kernel gives by itself. Each kind is
-/// measured in turn, and the best round counts. Figures of virtual machines say little of real ones.
+/// Compares device memory with ordinary memory, and with what the kernel gives by itself. Each kind
+/// is measured in turn, several times: MIN, MEDIAN and MAX are the times of these rounds for one
+/// operation, in microseconds. The rate and the ratio to the baseline are those of the fastest
+/// round. Figures of virtual machines say little of real ones.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     p2pmem bench /dev/nvme0n1 --via p2pmem0 --depth 1,16\n  \
@@ -85,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
 
     if let Some(path) = &arguments.plot {
-        fs::write(path, plot::svg(&report.rows)?)
+        fs::write(path, plot::svg(&report)?)
             .with_context(|| format!("cannot write {}: choose another file", path.display()))?;
     }
     if arguments.json {
@@ -115,6 +117,12 @@ fn measure(arguments: &Arguments) -> Result<Report> {
         .map(|size| bench::fragment(&provider, size))
         .transpose()?;
 
+    let clock = if arguments.cpu_time {
+        Clock::Processor
+    } else {
+        Clock::Time
+    };
+    let details = entry.details().context("cannot read sysfs")?;
     let mut report = bench::run(&Request {
         provider: &provider,
         device: &entry.device,
@@ -125,12 +133,10 @@ fn measure(arguments: &Arguments) -> Result<Report> {
         threads: arguments.threads,
         floor: arguments.floor,
         rounds: arguments.rounds,
-        clock: if arguments.cpu_time {
-            Clock::Processor
-        } else {
-            Clock::Time
-        },
+        clock,
     })?;
+    let drive = arguments.drive.as_deref();
+    report.setup = Setup::new(entry, &details, drive, clock, arguments.rounds);
     if !unproven.is_empty() {
         report.notes.push(proof_is_due(&unproven));
     }
@@ -150,35 +156,51 @@ fn preflight(arguments: &Arguments) -> Result<Vec<String>> {
 }
 
 fn print(report: &Report) -> Result<()> {
-    let mut rows = Vec::new();
-    for row in &report.rows {
-        rows.push(vec![
-            row.what.to_string(),
-            row.kind.to_string(),
-            size::format(row.size),
-            row.depth.to_string(),
-            row.threads.to_string(),
-            format!("{:.1}", row.nanoseconds / 1e3),
-            format!("{:.0}", row.bytes_per_second / 1e6),
-            format!("{:.2}", row.ratio),
-        ]);
-    }
-    super::print(&table::render(
-        &[
-            "WHAT",
-            "KIND OF MEMORY",
-            "SIZE#",
-            "DEPTH#",
-            "THREADS#",
-            "MICROSECONDS#",
-            "MB/S#",
-            "RATIO#",
-        ],
-        rows,
-        None,
-    ))?;
+    super::print(&text(report))?;
     for note in &report.notes {
         super::complain(&format!("note: {note}"));
     }
     Ok(())
+}
+
+/// Writes what was measured on, and a table for each comparison.
+fn text(report: &Report) -> String {
+    let mut text = format!("{}\n", report.setup);
+    for rows in report
+        .rows
+        .chunk_by(|one, other| (one.what, one.baseline) == (other.what, other.baseline))
+    {
+        let Row { what, baseline, .. } = rows[0];
+        text += &format!("\n{what}; baseline: {baseline}\n");
+        let microseconds = |seconds: f64| format!("{:.1}", seconds * 1e6);
+        let rows = rows.iter().map(|row| {
+            vec![
+                row.kind.to_string(),
+                size::format(row.size),
+                row.depth.to_string(),
+                row.threads.to_string(),
+                microseconds(row.seconds.min),
+                microseconds(row.seconds.median),
+                microseconds(row.seconds.max),
+                size::rate(row.bytes_per_second),
+                format!("{:.2}", row.ratio),
+            ]
+        });
+        text += &table::render(
+            &[
+                "KIND OF MEMORY",
+                "SIZE#",
+                "DEPTH#",
+                "THREADS#",
+                "MIN us#",
+                "MEDIAN us#",
+                "MAX us#",
+                "RATE#",
+                "RATIO#",
+            ],
+            rows,
+            None,
+        );
+    }
+    text
 }
