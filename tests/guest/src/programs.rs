@@ -5,16 +5,45 @@
 use std::{
     fs,
     process::{Command, Output},
+    sync::OnceLock,
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
+use boon::{Compiler, SchemaIndex, Schemas};
+use serde_json::Value;
 
-/// Runs the `p2pmem` command.
+/// Runs the `p2pmem` command. What it prints as JSON must be as the schema says.
 pub fn p2pmem(arguments: &[&str]) -> Result<Output> {
-    Command::new("p2pmem")
+    let output = Command::new("p2pmem")
         .args(arguments)
         .output()
-        .context("p2pmem cannot be run")
+        .context("p2pmem cannot be run")?;
+    // A command line that is wrong has no result.
+    if arguments.contains(&"--json") && output.status.code() != Some(2) {
+        let text = String::from_utf8_lossy(&output.stdout);
+        check_json(&text).with_context(|| format!("p2pmem {arguments:?}"))?;
+    }
+    Ok(output)
+}
+
+/// Checks what the command printed as JSON against the published schema.
+pub fn check_json(text: &str) -> Result<Value> {
+    const TEXT: &str = include_str!("../../../tools/p2pmem/schema/p2pmem.schema.json");
+    static SCHEMA: OnceLock<(Schemas, SchemaIndex)> = OnceLock::new();
+
+    let (schemas, index) = SCHEMA.get_or_init(|| {
+        let schema = serde_json::from_str(TEXT).expect("the schema is JSON");
+        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+        compiler.add_resource("p2pmem", schema).expect("it is one");
+        let index = compiler.compile("p2pmem", &mut schemas);
+        let index = index.expect("the schema is sound");
+        (schemas, index)
+    });
+    let value: Value = serde_json::from_str(text).with_context(|| format!("no JSON: {text}"))?;
+    schemas
+        .validate(&value, *index)
+        .map_err(|error| anyhow!("not as the schema says: {error}\n{text}"))?;
+    Ok(value)
 }
 
 /// Runs the command, which must succeed, and returns what it prints.

@@ -3,8 +3,9 @@
 //! `p2pmem copy` and `p2pmem verify`, where the drives reach the memory.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::Read,
+    os::unix::fs::{FileExt, MetadataExt},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use crate::{
         Provider, PAGE, WINDOW,
     },
     kmod::TestFile,
-    programs::{self, fails, format_and_mount, run},
+    programs::{self, check_json, fails, format_and_mount, run},
 };
 
 cases!(
@@ -29,7 +30,9 @@ cases!(
     what_json_has, refuses_nonsense, refuses_mounted_drive, no_room_says_what_to_choose,
     interrupted, terminated, device_goes_away, verify_reads_only, verify_both_directions,
     verify_interrupted_puts_back, verify_killed_puts_back, verify_device_goes_away_puts_back,
-    dma_buf_in_large_pages, slots_refused, requests_are_not_repeated,
+    dma_buf_in_large_pages, slots_refused, requests_are_not_repeated, holes_are_kept,
+    longer_destination, read_only_destination, room_for_several_threads, output_without_reader,
+    results_of_failures, schema_is_strict,
 );
 
 const SOURCE: &str = "/dev/nvme0n1";
@@ -284,6 +287,9 @@ fn what_json_has() -> Result<()> {
         "{text}"
     );
     for field in [
+        "\"version\":1",
+        "\"command\":\"copy\"",
+        "\"error\":null",
         "\"io\":\"uring\"",
         "\"via\":\"/dev/p2pmem0\"",
         "\"source\":\"/dev/nvme0n1\"",
@@ -342,7 +348,6 @@ fn refuses_nonsense() -> Result<()> {
 }
 
 fn refuses_mounted_drive() -> Result<()> {
-    const POINT: &str = "/tmp/copied";
     prepare(MIB)?;
     format_and_mount(TARGET, POINT)?;
     fail(
@@ -377,9 +382,8 @@ fn no_room_says_what_to_choose() -> Result<()> {
         fail(
             &format!("copy {SOURCE} {TARGET} --size 1M -s 256M --depth 1 --io {io}"),
             &[
-                "/dev/p2pmem0 has no free run of 256 MiB",
-                "128 MiB",
-                "--chunk",
+                "/dev/p2pmem0 has no free run of 256 MiB: 128 MiB were free in one run: ",
+                "choose a smaller --chunk",
             ],
         )?;
     }
@@ -465,6 +469,8 @@ fn device_goes_away() -> Result<()> {
             text.contains(words) && text.lines().count() == 1,
             "{io}: {text}"
         );
+        // It may have begun again.
+        ensure!(text.contains(" arrived"), "{io}: {text}");
         crate::guest::restore()?;
     }
     Ok(())
@@ -685,6 +691,233 @@ fn requests_are_not_repeated() -> Result<()> {
         }
         ensure!(copy.wait()?.success(), "{io}");
         ensure!(workers == 0, "{io}: workers were seen {workers} times");
+    }
+    Ok(())
+}
+
+const POINT: &str = "/tmp/copied";
+
+/// Writes a file of 8 MiB with data at 1 MiB, at 4 MiB + 4 KiB, and nowhere else.
+fn write_sparse(path: &str) -> Result<()> {
+    let file = File::create(path)?;
+    file.set_len(8 << 20)?;
+    for (place, length) in [(1 << 20, 64 << 10), ((4 << 20) + 4096, 4096)] {
+        file.write_all_at(&vec![place as u8 | 1; length], place)?;
+    }
+    Ok(file.sync_all()?)
+}
+
+fn allocated(path: &str) -> Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
+}
+
+fn holes_are_kept() -> Result<()> {
+    format_and_mount(TARGET, POINT)?;
+    let (source, copy, old) = (
+        format!("{POINT}/source"),
+        format!("{POINT}/copy"),
+        format!("{POINT}/old"),
+    );
+    write_sparse(&source)?;
+    fs::write(&old, vec![7; 9 << 20])?;
+    File::open(&old)?.sync_all()?;
+    for io in ["uring", "uring-fixed", "pread"] {
+        for destination in [&copy, &old] {
+            let text = succeed(&format!(
+                "copy {source} {destination} -s 1M --io {io} --check --json"
+            ))?;
+            let length = fs::metadata(destination)?.len();
+            ensure!(number(&text, "bytes")? == f64::from(8 << 20), "{text}");
+            ensure!(
+                number(&text, "holes")? == f64::from((8 << 20) - (68 << 10)),
+                "{text}"
+            );
+            ensure!(
+                length
+                    == if destination == &copy {
+                        8 << 20
+                    } else {
+                        9 << 20
+                    }
+            );
+            // With what the file system itself needs.
+            let most = 256 << 10;
+            let tail = if destination == &old { 1 << 20 } else { 0 };
+            let taken = allocated(destination)?;
+            ensure!(taken < tail + most, "{destination} takes {taken} bytes");
+            ensure!(fs::read(&source)? == fs::read(destination)?[..8 << 20]);
+        }
+        ensure!(fs::read(&old)?[8 << 20..].iter().all(|byte| *byte == 7));
+        fs::remove_file(&copy)?;
+    }
+    // A block device gets the zeroes.
+    put_on_drive(&drive(0)?, 8 * MIB, 3)?;
+    succeed(&format!("copy {source} {SOURCE} --check"))?;
+    run("umount", &[POINT])
+}
+
+fn longer_destination() -> Result<()> {
+    format_and_mount(TARGET, POINT)?;
+    let (short, long) = (format!("{POINT}/short"), format!("{POINT}/long"));
+    fs::write(&short, vec![1; MIB])?;
+    fs::write(&long, vec![2; 3 * MIB])?;
+    let text = succeed(&format!("copy {short} {long} --check"))?;
+    ensure!(
+        text.contains(&format!("{long} keeps its last 2 MiB")),
+        "{text}"
+    );
+    ensure!(fs::metadata(&long)?.len() == 3 << 20);
+    // Who says how much knows that.
+    let text = succeed(&format!("copy {short} {long} --size 1M"))?;
+    ensure!(!text.contains("keeps"), "{text}");
+    let text = succeed(&format!("copy {short} {long} --json"))?;
+    ensure!(number(&text, "tail")? == f64::from(2 << 20), "{text}");
+    run("umount", &[POINT])
+}
+
+fn read_only_destination() -> Result<()> {
+    prepare(MIB)?;
+    run("blockdev", &["--setro", TARGET])?;
+    let result = ["uring", "pread"].iter().try_for_each(|io| {
+        fail(
+            &format!("copy {SOURCE} {TARGET} --size 1M --io {io}"),
+            &[TARGET, "is read-only"],
+        )
+    });
+    let verified = fail(
+        &format!("verify {TARGET} --write"),
+        &[TARGET, "is read-only"],
+    );
+    run("blockdev", &["--setrw", TARGET])?;
+    result.and(verified)
+}
+
+fn room_for_several_threads() -> Result<()> {
+    fail(
+        &format!("copy {SOURCE} {TARGET} --size 64M -s 48M --depth 1 --threads 4"),
+        &[
+            "/dev/p2pmem0 has no free run of 48 MiB for each of 4 threads, 192 MiB in all: \
+             128 MiB were free in one run, enough for 2 threads: choose a smaller --chunk",
+        ],
+    )
+}
+
+/// As with `| head -0`.
+fn output_without_reader() -> Result<()> {
+    put_on_drive(&drive(1)?, MIB, 2)?;
+    for (line, status) in [
+        ("list --users", 0),
+        ("list --json", 0),
+        ("topo", 0),
+        ("doctor", 0),
+        ("doctor --errno EINVAL", 0),
+        ("config", 0),
+        ("config p2pmem0 --clear on --dry-run", 0),
+        ("unbind p2pmem0 --dry-run", 0),
+        ("bench --what load --size 4K --rounds 1", 0),
+        ("copy /dev/nvme0n1 /dev/nvme1n1 -o 8M --size 1M", 0),
+        ("verify /dev/nvme1n1 --size 64k --write", 0),
+        ("verify /dev/nvme1n1 --size 100", 1),
+        ("copy /dev/nvme0n1 /dev/nonexistent", 1),
+        ("--help", 0),
+        ("copy", 2),
+    ] {
+        let closed = || -> Result<Stdio> {
+            let (reader, writer) = rustix::pipe::pipe()?;
+            drop(reader);
+            Ok(writer.into())
+        };
+        let output = Command::new("p2pmem")
+            .args(words_of(line))
+            .stdout(closed()?)
+            .stderr(Stdio::piped())
+            .spawn()?
+            .wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(status) && !text.contains("panicked"),
+            "{line}: {:?}, {text}",
+            output.status
+        );
+        // Nor does it matter if errors have no reader.
+        let both = Command::new("p2pmem")
+            .args(words_of(line))
+            .stdout(closed()?)
+            .stderr(closed()?)
+            .status()?;
+        ensure!(both.code() == Some(status), "{line}: {both:?}");
+    }
+    check_drive(&drive(1)?, MIB, 2)
+}
+
+fn results_of_failures() -> Result<()> {
+    prepare(MIB)?;
+    for line in [
+        format!("copy {SOURCE} {SOURCE} --size 1M --json"),
+        format!("verify {SOURCE} --size 100 --json"),
+        "bench --size 100 --json".to_owned(),
+        "bind 7f:00.0 --json".to_owned(),
+        "unbind 7f:00.0 --json".to_owned(),
+        "config 7f:00.0 --json".to_owned(),
+        "topo --provider 99 --json".to_owned(),
+        "topo --replay /nonexistent --json".to_owned(),
+        "doctor /nonexistent --json".to_owned(),
+    ] {
+        let output = p2pmem(&line)?;
+        ensure!(output.status.code() == Some(1), "{line}");
+        let value = check_json(&String::from_utf8(output.stdout)?)?;
+        let error = value["error"].as_str().context("no error")?;
+        let told = String::from_utf8(output.stderr)?;
+        ensure!(
+            told == format!("p2pmem: {error}\n"),
+            "{line}: {told}, {error}"
+        );
+    }
+    // Half of it arrives.
+    let provider = Provider::first()?;
+    let mut copy = Command::new("p2pmem");
+    copy.args(words_of(&format!(
+        "copy {SOURCE} {TARGET} -s 4k --io pread --json"
+    )));
+    let copy = copy.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    wait_until(Duration::from_secs(10), "it copies", || {
+        Ok(part(1, 0, PAGE)? == part(0, 0, PAGE)?)
+    })?;
+    unbind(&provider.pci)?;
+    let output = copy.wait_with_output()?;
+    crate::guest::restore()?;
+    let value = check_json(&String::from_utf8(output.stdout)?)?;
+    // The device may go away after the last chunk.
+    let Some(error) = value["error"].as_str() else {
+        return Ok(());
+    };
+    let stopped_at = value["stopped_at"].as_u64().context("it is not known")?;
+    ensure!(stopped_at > 0 && value["bytes"] == stopped_at, "{value}");
+    let onward = format!("--source-offset {stopped_at}");
+    ensure!(
+        error.contains("went away") && error.contains(&onward),
+        "{error}"
+    );
+    let length = stopped_at as usize;
+    ensure!(part(1, 0, length)? == part(0, 0, length)?, "less arrived");
+    Ok(())
+}
+
+/// A schema that takes anything would prove nothing.
+fn schema_is_strict() -> Result<()> {
+    let text = succeed(&format!("copy {SOURCE} {TARGET} --size 64k --json"))?;
+    check_json(&text)?;
+    for (from, to) in [
+        ("\"version\":1", "\"version\":2"),
+        ("\"command\":\"copy\"", "\"command\":\"list\""),
+        ("\"tail\":", "\"tails\":"),
+        ("\"error\":null,", ""),
+        ("\"error\":null", "\"error\":null,\"more\":1"),
+        ("\"io\":\"uring\"", "\"io\":\"read\""),
+        ("\"bytes\":65536", "\"bytes\":\"64 KiB\""),
+    ] {
+        ensure!(text.contains(from), "{from} is not in {text}");
+        ensure!(check_json(&text.replacen(from, to, 1)).is_err(), "{to}");
     }
     Ok(())
 }
