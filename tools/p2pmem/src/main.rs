@@ -12,6 +12,7 @@ use clap::Parser;
 mod command;
 
 fn main() -> ExitCode {
+    command::answer();
     match command::Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

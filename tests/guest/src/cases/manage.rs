@@ -28,6 +28,7 @@ cases!(
     "manage": list_json, list_users, list_needs_no_rights, bind_with_regions, bind_again, dry_run_changes_nothing,
     nothing_to_register, failed_bind_is_undone, drive_comes_back, wrong_regions, mounted_drive, opened_drive,
     bridge, memory_in_use, unbound_for_good, regions_of_the_readme, config_sets, config_fails, wrong_names,
+    shells_complete,
 );
 
 const DEVICES: &str = "/sys/bus/pci/devices";
@@ -735,6 +736,59 @@ fn wrong_names() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a shell offers for the last word of a command line.
+fn completed(words: &[&str]) -> Result<String> {
+    let last = words.len().to_string();
+    let output = Command::new("p2pmem")
+        .envs([
+            ("COMPLETE", "bash"),
+            ("_CLAP_IFS", "\n"),
+            ("_CLAP_COMPLETE_INDEX", &*last),
+            ("_CLAP_COMPLETE_COMP_TYPE", "9"),
+            ("_CLAP_COMPLETE_SPACE", "false"),
+        ])
+        .args(["--", "p2pmem"])
+        .args(words)
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn shells_complete() -> Result<()> {
+    let pci = parts()?;
+    let node = Provider::first()?.path;
+    let node = node.to_str().context("a name")?;
+    for (words, word) in [
+        (&["unbind", ""][..], node),
+        (&["bind", ""], &pci),
+        (&["bind", "0000"], &pci),
+        (&["config", ""], &pci),
+        (&["config", "/dev/p"], node),
+        (&["copy", "a", "b", "--via", ""], node),
+        (&["verify", "a", "--via", "n"], "none"),
+        (&["bench", "--via", ""], node),
+        (&["topo", "--provider", ""], "0"),
+    ] {
+        let text = completed(words)?;
+        ensure!(text.lines().any(|line| line == word), "{words:?}: {text}");
+    }
+    // Bridges have no memory that anybody could take.
+    let text = completed(&["bind", ""])?;
+    ensure!(!text.lines().any(|line| line == "0000:00:00.0"), "{text}");
+    // Each shell asks the program.
+    const FOLDER: &str = "/tmp/generated";
+    run("p2pmem", &["generate", FOLDER])?;
+    for name in [
+        "bash-completion/completions/p2pmem",
+        "zsh/site-functions/_p2pmem",
+        "fish/vendor_completions.d/p2pmem.fish",
+    ] {
+        let text = fs::read_to_string(format!("{FOLDER}/{name}"))?;
+        ensure!(text.contains("COMPLETE"), "{name}: {text}");
+    }
+    Ok(fs::remove_dir_all(FOLDER)?)
 }
 
 /// Cases with a drive that has memory of its own. Needs the topology cmb.

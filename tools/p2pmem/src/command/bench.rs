@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{ensure, Context, Result};
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use p2pmem::{
     bench::{self, plot, Clock, Report, Request, Row, Setup, What},
     choose, open,
@@ -16,7 +17,7 @@ use p2pmem::{
     size, sysfs, table, Via,
 };
 
-use super::output;
+use super::{complete::providers, output};
 
 /// Measure what memory costs, by its kind and by size.
 ///
@@ -35,7 +36,7 @@ pub struct Arguments {
     drive: Option<PathBuf>,
     /// The provider of the memory: a node, its number, or the address of its device. Default: the only
     /// one there is.
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(providers))]
     via: Option<String>,
     /// What is measured. Default: read if a drive is named, else all that needs none.
     #[arg(long, value_delimiter = ',')]

@@ -4,10 +4,12 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use p2pmem::manage::{self, Device, Roots};
 
 use super::{
     change::{note, report, Change},
+    complete::devices,
     interrupt,
 };
 
@@ -24,6 +26,7 @@ use super::{
     p2pmem bind 03:00.0 --regions cmb --dry-run")]
 pub struct Arguments {
     /// The device, like 0000:05:00.0 or 05:00.0, or its node.
+    #[arg(add = ArgValueCandidates::new(devices))]
     device: String,
     /// What to take of it: cmb, pmr, or barN[@OFFSET][+SIZE], in bytes or with K, M or G; or default.
     ///

@@ -9,6 +9,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
     ArgGroup, Args,
 };
+use clap_complete::engine::ArgValueCandidates;
 use p2pmem::{
     manage::{self, Device, Roots, Settings},
     size,
@@ -19,6 +20,7 @@ use serde::Serialize;
 
 use super::{
     change::{report, Change},
+    complete::nodes_and_devices,
     interrupt, output,
 };
 
@@ -38,6 +40,7 @@ use super::{
 )]
 pub struct Arguments {
     /// The device, like 0000:05:00.0 or 05:00.0, or its node.
+    #[arg(add = ArgValueCandidates::new(nodes_and_devices))]
     device: Option<String>,
     /// What to take of it: cmb, pmr, or barN[@OFFSET][+SIZE], in bytes or with K, M or G; or default.
     ///

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{anyhow, Context, Result};
 use clap::{value_parser, Args};
+use clap_complete::engine::ArgValueCandidates;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use p2pmem::{
     copy::{compare, fill, run as copy, Access, Comparison, Direct, Io, Plan, Summary},
@@ -18,7 +19,7 @@ use p2pmem::{
 };
 use serde::Serialize;
 
-use super::{cause::explain, interrupt, or_force, output};
+use super::{cause::explain, complete::memory, interrupt, or_force, output};
 
 /// Copy a file or block device to another, through device memory.
 ///
@@ -41,7 +42,7 @@ pub struct Arguments {
     destination: PathBuf,
     /// The provider of the memory: its node, name or number, or the PCI address of its device; `none`
     /// for ordinary memory. Default: the only one.
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(memory))]
     via: Option<String>,
     /// How much is copied: bytes, or with K, M or G. Default: all of the source.
     #[arg(long, value_parser = size::parse)]

@@ -6,7 +6,7 @@ use std::{fs, iter, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Command, CommandFactory};
-use clap_complete::Shell;
+use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use clap_mangen::{
     roff::{bold, roman, Roff},
     Man,
@@ -73,14 +73,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let path = folder("man/man7")?.join("p2pmem.7");
     fs::write(&path, overview()).with_context(|| format!("cannot write {}", path.display()))?;
 
-    for (shell, name, file) in [
-        (Shell::Bash, "bash-completion/completions", "p2pmem"),
-        (Shell::Zsh, "zsh/site-functions", "_p2pmem"),
-        (Shell::Fish, "fish/vendor_completions.d", "p2pmem.fish"),
-    ] {
+    let shells: [(&dyn EnvCompleter, &str, &str); 3] = [
+        (&Bash, "bash-completion/completions", "p2pmem"),
+        (&Zsh, "zsh/site-functions", "_p2pmem"),
+        (&Fish, "fish/vendor_completions.d", "p2pmem.fish"),
+    ];
+    for (shell, name, file) in shells {
         let path = folder(name)?.join(file);
         let mut text = Vec::new();
-        clap_complete::generate(shell, &mut super::Arguments::command(), "p2pmem", &mut text);
+        // The shell asks the program, which knows the devices.
+        shell.write_registration("COMPLETE", "p2pmem", "p2pmem", "p2pmem", &mut text)?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
 

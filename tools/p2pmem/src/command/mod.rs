@@ -11,6 +11,7 @@ mod bench;
 mod bind;
 mod cause;
 mod change;
+mod complete;
 mod config;
 mod copy;
 mod doctor;
@@ -106,6 +107,8 @@ fn print(text: &str) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+pub use complete::answer;
 
 /// Prints a line on standard error. There is no place to report that this failed.
 pub fn complain(line: &str) {

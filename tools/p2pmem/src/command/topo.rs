@@ -9,12 +9,13 @@ use std::{
 
 use anyhow::{ensure, Context, Result};
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use p2pmem::fabric::{
     topo::{self, Options},
     Fabric,
 };
 
-use super::{output, print, width};
+use super::{complete::numbers, output, print, width};
 
 /// Draw the PCIe fabric, and tell who reaches device memory, which way, and why not.
 ///
@@ -25,7 +26,7 @@ use super::{output, print, width};
     p2pmem topo --record - | ssh elsewhere p2pmem topo --replay -")]
 pub struct Arguments {
     /// Only the ways to /dev/p2pmemN.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", add = ArgValueCandidates::new(numbers))]
     provider: Option<u32>,
     /// Show functions that matter to nobody, too.
     #[arg(long)]

@@ -4,10 +4,12 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use p2pmem::manage::{self, Device, Roots, Unbind, DRIVER, NO_DRIVER};
 
 use super::{
     change::{note, report, Change},
+    complete::providers,
     interrupt,
 };
 
@@ -23,6 +25,7 @@ use super::{
     p2pmem unbind 0000:05:00.0 --dry-run")]
 pub struct Arguments {
     /// The device, like 0000:05:00.0 or 05:00.0, or its node.
+    #[arg(add = ArgValueCandidates::new(providers))]
     device: String,
     /// Unbind even if memory is in use.
     #[arg(long)]

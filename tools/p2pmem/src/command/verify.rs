@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{anyhow, Result};
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use p2pmem::{
     copy::{Direct, Io},
     preflight::Preflight,
@@ -18,7 +19,7 @@ use p2pmem::{
 };
 use serde::Serialize;
 
-use super::{cause::cause, interrupt, or_force, output};
+use super::{cause::cause, complete::memory, interrupt, or_force, output};
 
 /// Prove with data that a drive and device memory reach each other.
 ///
@@ -41,7 +42,7 @@ pub struct Arguments {
     drive: PathBuf,
     /// The provider: its node, name or number, or the PCI address of its device; `none` for ordinary
     /// memory. Default: the only one.
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(memory))]
     via: Option<String>,
     /// How much is moved each time: bytes, or with K, M or G.
     #[arg(long, short, value_parser = size::parse, default_value = "1M")]

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What shells complete: providers, and devices.
+
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap_complete::{engine::CompletionCandidate, CompleteEnv};
+use p2pmem::{
+    fabric::{Fabric, Function},
+    sysfs,
+};
+
+/// Answers a shell, if it was one that started the program, and ends the program then. Scripts that
+/// `p2pmem generate` wrote do so.
+pub fn answer() {
+    CompleteEnv::with_factory(super::Arguments::command).complete();
+}
+
+/// Returns the nodes of providers.
+pub fn providers() -> Vec<CompletionCandidate> {
+    let entries = sysfs::providers(Path::new("/sys")).unwrap_or_default();
+    let node = |entry: sysfs::Entry| {
+        CompletionCandidate::new(entry.path.as_os_str()).help(Some(entry.pci.into()))
+    };
+    entries.into_iter().map(node).collect()
+}
+
+/// Returns what data can go through: providers, and ordinary memory.
+pub fn memory() -> Vec<CompletionCandidate> {
+    let ordinary = CompletionCandidate::new("none").help(Some("ordinary memory".into()));
+    providers().into_iter().chain([ordinary]).collect()
+}
+
+/// Returns the numbers of providers.
+pub fn numbers() -> Vec<CompletionCandidate> {
+    let entries = sysfs::providers(Path::new("/sys")).unwrap_or_default();
+    let number = |entry: sysfs::Entry| {
+        CompletionCandidate::new(entry.number.to_string()).help(Some(entry.pci.into()))
+    };
+    entries.into_iter().map(number).collect()
+}
+
+/// Returns the addresses of PCI functions that could be providers, or are.
+pub fn devices() -> Vec<CompletionCandidate> {
+    let Ok(fabric) = Fabric::read(Path::new("/")) else {
+        return Vec::new();
+    };
+    let device = |function: &Function| {
+        let driver = function.driver.as_deref().unwrap_or("no driver");
+        let help = format!("{}:{}, {driver}", function.vendor, function.device);
+        CompletionCandidate::new(&function.address).help(Some(help.into()))
+    };
+    let is_offered = |function: &&Function| {
+        !function.is_bridge() && (function.could_provide() || !function.bars.is_empty())
+    };
+    let functions = fabric.functions.iter().filter(is_offered);
+    functions.map(device).collect()
+}
+
+/// Returns providers, and the addresses of PCI functions.
+pub fn nodes_and_devices() -> Vec<CompletionCandidate> {
+    providers().into_iter().chain(devices()).collect()
+}
