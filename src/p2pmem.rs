@@ -34,7 +34,11 @@ use kernel::{
 
 use kernel_ext::{
     global::Loan,
-    module::AttributeFile,
+    module::{
+        AttributeFile,
+        Parameter,
+        ParameterFiles, //
+    },
     pci::{
         bus::Watch,
         driver::Adapter, //
@@ -47,6 +51,7 @@ use kernel_ext::{
 struct Module {
     /// First, the administrator asks for nothing more.
     _file: Pin<KBox<AttributeFile<config::File>>>,
+    _parameters: ParameterFiles,
     /// Then nothing is adopted after sleep any more.
     _sleep: Option<Pin<KBox<SleepNotifier<adopt::Sleep>>>>,
     /// Then memory of other drivers is given up.
@@ -56,6 +61,18 @@ struct Module {
     /// What the driver looks at when it binds a device.
     _config: Loan<config::Config>,
 }
+
+/// What can be read in `/sys/module/p2pmem_rs/parameters/`.
+const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: c"adopt",
+        value: || module_parameters::adopt.value(),
+    },
+    Parameter {
+        name: c"debug",
+        value: || module_parameters::debug.value(),
+    },
+];
 
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
@@ -78,6 +95,7 @@ impl kernel::InPlaceModule for Module {
                     )?),
                     None => None,
                 },
+                _parameters: ParameterFiles::new(module, PARAMETERS)?,
                 _file: {
                     let file = config::File::new(config, _adopter.clone());
                     KBox::pin_init(AttributeFile::new(module, file), GFP_KERNEL)?

@@ -155,6 +155,119 @@ impl<T: Attribute> PinnedDrop for AttributeFile<T> {
     }
 }
 
+/// A parameter of a module, for [`ParameterFiles`].
+pub struct Parameter {
+    /// Name of the file.
+    pub name: &'static CStr,
+    /// Returns the value. Several processes may call it at once.
+    pub value: fn() -> u8,
+}
+
+/// A file of [`ParameterFiles`].
+struct ParameterFile {
+    attribute: bindings::module_attribute,
+    value: fn() -> u8,
+}
+
+/// Files with the values of parameters: `/sys/module/NAME/parameters/`. They are there for as long
+/// as this lives, and all can read them. [`module!`](kernel::module) makes none.
+///
+/// # Invariants
+///
+/// `module` is loaded, and has the files of `group`, which refers to `_attributes`. These are the
+/// attributes of `_files`, and a null pointer.
+pub struct ParameterFiles {
+    module: &'static ThisModule,
+    group: KBox<bindings::attribute_group>,
+    _attributes: KVec<*mut bindings::attribute>,
+    _files: KVec<ParameterFile>,
+}
+
+// SAFETY: The files can be removed by any thread. Nothing else is done with what pointers refer to.
+unsafe impl Send for ParameterFiles {}
+// SAFETY: Nothing can be done with a shared reference.
+unsafe impl Sync for ParameterFiles {}
+
+impl ParameterFiles {
+    /// Creates the files.
+    ///
+    /// `ENODEV` if the module is built into the kernel, and has no directory. `EEXIST` if there are
+    /// such files already.
+    pub fn new(module: &'static ThisModule, parameters: &[Parameter]) -> Result<Self> {
+        let kobj = kobject(module).ok_or(ENODEV)?;
+        let mut files = KVec::with_capacity(parameters.len(), GFP_KERNEL)?;
+        let mut attributes = KVec::with_capacity(parameters.len() + 1, GFP_KERNEL)?;
+
+        for parameter in parameters {
+            // SAFETY: All zeroes is a valid attribute: one without a name and methods.
+            let mut attribute: bindings::module_attribute = unsafe { mem::zeroed() };
+
+            attribute.attr.name = parameter.name.as_char_ptr();
+            attribute.attr.mode = 0o444;
+            #[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+            {
+                attribute.attr.key = kernel::static_lock_class!().as_ptr().cast();
+            }
+            attribute.show = Some(Self::show);
+            let value = parameter.value;
+            files.push(ParameterFile { attribute, value }, GFP_KERNEL)?;
+        }
+        for file in files.iter_mut() {
+            attributes.push(&raw mut file.attribute.attr, GFP_KERNEL)?;
+        }
+        attributes.push(ptr::null_mut(), GFP_KERNEL)?;
+
+        // SAFETY: All zeroes is a valid group: one without a name and attributes.
+        let mut group: bindings::attribute_group = unsafe { mem::zeroed() };
+        group.name = c"parameters".as_char_ptr();
+        group.__bindgen_anon_2.attrs = attributes.as_mut_ptr();
+        let group = KBox::new(group, GFP_KERNEL)?;
+
+        // SAFETY: The kobject is that of a module that is loaded. Group, attributes and names stay
+        // where they are until the files are removed when `Self` is dropped.
+        to_result(unsafe { bindings::sysfs_create_group(kobj, &raw const *group) })?;
+
+        // INVARIANT: The files were just created.
+        Ok(Self {
+            module,
+            group,
+            _attributes: attributes,
+            _files: files,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `attribute` must be that of a [`ParameterFile`] that exists; `page` must be valid for
+    /// writing a page.
+    unsafe extern "C" fn show(
+        attribute: *const bindings::module_attribute,
+        _module: *mut bindings::module_kobject,
+        page: *mut c_char,
+    ) -> isize {
+        // SAFETY: By the safety requirements. The files are removed before they are dropped, and
+        // that waits for calls.
+        let value = unsafe {
+            let file = kernel::container_of!(attribute, ParameterFile, attribute);
+            (*file).value
+        };
+
+        // SAFETY: By the safety requirements.
+        unsafe { sysfs::show(page, || CString::try_from_fmt(fmt!("{}\n", value()))) }
+    }
+}
+
+impl Drop for ParameterFiles {
+    fn drop(&mut self) {
+        if let Some(kobj) = kobject(self.module) {
+            // Waits for calls that are under way.
+            //
+            // SAFETY: By the type invariants, the files exist.
+            unsafe { bindings::sysfs_remove_group(kobj, &raw const *self.group) };
+        }
+    }
+}
+
 /// Returns the directory of a module, unless that is built in.
 fn kobject(module: &ThisModule) -> Option<*mut bindings::kobject> {
     let module = module.as_ptr();

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
     process::Command,
     time::Duration,
@@ -28,7 +28,7 @@ cases!(
     "manage": list_json, list_users, list_needs_no_rights, bind_with_regions, bind_again, dry_run_changes_nothing,
     nothing_to_register, failed_bind_is_undone, drive_comes_back, wrong_regions, mounted_drive, opened_drive,
     bridge, memory_in_use, unbound_for_good, regions_of_the_readme, config_sets, config_fails, wrong_names,
-    shells_complete,
+    shells_complete, parameters_are_readable,
 );
 
 const DEVICES: &str = "/sys/bus/pci/devices";
@@ -789,6 +789,15 @@ fn shells_complete() -> Result<()> {
         ensure!(text.contains("COMPLETE"), "{name}: {text}");
     }
     Ok(fs::remove_dir_all(FOLDER)?)
+}
+
+fn parameters_are_readable() -> Result<()> {
+    for (name, value) in [("adopt", "1\n"), ("debug", "0\n")] {
+        let path = format!("/sys/module/p2pmem_rs/parameters/{name}");
+        ensure!(fs::read_to_string(&path)? == value, "{path}");
+        ensure!(fs::metadata(&path)?.permissions().mode() & 0o777 == 0o444);
+    }
+    Ok(())
 }
 
 /// Cases with a drive that has memory of its own. Needs the topology cmb.
