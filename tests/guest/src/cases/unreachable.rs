@@ -62,7 +62,7 @@ fn copy_says_why() -> Result<()> {
                 &device,
                 "nvme0n1 (",
                 "does not reach /dev/p2pmem0: below different root ports",
-                "Move",
+                "p2pmem topo",
             ],
         )?;
         fail(
@@ -103,7 +103,7 @@ fn verify_says_why() -> Result<()> {
         ],
     )?;
     // What went wrong each time is written once.
-    let output = p2pmem("verify /dev/nvme0n1 --size 64k --write")?;
+    let output = p2pmem("verify /dev/nvme0n1 --size 64k --write --force")?;
     let text = String::from_utf8_lossy(&output.stdout);
     for (reason, times) in [
         ("cannot read /dev/nvme0n1", 1),
