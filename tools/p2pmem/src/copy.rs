@@ -9,6 +9,7 @@
 
 use std::{
     collections::BTreeSet,
+    iter,
     ops::Range,
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -450,7 +451,7 @@ impl<'a> Work<'a> {
         let mut holes = Vec::new();
         let mut at = 0;
         let ends = self.parts.iter().map(|(_, part)| part.clone());
-        for part in ends.chain([self.plan.bytes..self.plan.bytes]) {
+        for part in ends.chain(iter::once(self.plan.bytes..self.plan.bytes)) {
             holes.push(at..part.start.min(arrived));
             at = part.end;
         }

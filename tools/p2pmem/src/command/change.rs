@@ -56,11 +56,11 @@ pub fn report(
         return output::print(command, change, None);
     }
     super::print(&if change.dry_run {
-        change
-            .steps
-            .iter()
-            .map(|step| format!("{step}\n"))
-            .collect()
+        change.steps.iter().fold(String::new(), |mut text, step| {
+            text.push_str(&step.to_string());
+            text.push('\n');
+            text
+        })
     } else {
         words()
     })

@@ -118,12 +118,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let unproven = preflight.unproven(drive)?;
     let failure = report.failure().map(|check| {
-        let cause = match check.is_wrong() {
+        let probable = match check.is_wrong() {
             true => iommu(&unproven),
             false => String::new(),
         };
         anyhow!(
-            "{} and {} do not reach each other, {}: {}{cause}",
+            "{} and {} do not reach each other, {}: {}{probable}",
             drive.display(),
             via.device().unwrap_or_else(|| "ordinary memory".to_owned()),
             way(check.direction),
