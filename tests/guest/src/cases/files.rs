@@ -15,10 +15,7 @@ use std::{
 use anyhow::{ensure, Result};
 use memmap2::{Advice, MmapMut, MmapOptions};
 use rustix::{
-    fs::{
-        fadvise, fallocate, fcntl_lock, flock, ftruncate, seek, FallocateFlags, FlockOperation,
-        OFlags, SeekFrom,
-    },
+    fs::{fadvise, fallocate, ftruncate, seek, FallocateFlags, OFlags, SeekFrom},
     io::Errno,
 };
 
@@ -48,8 +45,6 @@ fn node_has_no_length() -> Result<()> {
     expect_errno(result, Errno::NODEV, "fallocate")?;
     ensure!(seek(&file, SeekFrom::End(0))? == provider.size as u64);
     fadvise(&file, 0, None, rustix::fs::Advice::WillNeed)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
     let mut bytes = 0;
     // SAFETY: The request writes a number, if it is known.
     ensure!(unsafe { libc::ioctl(file.as_raw_fd(), libc::FIONREAD, &mut bytes) } == -1);

@@ -54,7 +54,7 @@ fn measured<T>(what: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Maps as many single pages as there are: 32,768 of 128 MiB.
 fn single_pages(provider: &Provider) -> Result<Vec<Map>> {
     let file = provider.open()?;
-    let count = provider.size / PAGE / if on_debug_kernel() { 16 } else { 1 };
+    let count = provider.size / PAGE / if on_debug_kernel() { 64 } else { 1 };
     let maps: Vec<_> = (0..count)
         .map(|_| Map::new(&file, PAGE))
         .collect::<Result<_>>()?;
