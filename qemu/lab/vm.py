@@ -25,7 +25,8 @@ QEMU = "qemu-system-x86_64"
 # Exit statuses of a boot that are not the job's own.
 TIMED_OUT = 124
 LAB_FAILED = 125
-# QEMU lost an interrupt, or died: what the guest did and did not do says nothing.
+# QEMU lost an interrupt, or died, or the kernel did before anything of ours ran (TCG does not always see code that
+# the other processor patches): what the guest did and did not do says nothing.
 MACHINE_FAILED = 126
 
 # For how long a guest may say nothing before it is looked at, in seconds.
@@ -251,6 +252,9 @@ class Machine:
             line(f"# QEMU died of signal {-qemu.returncode} ({why}): run this again")
             return MACHINE_FAILED
         if status is None:
+            if image.MARK not in self.console.read_text(errors="replace"):
+                line("# the guest ended before its job began: run this again")
+                return MACHINE_FAILED
             line("# the guest ended without a verdict")
             return LAB_FAILED
         return status
