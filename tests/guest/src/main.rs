@@ -21,12 +21,17 @@ fn main() -> ExitCode {
     let mut no_skip = false;
     let mut list = false;
     let mut wanted = Vec::new();
-    for argument in std::env::args().skip(1) {
+    let mut others = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--no-skip" => no_skip = true,
             "--list" => list = true,
+            "--except" => others.extend(arguments.next()),
             option if option.starts_with('-') => {
-                eprintln!("usage: guest-tests [--list] [--no-skip] [NAME or start of a NAME]...");
+                eprintln!(
+                    "usage: guest-tests [--list] [--no-skip] [--except START]... [NAME or start of a NAME]..."
+                );
                 return ExitCode::from(2);
             }
             name => wanted.push(name.to_owned()),
@@ -36,55 +41,9 @@ fn main() -> ExitCode {
     let selected: Vec<_> = CASES
         .iter()
         .flat_map(|group| group.iter())
-        // Those that have a boot of their own are run by name only.
         .filter(|case| {
-            if wanted.is_empty() {
-                ![
-                    "buffers_",
-                    "handle_",
-                    "uring_",
-                    "slots_",
-                    "copy_",
-                    "large_",
-                    "many_",
-                    "fanout_",
-                    "huge_",
-                    "programs_",
-                    "adopt_",
-                    "providers_",
-                    "unreachable_",
-                    "apart_",
-                    "outside_",
-                    "unbind_",
-                    "redirected_",
-                    "bridged_",
-                    "translated_",
-                    "merged_",
-                    "stacks_",
-                    "multipath_",
-                    "override_",
-                    "unmappable_",
-                    "lockdown_",
-                    "sent_",
-                    "own_",
-                    "window_",
-                    "ats_",
-                    "manage_",
-                    "lend_",
-                    "cmb_",
-                    "pmr_",
-                    "hotplug_",
-                    "native_",
-                    "torture_",
-                    "nth_",
-                    "dmem_",
-                    "debug_",
-                ]
-                .iter()
-                .any(|group| case.name.starts_with(group))
-            } else {
-                wanted.iter().any(|name| case.name.starts_with(name))
-            }
+            let is_one_of = |names: &[String]| names.iter().any(|name| case.name.starts_with(name));
+            (wanted.is_empty() || is_one_of(&wanted)) && !is_one_of(&others)
         })
         .collect();
 
