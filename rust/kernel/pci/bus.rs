@@ -113,8 +113,8 @@ impl WatchedDevice<'_> {
         Ok(value)
     }
 
-    /// Has the device release what was acquired when its driver has let go of it. Returns whether that is possible: in
-    /// [`Watcher::unbinding`], when the driver is going to be unbound. [`Watcher::unbound`] follows.
+    /// Leaves the acquired resources to the device, which releases them after its driver was removed. Returns whether that
+    /// is possible: only in [`Watcher::unbinding`] of a driver that is being unbound. [`Watcher::unbound`] follows.
     pub fn leave(&self) -> bool {
         self.is_left.set(self.is_unbinding);
         self.is_unbinding
@@ -197,8 +197,8 @@ pub trait Watcher: Send + Sync + 'static {
     /// each [`Watcher::bound`], and may be called without. What was acquired is released afterwards.
     fn unbinding(&self, pdev: &WatchedDevice<'_>);
 
-    /// A device was unbound: its driver let go of all it had, and what was acquired is released. Not called when
-    /// watching ends.
+    /// A device was unbound: the resources of its driver and those of the watcher are released. Not called when watching
+    /// ends.
     fn unbound(&self, _pdev: &pci::Device) {}
 }
 
@@ -411,8 +411,7 @@ impl<T: Watcher> Watch<T> {
 impl<T: Watcher> PinnedDrop for Watch<T> {
     fn drop(self: Pin<&mut Self>) {
         // While the notifier is still there, so that no device is unbound without being told of.
-        self.ending.store(true, Relaxed);
-        self.for_each();
+        self.pause();
         // A device that is being unbound at this moment releases what was left to it, with its lock held.
         while let Some(pdev) = self.groups.any() {
             // SAFETY: The device is valid, and one of the PCI bus.
