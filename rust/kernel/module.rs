@@ -204,15 +204,14 @@ impl ParameterFiles {
 
             attribute.attr.name = parameter.name.as_char_ptr();
             attribute.attr.mode = 0o444;
-            #[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
-            {
-                attribute.attr.key = kernel::static_lock_class!().as_ptr().cast();
-            }
             attribute.show = Some(Self::show);
             let value = parameter.value;
             files.push(ParameterFile { attribute, value }, GFP_KERNEL)?;
         }
         for file in files.iter_mut() {
+            let class = static_lock_class!().as_ptr();
+            // SAFETY: The attribute is one that is not in use yet.
+            unsafe { bindings::sysfs_attr_init_class(&raw mut file.attribute.attr, class.cast()) };
             attributes.push(&raw mut file.attribute.attr, GFP_KERNEL)?;
         }
         attributes.push(ptr::null_mut(), GFP_KERNEL)?;
