@@ -200,7 +200,7 @@ impl Binding {
 /// Revokes a provider when it is dropped.
 struct Revocation {
     provider: Arc<Provider>,
-    /// Whether somebody else waits for DMA.
+    /// Whether dropping leaves the wait for DMA to a [`Rest`](crate::provider::Rest).
     leaves_rest: Atomic<bool>,
 }
 
@@ -447,8 +447,8 @@ fn choose(
                 check_access(pdev)?;
             }
             let bar = bar(pdev, number)?;
-            let size = size.unwrap_or(bar.size.saturating_sub(offset));
-            add(pdev, usable(pdev, &bar, offset, size), regions)?;
+            let found = usable(pdev, &bar, offset, bar.length(offset, size));
+            add(pdev, found, regions)?;
         }
     }
 

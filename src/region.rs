@@ -34,6 +34,13 @@ pub(crate) struct Bar {
     pub(crate) assigned: bool,
 }
 
+impl Bar {
+    /// Returns how long a range from `offset` on is, in bytes: without a size up to the end of the BAR.
+    pub(crate) fn length(&self, offset: u64, size: Option<u64>) -> u64 {
+        size.unwrap_or(self.size.saturating_sub(offset))
+    }
+}
+
 /// What a BAR gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -44,6 +44,15 @@ fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
 }
 
 #[test]
+fn a_range_without_a_size_ends_with_its_bar() {
+    let bar = bar(0xe800_0000, 128 * MIB);
+    assert_eq!(bar.length(0, None), 128 * MIB);
+    assert_eq!(bar.length(96 * MIB, None), 32 * MIB);
+    assert_eq!(bar.length(256 * MIB, None), 0);
+    assert_eq!(bar.length(96 * MIB, Some(64 * MIB)), 64 * MIB);
+}
+
+#[test]
 fn an_aligned_bar_is_registered_whole() {
     assert_eq!(whole(&bar(0xe800_0000, 128 * MIB)), region(0, 128 * MIB));
     assert_eq!(whole(&bar(2 * MIB, 2 * MIB)), region(0, 2 * MIB));

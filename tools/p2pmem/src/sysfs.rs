@@ -159,7 +159,6 @@ impl Region {
         let (range, kind) = text.strip_prefix("bar")?.split_once(':')?;
         let (bar, range) = range.split_once('@')?;
         let (offset, size) = range.split_once('+')?;
-        let hexadecimal = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
 
         Some(Self {
             kind: kind.to_owned(),
@@ -168,6 +167,11 @@ impl Region {
             size: hexadecimal(size)?,
         })
     }
+}
+
+/// Reads a number as the kernel writes hexadecimal ones, with `0x`.
+pub(crate) fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
 /// Returns all providers, in the order of their numbers. `sys` is where sysfs is mounted.

@@ -18,6 +18,7 @@ use crate::driver::{
     },
     region::{self, Bar, Content, Kind, Limits, Region, Reserved},
 };
+use crate::sysfs::hexadecimal;
 
 /// Alignment of registered memory: struct pages come in units of 2 MiB.
 const ALIGNMENT: u64 = 2 << 20;
@@ -103,8 +104,8 @@ impl Memory {
             } = *choice
             {
                 let bar = &self.bars[number as usize];
-                let size = size.unwrap_or(bar.size.saturating_sub(offset));
-                let part = region::part(bar, offset, size, &self.reserved, &LIMITS);
+                let length = bar.length(offset, size);
+                let part = region::part(bar, offset, length, &self.reserved, &LIMITS);
                 found.push(part.map_err(|refusal| anyhow::anyhow!("{pci}: {refusal}"))?);
             }
         }
@@ -162,10 +163,6 @@ pub(super) fn class(folder: &Path) -> Result<u32> {
     let class = text.as_deref().ok().map(str::trim).and_then(hexadecimal);
     let class = class.with_context(|| format!("cannot read the class of {}", folder.display()))?;
     Ok(class as u32)
-}
-
-fn hexadecimal(text: &str) -> Option<u64> {
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
 /// Returns the BARs, by the file `resource` of sysfs. Those that the kernel forgot, because it found
