@@ -224,6 +224,13 @@ pub struct Iommu {
     pub kind: String,
 }
 
+impl Iommu {
+    /// Returns whether it translates the addresses that the function uses.
+    pub fn translates(&self) -> bool {
+        self.kind != "identity"
+    }
+}
+
 /// A memory BAR with an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bar {
@@ -439,18 +446,11 @@ impl Fabric {
 
     /// Returns how the IOMMU treats the devices of this machine.
     pub fn translation(&self) -> Translation {
-        let kinds: Vec<_> = self
-            .functions
-            .iter()
-            .filter_map(|function| function.iommu.as_ref())
-            .map(|iommu| iommu.kind.as_str())
-            .collect();
-        if kinds.is_empty() {
-            Translation::Off
-        } else if kinds.iter().all(|kind| *kind == "identity") {
-            Translation::PassThrough
-        } else {
-            Translation::On
+        let mut used = self.functions.iter().filter_map(|one| one.iommu.as_ref());
+        match used.clone().next() {
+            None => Translation::Off,
+            Some(_) if used.any(Iommu::translates) => Translation::On,
+            Some(_) => Translation::PassThrough,
         }
     }
 }

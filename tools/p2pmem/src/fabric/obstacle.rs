@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{BlockDevice, BlockKind, Fabric, Provider, Reach, Stack};
+use super::{BlockDevice, BlockKind, Fabric, Iommu, Provider, Reach, Stack};
 
 /// A block device that cannot take part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -96,7 +96,7 @@ impl Fabric {
     pub fn translates(&self, address: &str) -> bool {
         self.function(address)
             .and_then(|function| function.iommu.as_ref())
-            .is_some_and(|iommu| iommu.kind != "identity")
+            .is_some_and(Iommu::translates)
     }
 
     /// Returns the drives of a stack whose way to the memory stays below a switch although an IOMMU
@@ -120,7 +120,7 @@ impl Fabric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fabric::{Function, Iommu, Port, Route, RouteKind, Target};
+    use crate::fabric::{Function, Port, Route, RouteKind, Target};
     use std::path::Path;
 
     fn function(address: &str, parent: Option<&str>) -> Function {
