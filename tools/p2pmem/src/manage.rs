@@ -511,13 +511,12 @@ pub fn unbind(roots: &Roots, device: &Device, how: Unbind) -> Result<Plan> {
     };
 
     if by_id {
-        plan.set(path, NO_DRIVER, before.unwrap_or_default());
+        plan.set(path.clone(), NO_DRIVER, before.unwrap_or_default());
     }
     if is_bound {
         plan.take(roots, DRIVER.to_owned());
     }
     if !by_id && is_ours {
-        let path = roots.device(pci).join("driver_override");
         plan.set(path, "", DRIVER.to_owned());
         plan.add(roots.sys.join("bus/pci/drivers_probe"), pci, None);
     }

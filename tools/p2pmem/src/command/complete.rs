@@ -2,7 +2,7 @@
 
 //! What shells complete: providers, and devices.
 
-use std::path::Path;
+use std::{ffi::OsString, path::Path};
 
 use clap::CommandFactory;
 use clap_complete::{engine::CompletionCandidate, CompleteEnv};
@@ -17,13 +17,17 @@ pub fn answer() {
     CompleteEnv::with_factory(super::Arguments::command).complete();
 }
 
+/// Returns a word for each provider, explained by the address of its device.
+fn for_each_provider(word: impl Fn(&sysfs::Entry) -> OsString) -> Vec<CompletionCandidate> {
+    let entries = sysfs::providers(Path::new("/sys")).unwrap_or_default();
+    let candidate =
+        |entry: sysfs::Entry| CompletionCandidate::new(word(&entry)).help(Some(entry.pci.into()));
+    entries.into_iter().map(candidate).collect()
+}
+
 /// Returns the nodes of providers.
 pub fn providers() -> Vec<CompletionCandidate> {
-    let entries = sysfs::providers(Path::new("/sys")).unwrap_or_default();
-    let node = |entry: sysfs::Entry| {
-        CompletionCandidate::new(entry.path.as_os_str()).help(Some(entry.pci.into()))
-    };
-    entries.into_iter().map(node).collect()
+    for_each_provider(|entry| entry.path.clone().into())
 }
 
 /// Returns what data can go through: providers, and ordinary memory.
@@ -34,11 +38,7 @@ pub fn memory() -> Vec<CompletionCandidate> {
 
 /// Returns the numbers of providers.
 pub fn numbers() -> Vec<CompletionCandidate> {
-    let entries = sysfs::providers(Path::new("/sys")).unwrap_or_default();
-    let number = |entry: sysfs::Entry| {
-        CompletionCandidate::new(entry.number.to_string()).help(Some(entry.pci.into()))
-    };
-    entries.into_iter().map(number).collect()
+    for_each_provider(|entry| entry.number.to_string().into())
 }
 
 /// Returns the addresses of PCI functions that could be providers, or are.
