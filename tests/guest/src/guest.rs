@@ -496,15 +496,19 @@ pub fn last_errno() -> Errno {
 
 // Drives.
 
-/// Opens a drive for direct I/O.
-pub fn drive(number: u32) -> Result<File> {
-    let path = format!("/dev/nvme{number}n1");
+/// Opens a file for direct I/O.
+pub fn open_direct(path: impl AsRef<Path>) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(OFlags::DIRECT.bits() as i32)
-        .open(&path)
-        .with_context(|| path)
+        .open(path)
+}
+
+/// Opens a drive for direct I/O.
+pub fn drive(number: u32) -> Result<File> {
+    let path = format!("/dev/nvme{number}n1");
+    open_direct(&path).with_context(|| path)
 }
 
 /// Returns the directory of a controller that the nvme driver has.
@@ -525,23 +529,20 @@ pub fn address_of(controller: &Path) -> Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
+/// Returns the node of the drive with a serial number, by the name of its controller.
+pub fn node_named(serial: &str) -> Result<String> {
+    let path = controller(serial)?.context("no such drive")?;
+    let name = path.file_name().context("no name")?.to_string_lossy();
+    Ok(format!("/dev/{name}n1"))
+}
+
 /// Opens the drive with a serial number for direct I/O.
 pub fn drive_named(serial: &str) -> Result<File> {
-    let path = controller(serial)?.context("no such drive")?;
-    let name = path
-        .file_name()
-        .context("no name")?
-        .to_string_lossy()
-        .into_owned();
-    let node = format!("/dev/{name}n1");
+    let node = node_named(serial)?;
     wait_until(Duration::from_secs(5), "the drive is there", || {
         Ok(Path::new(&node).exists())
     })?;
-    Ok(OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(OFlags::DIRECT.bits() as i32)
-        .open(node)?)
+    Ok(open_direct(node)?)
 }
 
 /// Reads from a drive into a mapping.

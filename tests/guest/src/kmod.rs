@@ -185,19 +185,12 @@ impl TestFile {
     fn register(&self, request: u64, pci: &str, bar: u16, offset: u32, value: u32) -> Result<u32> {
         #[repr(C)]
         struct Register {
-            domain: u32,
-            bus: u8,
-            devfn: u8,
-            bar: u16,
+            bar: Bar,
             offset: u32,
             value: u32,
         }
-        let (domain, bus, devfn) = numbers(pci)?;
         let mut argument = Register {
-            domain,
-            bus,
-            devfn,
-            bar,
+            bar: Bar::new(pci, bar)?,
             offset,
             value,
         };
@@ -207,21 +200,28 @@ impl TestFile {
 
     /// Takes a BAR, as a driver does.
     pub fn claim(&self, pci: &str, bar: u16) -> Result<()> {
-        #[repr(C)]
-        struct Bar {
-            domain: u32,
-            bus: u8,
-            devfn: u8,
-            bar: u16,
-        }
+        Ok(self.request(CLAIM, &mut Bar::new(pci, bar)?)?)
+    }
+}
+
+/// A BAR, as it begins each argument that has one.
+#[repr(C)]
+struct Bar {
+    domain: u32,
+    bus: u8,
+    devfn: u8,
+    bar: u16,
+}
+
+impl Bar {
+    fn new(pci: &str, bar: u16) -> Result<Self> {
         let (domain, bus, devfn) = numbers(pci)?;
-        let mut argument = Bar {
+        Ok(Self {
             domain,
             bus,
             devfn,
             bar,
-        };
-        Ok(self.request(CLAIM, &mut argument)?)
+        })
     }
 }
 

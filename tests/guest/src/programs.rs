@@ -58,16 +58,22 @@ pub fn says(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(run.stdout)?)
 }
 
-/// Checks that the command fails, and says all of these words in one line.
-pub fn fails(arguments: &[&str], words: &[&str]) -> Result<()> {
+/// Runs the command, which must fail and say why in one line. Returns what it prints, and that line.
+pub fn failed(arguments: &[&str]) -> Result<(Vec<u8>, String)> {
     let run = p2pmem(arguments)?;
-    let text = String::from_utf8_lossy(&run.stderr);
+    let text = String::from_utf8_lossy(&run.stderr).into_owned();
     ensure!(
         run.status.code() == Some(1),
         "{arguments:?}: {:?}, {text}",
         run.status
     );
     ensure!(text.lines().count() == 1, "{arguments:?}: {text}");
+    Ok((run.stdout, text))
+}
+
+/// Checks that the command fails, and says all of these words in one line.
+pub fn fails(arguments: &[&str], words: &[&str]) -> Result<()> {
+    let (_, text) = failed(arguments)?;
     for word in words {
         ensure!(text.contains(word), "{arguments:?}: no {word:?} in: {text}");
     }

@@ -5,19 +5,19 @@
 use std::{
     fs::{self, File, OpenOptions},
     net::{TcpListener, TcpStream},
-    os::{fd::AsRawFd, unix::fs::FileExt, unix::fs::OpenOptionsExt},
+    os::{fd::AsRawFd, unix::fs::FileExt},
     path::Path,
 };
 
 use anyhow::{bail, ensure, Context, Result};
-use rustix::{fs::OFlags, io::Errno, mm::MapFlags};
+use rustix::{io::Errno, mm::MapFlags};
 use serde_json::Value;
 
 use crate::{
     cases,
     guest::{
-        errno, expect_errno, insmod, last_errno, on_debug_kernel, restore, rmmod, Map, Provider,
-        MODULE, PAGE, READ, WINDOW,
+        errno, expect_errno, insmod, last_errno, on_debug_kernel, open_direct, restore, rmmod, Map,
+        Provider, MODULE, PAGE, READ, WINDOW,
     },
     programs::{p2pmem, says},
 };
@@ -169,11 +169,7 @@ fn errors_are_what_is_explained() -> Result<()> {
     let file = provider.open()?;
     let map = Map::new(&file, WINDOW)?;
 
-    let direct = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(OFlags::DIRECT.bits() as i32)
-        .open(&provider.path);
+    let direct = open_direct(&provider.path);
     expect_errno(errno(direct), Errno::INVAL, "open with O_DIRECT")?;
     let mut bytes = [0; 8];
     expect_errno(errno(file.read_at(&mut bytes, 0)), Errno::INVAL, "read")?;
@@ -315,20 +311,14 @@ pub mod own {
     };
     use crate::{
         cases,
-        guest::{address_of, controller},
+        guest::{address_of, controller, node_named},
     };
 
     cases!("own": no_pair, no_link, bridge_is_no_switch);
 
-    fn node(serial: &str) -> Result<String> {
-        let path = controller(serial)?.context("no such drive")?;
-        let name = path.file_name().context("no name")?.to_string_lossy();
-        Ok(format!("/dev/{name}n1"))
-    }
-
     fn no_pair() -> Result<()> {
         super::super::fabric::prove_verdicts()?;
-        let (first, second) = (node("disk0")?, node("disk1")?);
+        let (first, second) = (node_named("disk0")?, node_named("disk1")?);
         let diagnosis = Diagnosis::of(&[&first, &second])?;
         diagnosis.expect("copies", "problem", &["no two drives"])?;
         diagnosis.expect("all paths", "problem", &["no memory that is the same"])?;

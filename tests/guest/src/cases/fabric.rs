@@ -2,20 +2,18 @@
 
 //! What `p2pmem topo` and `p2pmem doctor` say, compared with what direct I/O really does.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
-};
+use std::fs::{self, OpenOptions};
 
 use anyhow::{bail, ensure, Context, Result};
-use rustix::{fs::OFlags, io::Errno};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use super::slots::Loop;
 use crate::{
     cases,
     guest::{
-        become_user, expect_errno, pattern, put_on_drive, read_at, Child, Map, Provider, WINDOW,
+        become_user, expect_errno, open_direct, pattern, put_on_drive, read_at, Child, Map,
+        Provider, WINDOW,
     },
     programs::{p2pmem, says},
 };
@@ -36,16 +34,6 @@ fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
     value[key]
         .as_str()
         .with_context(|| format!("no {key} in {value}"))
-}
-
-/// Opens a file for direct I/O.
-fn direct(path: &str) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(OFlags::DIRECT.bits() as i32)
-        .open(path)
-        .with_context(|| path.to_owned())
 }
 
 /// What was said of a drive and a provider, and proved to be true.
@@ -105,7 +93,7 @@ pub fn expect_verdicts(drives: usize, reach: &str) -> Result<()> {
 
 /// Reads a pattern from a drive into device memory. Returns whether the kernel lets that be done.
 fn read_works(drive: &str, node: &str, compare: bool) -> Result<bool> {
-    let drive = direct(&format!("/dev/{drive}"))?;
+    let drive = open_direct(format!("/dev/{drive}"))?;
     put_on_drive(&drive, LENGTH, 7)?;
     let node = OpenOptions::new().read(true).write(true).open(node)?;
     let map = Map::new(node, WINDOW)?;
@@ -223,7 +211,7 @@ fn loop_device_refuses() -> Result<()> {
     let device = Loop::new("/tmp/loop", 1 << 20)?;
     let (check, problem) = examined(&device.device)?;
     let map = Map::new(Provider::first()?.open()?, WINDOW)?;
-    let result = read_at(&direct(&device.device)?, &map, 0..LENGTH, 0);
+    let result = read_at(&open_direct(&device.device)?, &map, 0..LENGTH, 0);
 
     ensure!(check["status"] == "problem" && problem, "{check}");
     ensure!(
@@ -348,7 +336,10 @@ pub mod translated {
     use super::{ensure, json, p2pmem, says, text, Context, Map, Provider, Result, LENGTH};
     use crate::{
         cases,
-        guest::{address_of, controller, drive_named, put_on_drive, read_at, write_at, WINDOW},
+        guest::{
+            address_of, controller, drive_named, node_named, put_on_drive, read_at, write_at,
+            WINDOW,
+        },
         programs::fails,
     };
 
@@ -390,9 +381,7 @@ pub mod translated {
 
         // Only data shows it.
         for (serial, status, word) in [("disk0", 1, "stale"), ("disk1", 0, "equal")] {
-            let path = controller(serial)?.context("no such drive")?;
-            let name = path.file_name().context("no name")?.to_string_lossy();
-            let output = p2pmem(&["verify", &format!("/dev/{name}n1"), "--size", "64K"])?;
+            let output = p2pmem(&["verify", &node_named(serial)?, "--size", "64K"])?;
             let said = String::from_utf8(output.stdout)?;
             ensure!(
                 output.status.code() == Some(status) && said.contains(word),
@@ -409,17 +398,11 @@ pub mod translated {
         Ok(())
     }
 
-    fn node(serial: &str) -> Result<String> {
-        let path = controller(serial)?.context("no such drive")?;
-        let name = path.file_name().context("no name")?.to_string_lossy();
-        Ok(format!("/dev/{name}n1"))
-    }
-
     /// Data is lost on the way from or to the drive below the switch. A comparison must see that, whatever
     /// the drives and the memory had before.
     fn copy_compares_what_arrived() -> Result<()> {
         const BYTES: usize = 1 << 20;
-        let (below, apart) = (node("disk0")?, node("disk1")?);
+        let (below, apart) = (node_named("disk0")?, node_named("disk1")?);
         for (source, destination) in [(&below, &apart), (&apart, &below)] {
             for io in ["uring", "uring-fixed", "pread"] {
                 // All zeroes, as the memory is: nothing needs to be moved to make them equal.
@@ -458,7 +441,7 @@ pub mod translated {
 
     /// Nothing is wrong to be seen: each command says that only data shows it.
     fn proof_is_due() -> Result<()> {
-        let (below, apart) = (node("disk0")?, node("disk1")?);
+        let (below, apart) = (node_named("disk0")?, node_named("disk1")?);
         let name = below.trim_start_matches("/dev/");
         for (words, due) in [
             (&["copy", &apart, &below, "--size", "64k"][..], true),

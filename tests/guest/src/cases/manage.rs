@@ -17,8 +17,8 @@ use serde_json::Value;
 use crate::{
     cases,
     guest::{
-        address_of, choices, choose, controller, drive_named, on_debug_kernel, restore, unbind,
-        wait_until, Child, Map, Provider, PAGE,
+        address_of, choices, choose, controller, drive_named, node_named, on_debug_kernel, restore,
+        unbind, wait_until, Child, Map, Provider, PAGE,
     },
     kmod::TestFile,
     programs::{fails, format_and_mount, p2pmem, run, says},
@@ -433,8 +433,7 @@ fn mounted_drive() -> Result<()> {
     let controller = controller("disk1")?.context("no such drive")?;
     let pci = address_of(&controller)?;
     drive_named("disk1")?;
-    let name = controller.file_name().context("no name")?.to_string_lossy();
-    let node = format!("/dev/{name}n1");
+    let node = node_named("disk1")?;
     let before = state(&pci)?;
 
     with_mounted(&node, |point| {

@@ -4,8 +4,8 @@
 //! was repaired: then the privilege can go.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    fs::{self, File},
+    os::fd::AsRawFd,
     path::Path,
     process::Command,
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{ensure, Result};
 use io_uring::{opcode, types::Fd, IoUring};
-use rustix::{fs::OFlags, io::Errno};
+use rustix::io::Errno;
 
 use super::{
     handle::alloc,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cases,
-    guest::{expect_errno, wait_until, write_at, Map, Provider, WINDOW},
+    guest::{expect_errno, open_direct, wait_until, write_at, Map, Provider, WINDOW},
 };
 
 cases!("slots": loop_device_takes_one);
@@ -65,11 +65,7 @@ fn loop_device_takes_one() -> Result<()> {
     const LENGTH: usize = 64 << 10;
     let provider = Provider::first()?;
     let device = Loop::new("/tmp/slots-loop", 1 << 20)?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(OFlags::DIRECT.bits() as i32)
-        .open(&device.device)?;
+    let file = open_direct(&device.device)?;
     let (node, handle) = alloc(&provider, WINDOW)?;
     let map = Map::new(&handle, WINDOW)?;
     map.fill(0..LENGTH, 1);

@@ -5,16 +5,15 @@
 //! not, and the other disks take no device memory.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    fs::{self, File},
+    os::fd::AsRawFd,
     path::Path,
-    process::Command,
     time::Duration,
 };
 
 use anyhow::{bail, ensure, Context, Result};
 use io_uring::{opcode, types::Fd};
-use rustix::{fs::OFlags, io::Errno};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use super::{
@@ -25,10 +24,10 @@ use super::{
 use crate::{
     cases,
     guest::{
-        check_drive, controller, expect_errno, pattern, put_on_drive, read_at, wait_until,
-        write_at, Map, Provider, WINDOW,
+        check_drive, expect_errno, node_named, open_direct, pattern, put_on_drive, read_at,
+        wait_until, write_at, Map, Provider, WINDOW,
     },
-    programs::{fails, format_and_mount, p2pmem, run, says},
+    programs::{self, failed, fails, format_and_mount, p2pmem, run, says},
 };
 
 cases!(
@@ -40,25 +39,15 @@ cases!(
 const LENGTH: usize = 64 << 10;
 const MIB: usize = 1 << 20;
 
-/// Runs a program of the build root, which must succeed, and returns what it prints.
-fn debian(words: &[&str]) -> Result<String> {
-    let output = Command::new("chroot")
-        .arg("/debian")
-        .args(words)
+/// Runs a program of the build root, which must succeed.
+fn debian(words: &[&str]) -> Result<()> {
+    let mut command = programs::debian(words[0]);
+    command
+        .args(&words[1..])
         // Nobody else makes device nodes.
         .env("DM_DISABLE_UDEV", "1")
-        .env("MDADM_NO_UDEV", "1")
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{words:?}: {said}");
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// Returns the node of a drive.
-fn node(serial: &str) -> Result<String> {
-    let path = controller(serial)?.context("no such drive")?;
-    let name = path.file_name().context("no name")?.to_string_lossy();
-    Ok(format!("/dev/{name}n1"))
+        .env("MDADM_NO_UDEV", "1");
+    programs::output(&mut command).map(drop)
 }
 
 fn name(node: &str) -> &str {
@@ -69,13 +58,7 @@ fn name(node: &str) -> &str {
 fn direct(node: &str) -> Result<File> {
     let mut file = None;
     wait_until(Duration::from_secs(30), node, || {
-        let options = OFlags::DIRECT.bits() as i32;
-        file = match OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(options)
-            .open(node)
-        {
+        file = match open_direct(node) {
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => None,
             result => Some(result.with_context(|| node.to_owned())?),
         };
@@ -144,17 +127,12 @@ fn patterned(seed: u64) -> Vec<u64> {
     (0..LENGTH).step_by(8).map(|at| pattern(seed, at)).collect()
 }
 
-/// Runs a verification that is to fail, and returns its JSON.
-fn verified(arguments: &[&str]) -> Result<Value> {
-    let output = p2pmem(arguments)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.code() == Some(1),
-        "{:?}: {said}",
-        output.status
-    );
-    ensure!(said.lines().count() == 1, "{said}");
-    serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())
+/// Verifies a file of which the command says that it cannot work. That must fail; returns its JSON.
+fn verified(path: &str, size: &str) -> Result<Value> {
+    let (printed, said) = failed(&[
+        "verify", path, "--size", size, "--write", "--force", "--json",
+    ])?;
+    serde_json::from_slice(&printed).context(said)
 }
 
 /// Returns the results on a member, or on the array itself.
@@ -181,10 +159,22 @@ fn expect_members(report: &Value, members: &[&str], result: &str) -> Result<()> 
     Ok(())
 }
 
+/// Makes an array of a drive that reaches the memory, and of one that does not.
+fn half_reached(level: &str) -> Result<([String; 2], Undo)> {
+    let members = [node_named("disk0")?, node_named("disk2")?];
+    let array = array(level, &members)?;
+    Ok((members, array))
+}
+
+/// Checks that only the first member of a mirror has the new data.
+fn expect_stale_half(report: &Value, members: &[String]) -> Result<()> {
+    expect_members(report, &[name(&members[0])], "equal")?;
+    expect_members(report, &[name(&members[1])], "stale")
+}
+
 /// What mainline does: the write succeeds, and one member keeps its old data.
 fn mirror_hides_a_refusal() -> Result<()> {
-    let members = [node("disk0")?, node("disk2")?];
-    let _array = array("raid1", &members)?;
+    let (members, _array) = half_reached("raid1")?;
     let file = direct(ARRAY)?;
     put_on_drive(&file, LENGTH, 1)?;
     let map = Map::new(Provider::first()?.open()?, WINDOW)?;
@@ -205,7 +195,7 @@ fn mirror_hides_a_refusal() -> Result<()> {
 
 /// What mainline does where no member is left that reaches the memory: a write succeeds, and nothing is written.
 fn last_member_hides_a_refusal() -> Result<()> {
-    let member = node("disk2")?;
+    let member = node_named("disk2")?;
     let _array = array("raid1", &[member.clone(), "missing".to_owned()])?;
     let file = direct(ARRAY)?;
     put_on_drive(&file, LENGTH, 1)?;
@@ -224,12 +214,10 @@ fn last_member_hides_a_refusal() -> Result<()> {
     )?;
     drop(file);
     fails(
-        &["copy", &node("disk1")?, ARRAY, "--size", "64k"],
+        &["copy", &node_named("disk1")?, ARRAY, "--size", "64k"],
         &[name(&member), "writes may succeed"],
     )?;
-    let report = verified(&[
-        "verify", ARRAY, "--size", "64k", "--write", "--force", "--json",
-    ])?;
+    let report = verified(ARRAY, "64k")?;
     ensure!(
         report["read"] == false && report["write"] == false,
         "{report}"
@@ -240,7 +228,7 @@ fn last_member_hides_a_refusal() -> Result<()> {
 /// Checks that a device is refused because of a drive that does not reach the memory, in each command.
 fn expect_refusal(path: &str, drive: &str) -> Result<()> {
     let why = "below different root ports";
-    let source = node("disk1")?;
+    let source = node_named("disk1")?;
     let reason = format!("{} (", name(drive));
     for words in [
         &["copy", &source, path, "--size", "64k"][..],
@@ -280,11 +268,10 @@ fn expect_refusal(path: &str, drive: &str) -> Result<()> {
 }
 
 fn mirror_is_refused() -> Result<()> {
-    let members = [node("disk0")?, node("disk2")?];
-    let _array = array("raid1", &members)?;
+    let (members, _array) = half_reached("raid1")?;
     let file = direct(ARRAY)?;
     put_on_drive(&file, LENGTH, 1)?;
-    put_on_drive(&direct(&node("disk1")?)?, LENGTH, 2)?;
+    put_on_drive(&direct(&node_named("disk1")?)?, LENGTH, 2)?;
     expect_refusal(ARRAY, &members[1])?;
     check_drive(&file, LENGTH, 1)?;
     drop(file);
@@ -295,12 +282,9 @@ fn mirror_is_refused() -> Result<()> {
     );
 
     // Who goes on is told which member has old data.
-    let report = verified(&[
-        "verify", ARRAY, "--size", "64k", "--write", "--force", "--json",
-    ])?;
+    let report = verified(ARRAY, "64k")?;
     ensure!(report["write"] == false, "{report}");
-    expect_members(&report, &[name(&members[0])], "equal")?;
-    expect_members(&report, &[name(&members[1])], "stale")?;
+    expect_stale_half(&report, &members)?;
     fails(
         &["verify", ARRAY, "--size", "64k", "--write", "--force"],
         &[
@@ -316,22 +300,17 @@ fn mirror_is_refused() -> Result<()> {
 }
 
 fn striped_mirror() -> Result<()> {
-    let members = [node("disk0")?, node("disk2")?];
-    let _array = array("raid10", &members)?;
+    let (members, _array) = half_reached("raid10")?;
     expect_refusal(ARRAY, &members[1])?;
-    let report = verified(&[
-        "verify", ARRAY, "--size", "256k", "--write", "--force", "--json",
-    ])?;
-    expect_members(&report, &[name(&members[0])], "equal")?;
-    expect_members(&report, &[name(&members[1])], "stale")
+    let report = verified(ARRAY, "256k")?;
+    expect_stale_half(&report, &members)
 }
 
 fn stripes() -> Result<()> {
-    let members = [node("disk0")?, node("disk2")?];
-    let _array = array("raid0", &members)?;
+    let (members, _array) = half_reached("raid0")?;
     expect_refusal(ARRAY, &members[1])?;
     // No member can do the work of another one.
-    let source = node("disk1")?;
+    let source = node_named("disk1")?;
     fails(
         &["copy", &source, ARRAY, "--size", "256k", "--force"],
         &["cannot write", ARRAY],
@@ -339,8 +318,7 @@ fn stripes() -> Result<()> {
 }
 
 fn file_on_a_mirror() -> Result<()> {
-    let members = [node("disk0")?, node("disk2")?];
-    let _array = array("raid1", &members)?;
+    let (members, _array) = half_reached("raid1")?;
     format_and_mount(ARRAY, "/tmp/mirror")?;
     let path = "/tmp/mirror/file";
     let result = on_a_mounted_mirror(path, &members);
@@ -348,27 +326,24 @@ fn file_on_a_mirror() -> Result<()> {
     result
 }
 
-fn on_a_mounted_mirror(path: &str, members: &[String]) -> Result<()> {
+fn on_a_mounted_mirror(path: &str, members: &[String; 2]) -> Result<()> {
     // One that is made by the copy is looked at, too.
     fails(
-        &["copy", &node("disk1")?, path, "--size", "64k"],
+        &["copy", &node_named("disk1")?, path, "--size", "64k"],
         &[path, name(&members[1]), "does not reach"],
     )?;
     ensure!(!Path::new(path).exists(), "it was made");
     fs::write(path, vec![7; MIB])?;
     run("sync", &[])?;
     expect_refusal(path, &members[1])?;
-    let report = verified(&[
-        "verify", path, "--size", "64k", "--write", "--force", "--json",
-    ])?;
-    expect_members(&report, &[name(&members[0])], "equal")?;
-    expect_members(&report, &[name(&members[1])], "stale")
+    let report = verified(path, "64k")?;
+    expect_stale_half(&report, members)
 }
 
 /// A file system that has several drives of its own, of which mountinfo names one.
 fn file_system_of_two_drives() -> Result<()> {
     run("modprobe", &["btrfs"])?;
-    let (one, other) = (node("disk0")?, node("disk2")?);
+    let (one, other) = (node_named("disk0")?, node_named("disk2")?);
     debian(&[
         "mkfs.btrfs",
         "-q",
@@ -395,7 +370,7 @@ fn file_system_of_two_drives() -> Result<()> {
     let path = "/tmp/two/file";
     fs::write(path, vec![7; MIB])?;
     let result = fails(
-        &["copy", &node("disk1")?, path, "--size", "64k"],
+        &["copy", &node_named("disk1")?, path, "--size", "64k"],
         &[path, name(&other), "does not reach", "old data"],
     );
     run("umount", &["/tmp/two"])?;
@@ -403,7 +378,7 @@ fn file_system_of_two_drives() -> Result<()> {
 }
 
 fn good_arrays() -> Result<()> {
-    let members = [node("disk0")?, node("disk1")?];
+    let members = [node_named("disk0")?, node_named("disk1")?];
     // Loaded by hand: a drive that is part of no array is needed as well.
     for level in ["raid1", "raid10", "raid0"] {
         let _array = array(level, &members)?;
@@ -440,7 +415,7 @@ fn good_arrays() -> Result<()> {
 }
 
 fn member_and_array_overlap() -> Result<()> {
-    let members = [node("disk0")?, node("disk1")?];
+    let members = [node_named("disk0")?, node_named("disk1")?];
     let _array = array("raid1", &members)?;
     fails(
         &["copy", &members[0], ARRAY, "--size", "64k"],
@@ -454,7 +429,7 @@ const LVM: &str =
     backup { backup=0 archive=0 } global { locking_dir=\"/tmp/lvm\" }";
 
 fn mirror_of_dm() -> Result<()> {
-    let members = [node("disk0")?, node("disk2")?];
+    let members = [node_named("disk0")?, node_named("disk2")?];
     run("modprobe", &["dm-mirror"])?;
     for feature in ["", " 1 handle_errors"] {
         let table = format!(
@@ -469,7 +444,7 @@ fn mirror_of_dm() -> Result<()> {
 }
 
 fn mirror_of_lvm() -> Result<()> {
-    let members = [node("disk0")?, node("disk2")?];
+    let members = [node_named("disk0")?, node_named("disk2")?];
     for module in ["raid1", "dm-raid"] {
         run("modprobe", &[module])?;
     }
@@ -495,10 +470,10 @@ fn mapped_mirror(path: &str, members: &[String], result: &str) -> Result<()> {
     expect_errno(write_at(&file, &map, 0..LENGTH, 0), Errno::REMOTEIO, path)?;
     drop(file);
     for words in [
-        &["copy", &node("disk1")?, path, "--size", "64k"][..],
+        &["copy", &node_named("disk1")?, path, "--size", "64k"][..],
         &[
             "copy",
-            &node("disk1")?,
+            &node_named("disk1")?,
             path,
             "--size",
             "64k",
@@ -512,9 +487,7 @@ fn mapped_mirror(path: &str, members: &[String], result: &str) -> Result<()> {
             &["the device mapper takes no device memory", "--force"],
         )?;
     }
-    let report = verified(&[
-        "verify", path, "--size", "64k", "--write", "--force", "--json",
-    ])?;
+    let report = verified(path, "64k")?;
     ensure!(report["write"] == false, "{report}");
     // The last one went through a slot.
     ensure!(results(&report, None).last() == Some(&result), "{report}");
@@ -568,13 +541,17 @@ fn each_that_takes_none(try_one: &mut dyn FnMut(&str) -> Result<()>) -> Result<(
         each(&device.device)?;
     }
     {
-        let members = [node("disk0")?, node("disk1")?, node("disk2")?];
+        let members = [
+            node_named("disk0")?,
+            node_named("disk1")?,
+            node_named("disk2")?,
+        ];
         let _array = array("raid5", &members)?;
         each(ARRAY)?;
     }
     {
         fs::write("/tmp/key", [7; 64])?;
-        let drive = node("disk0")?;
+        let drive = node_named("disk0")?;
         debian(&[
             "cryptsetup",
             "open",
@@ -643,7 +620,7 @@ fn slots_are_taken_by_all() -> Result<()> {
 }
 
 fn others_are_refused() -> Result<()> {
-    let source = node("disk1")?;
+    let source = node_named("disk1")?;
     each_that_takes_none(&mut |path| {
         // The memory of raid5 is on that drive as well.
         if path != ARRAY {
@@ -677,7 +654,7 @@ pub mod multipath {
 
     fn a_path_that_does_not_reach() -> Result<()> {
         // The head has a name of its own.
-        let other = node("disk1")?;
+        let other = node_named("disk1")?;
         let heads: Vec<_> = fs::read_dir("/sys/class/block")?
             .flatten()
             .map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy()))
