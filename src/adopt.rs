@@ -139,7 +139,7 @@ impl Watcher for Adopter {
         // DMA of a device that is gone ends when its driver finds out, and that is not before this returns. The device
         // may have memory of its own in use.
         if is_present(pdev) || !pdev.leave() {
-            // Not with the lock held: this waits for those who use the memory. What was registered is released
+            // Without the lock: dropping waits for users of the memory. The device's resources are released
             // afterwards.
             let adopted = self.devices.lock().remove(&key(pdev));
             drop(adopted);
@@ -166,8 +166,8 @@ impl Watcher for Adopter {
     }
 }
 
-/// What sleep does to memory of other drivers' devices: their registers are lost, and nobody tells of it when DMA begins
-/// again. So it is given up before, and adopted again afterwards.
+/// Gives memory of other drivers up before the system sleeps, and adopts it again afterwards: the devices lose their
+/// registers, and their drivers do not tell when DMA begins again.
 pub(crate) struct Sleep(pub(crate) Arc<Watch<Adopter>>);
 
 impl Sleeper for Sleep {

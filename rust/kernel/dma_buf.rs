@@ -336,7 +336,7 @@ pub struct Kind<T: Memory> {
     _memory: PhantomData<fn() -> T>,
 }
 
-// SAFETY: Nobody changes the operations.
+// SAFETY: The operations are never changed.
 unsafe impl<T: Memory> Sync for Kind<T> {}
 
 impl<T: Memory> Default for Kind<T> {

@@ -167,7 +167,7 @@ pub fn enable_device(pdev: &pci::Device<Core<'_>>) -> Result {
 ///
 /// # Errors
 ///
-/// `EBUSY` if somebody else uses the BAR.
+/// `EBUSY` if another driver uses the BAR.
 pub fn request_region(pdev: &pci::Device<Core<'_>>, bar: u32, name: &'static CStr) -> Result {
     // SAFETY: The device is valid, and is being bound. The C side checks the number of the BAR,
     // and `name` lives for ever.
@@ -189,8 +189,8 @@ pub fn is_present(pdev: &pci::Device) -> bool {
 ///
 /// # Errors
 ///
-/// `EINVAL` if the range is empty, or not within a memory BAR that has an address; `EBUSY` if somebody
-/// else uses a part of it.
+/// `EINVAL` if the range is empty, or not within a memory BAR that has an address; `EBUSY` if another
+/// driver uses a part of it.
 pub fn request_range(
     pdev: &pci::Device<Core<'_>>,
     bar: u32,
