@@ -3,6 +3,7 @@
 //! Memory as a file descriptor.
 
 use kernel::{
+    device::Device,
     fs::{
         self,
         file::flags, //
@@ -27,7 +28,8 @@ use kernel_ext::{
 use crate::{
     buffer::Buffer,
     driver,
-    mmap, //
+    mmap,
+    provider::Export, //
 };
 
 /// What is behind a dma-buf.
@@ -57,6 +59,20 @@ pub(crate) fn export(
     provider.exports.insert(export, exported)?;
 
     Ok(dmabuf)
+}
+
+impl Export for Exported<Handle> {
+    fn revoke(&self) {
+        Exported::revoke(self);
+    }
+
+    fn is_in_use(&self) -> bool {
+        Exported::is_in_use(self)
+    }
+
+    fn for_each_importer(&self, see: &mut dyn FnMut(&Device)) {
+        Exported::for_each_importer(self, see);
+    }
 }
 
 static KIND: Kind<Handle> = Kind::new();

@@ -45,7 +45,6 @@ use kernel::{
 
 use kernel_ext::{
     cgroup::DeviceMemory,
-    dma_buf::Exported,
     fs::AnonInode,
     gate::{
         Gate,
@@ -63,7 +62,6 @@ use kernel_ext::{
 };
 
 use crate::{
-    dmabuf::Handle,
     driver::Regions,
     region::Region,
     registry::Registry,
@@ -79,7 +77,10 @@ pub(crate) use allocations::{
     Key,
     Memory, //
 };
-pub(crate) use revoke::Rest;
+pub(crate) use revoke::{
+    Export,
+    Rest, //
+};
 
 use account::Accounts;
 use allocations::{
@@ -160,7 +161,7 @@ pub(crate) struct Provider {
     allocations: RetryWork<Allocations>,
     /// What others may have imported. An entry is added inside the gate.
     #[pin]
-    pub(crate) exports: Registry<Arc<Exported<Handle>>>,
+    pub(crate) exports: Registry<Arc<dyn Export>>,
     /// Slots of rings that memory is in.
     #[pin]
     pub(crate) slots: Registry<Arc<Slot>>,
