@@ -93,6 +93,12 @@ pub(crate) fn start() -> Result<Arc<Watch<Adopter>>> {
     )
 }
 
+impl config::Applier for Arc<Watch<Adopter>> {
+    fn apply(&self, device: &CStr) {
+        self.tell_again(device);
+    }
+}
+
 fn key(pdev: &pci::Device) -> usize {
     ptr::from_ref(pdev).addr()
 }

@@ -22,16 +22,12 @@ use kernel::{
 
 use kernel_ext::{
     global::Global,
-    module::Attribute,
-    pci::bus::Watch, //
+    module::Attribute, //
 };
 
-use crate::{
-    adopt::Adopter,
-    choice::{
-        self,
-        Choices, //
-    }, //
+use crate::choice::{
+    self,
+    Choices, //
 };
 
 /// As set since the module was loaded.
@@ -128,20 +124,26 @@ fn text(entries: &[Entry]) -> Result<CString> {
     CString::try_from_fmt(fmt!("{}", Lines(entries)))
 }
 
-/// The file.
-pub(crate) struct File {
-    config: Arc<Config>,
-    adopter: Option<Arc<Watch<Adopter>>>,
+/// What looks once more at a device when its line changed.
+pub(crate) trait Applier: Send + Sync {
+    /// Applies what is set for the device of that name. May sleep.
+    fn apply(&self, device: &CStr);
 }
 
-impl File {
+/// The file.
+pub(crate) struct File<A> {
+    config: Arc<Config>,
+    applier: Option<A>,
+}
+
+impl<A> File<A> {
     /// Creates what is behind the file.
-    pub(crate) fn new(config: Arc<Config>, adopter: Option<Arc<Watch<Adopter>>>) -> Self {
-        Self { config, adopter }
+    pub(crate) fn new(config: Arc<Config>, applier: Option<A>) -> Self {
+        Self { config, applier }
     }
 }
 
-impl Attribute for File {
+impl<A: Applier + 'static> Attribute for File<A> {
     const NAME: &'static CStr = c"regions";
 
     fn show(&self) -> Result<CString> {
@@ -160,8 +162,8 @@ impl Attribute for File {
             }
         })?;
 
-        if let Some(adopter) = &self.adopter {
-            adopter.tell_again(&device);
+        if let Some(applier) = &self.applier {
+            applier.apply(&device);
         }
 
         Ok(())

@@ -50,7 +50,7 @@ use kernel_ext::{
 #[pin_data]
 struct Module {
     /// First, the administrator asks for nothing more.
-    _file: Pin<KBox<AttributeFile<config::File>>>,
+    _file: Pin<KBox<AttributeFile<config::File<Arc<Watch<adopt::Adopter>>>>>>,
     _parameters: ParameterFiles,
     /// Then nothing is adopted after sleep any more.
     _sleep: Option<Pin<KBox<SleepNotifier<adopt::Sleep>>>>,
