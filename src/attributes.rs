@@ -29,7 +29,8 @@ use crate::{
         Privilege,
         Provider, //
     },
-    routes, //
+    routes,
+    shared::Shared, //
 };
 
 /// A file that shows something of the provider.
@@ -37,9 +38,9 @@ macro_rules! shown {
     ($name:literal, $value:expr) => {
         Attribute {
             name: $name,
-            show: |provider| {
+            show: |shared| {
                 let value: fn(&Provider) -> Result<_> = $value;
-                CString::try_from_fmt(fmt!("{}\n", value(provider)?))
+                CString::try_from_fmt(fmt!("{}\n", value(&shared.provider)?))
             },
             store: None,
         }
@@ -51,13 +52,13 @@ macro_rules! setting {
     ($name:literal, $($field:ident).+, $read:path) => {
         Attribute {
             name: $name,
-            show: |provider| {
-                let value = provider.$($field).+.load(Relaxed);
+            show: |shared| {
+                let value = shared.provider.$($field).+.load(Relaxed);
                 CString::try_from_fmt(fmt!("{}\n", u64::from(value)))
             },
-            store: Some(|provider, text| {
+            store: Some(|shared, text| {
                 let value = $read(text.trim()).ok_or(EINVAL)?;
-                provider.$($field).+.store(value, Relaxed);
+                shared.provider.$($field).+.store(value, Relaxed);
                 Ok(())
             }),
         }
@@ -65,14 +66,14 @@ macro_rules! setting {
 }
 
 /// All of them.
-pub(crate) const ALL: &[Attribute<Provider>] = &[
+pub(crate) const ALL: &[Attribute<Shared>] = &[
     shown!(c"size", |provider| Ok(provider.size())),
     shown!(c"allocated", |provider| Ok(provider.allocated())),
     shown!(c"available", |provider| Ok(provider.available())),
     shown!(c"largest", Provider::largest_run),
     Attribute {
         name: c"regions",
-        show: |provider| CString::try_from_fmt(fmt!("{}\n", Regions(provider))),
+        show: |shared| CString::try_from_fmt(fmt!("{}\n", Regions(&shared.provider))),
         store: None,
     },
     shown!(c"adopted", |provider| Ok(u8::from(provider.is_adopted()))),
@@ -94,23 +95,23 @@ pub(crate) const ALL: &[Attribute<Provider>] = &[
     ),
     Attribute {
         name: c"slots",
-        show: |provider| {
-            let name = provider.settings.slots().name();
+        show: |shared| {
+            let name = shared.provider.settings.slots().name();
             CString::try_from_fmt(fmt!("{}\n", name))
         },
-        store: Some(|provider, text| {
+        store: Some(|shared, text| {
             let named = |privilege: &Privilege| privilege.name() == text.trim();
             let privilege = Privilege::ALL.into_iter().find(named).ok_or(EINVAL)?;
-            provider.settings.set_slots(privilege);
+            shared.provider.settings.set_slots(privilege);
             Ok(())
         }),
     },
 ];
 
 /// The longer ones.
-pub(crate) const LISTINGS: &[Listing<Provider>] = &[Listing {
+pub(crate) const LISTINGS: &[Listing<Shared>] = &[Listing {
     name: c"routes",
-    show: routes::list,
+    show: |shared| routes::list(&shared.provider, &shared.routes),
 }];
 
 fn yes_or_no(text: &str) -> Option<bool> {

@@ -67,6 +67,7 @@ use crate::{
         Region,
         Reserved, //
     },
+    shared::Shared, //
 };
 
 /// Who has the BAR, in /proc/iomem.
@@ -152,7 +153,7 @@ impl Binding {
                     parent: pdev.as_ref(),
                     mode: 0o600,
                 },
-                provider.clone(),
+                Shared::new(provider.clone())?,
             ),
             revocation: Revocation {
                 provider,

@@ -36,6 +36,7 @@ use crate::{
         Account,
         Provider, //
     },
+    shared::Shared,
     uring, //
 };
 
@@ -47,20 +48,21 @@ pub(crate) struct File {
 
 #[vtable]
 impl MiscDevice for File {
-    type Data = Provider;
+    type Data = Shared;
     type Area = Buffer;
     const ALIGN_AREAS: bool = true;
-    const ATTRIBUTES: &'static [Attribute<Provider>] = attributes::ALL;
-    const LISTINGS: &'static [Listing<Provider>] = attributes::LISTINGS;
+    const ATTRIBUTES: &'static [Attribute<Shared>] = attributes::ALL;
+    const LISTINGS: &'static [Listing<Shared>] = attributes::LISTINGS;
 
-    fn address_space(provider: &Provider) -> Option<&Arc<AnonInode>> {
-        Some(&provider.inode)
+    fn address_space(shared: &Shared) -> Option<&Arc<AnonInode>> {
+        Some(&shared.provider.inode)
     }
 
-    fn open(file: &fs::File, provider: ArcBorrow<'_, Provider>) -> Result<Arc<Self>> {
+    fn open(file: &fs::File, shared: ArcBorrow<'_, Shared>) -> Result<Arc<Self>> {
+        let provider = &shared.provider;
         let _inside = provider.enter()?;
         let this = Self {
-            provider: provider.into(),
+            provider: provider.clone(),
             account: provider.accounts.open(file.cred().euid())?,
         };
 
@@ -76,7 +78,7 @@ impl MiscDevice for File {
     }
 
     fn ioctl(this: ArcBorrow<'_, Self>, file: &fs::File, cmd: u32, arg: usize) -> Result<isize> {
-        ioctl::handle(&this, file, cmd, arg)
+        ioctl::handle(&this.provider, &this.account, file, cmd, arg)
     }
 
     fn size(this: ArcBorrow<'_, Self>) -> Result<u64> {

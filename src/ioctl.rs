@@ -20,7 +20,10 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*,
-    sync::atomic::Relaxed,
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    },
     transmute::{
         AsBytes,
         FromBytes, //
@@ -52,8 +55,10 @@ use kernel_ext::{
 use crate::{
     buffer::Buffer,
     dmabuf,
-    file::File,
-    provider::Provider,
+    provider::{
+        Account,
+        Provider, //
+    },
     region::Content, //
 };
 
@@ -63,8 +68,13 @@ const READ_WRITE: u32 = _IOC_READ | _IOC_WRITE;
 ///
 /// The caller's memory is accessed outside of the gate: a page of it may take for ever to come, if
 /// the caller so wishes, and nobody who unbinds the device may have to wait for that.
-pub(crate) fn handle(file: &File, node: &fs::File, cmd: u32, arg: usize) -> Result<isize> {
-    let provider = &file.provider;
+pub(crate) fn handle(
+    provider: &Arc<Provider>,
+    account: &Arc<Account>,
+    node: &fs::File,
+    cmd: u32,
+    arg: usize,
+) -> Result<isize> {
     if provider.is_gone() {
         return Err(ENODEV);
     }
@@ -84,7 +94,7 @@ pub(crate) fn handle(file: &File, node: &fs::File, cmd: u32, arg: usize) -> Resu
         }
         (uapi::P2PMEM_NR_ALLOC, READ_WRITE) => {
             let mut request = argument.read::<uapi::p2pmem_alloc>()?;
-            let dmabuf = alloc(file, node, &request)?;
+            let dmabuf = alloc(provider, account, node, &request)?;
             let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
 
             request.fd = fd.reserved_fd().try_into()?;
@@ -160,10 +170,15 @@ fn region(provider: &Provider, index: u32) -> Result<uapi::p2pmem_region> {
     })
 }
 
-fn alloc(file: &File, node: &fs::File, request: &uapi::p2pmem_alloc) -> Result<DmaBuf> {
+fn alloc(
+    provider: &Arc<Provider>,
+    account: &Arc<Account>,
+    node: &fs::File,
+    request: &uapi::p2pmem_alloc,
+) -> Result<DmaBuf> {
     const KNOWN: u32 = uapi::P2PMEM_ALLOC_WRITE_COMBINING | uapi::P2PMEM_ALLOC_IRREVOCABLE;
 
-    let inside = file.provider.enter()?;
+    let inside = provider.enter()?;
     let asks_for = |flag| request.flags & flag != 0;
 
     if asks_for(uapi::P2PMEM_ALLOC_FIXED) {
@@ -180,9 +195,9 @@ fn alloc(file: &File, node: &fs::File, request: &uapi::p2pmem_alloc) -> Result<D
     };
     let irrevocable = asks_for(uapi::P2PMEM_ALLOC_IRREVOCABLE);
     if irrevocable {
-        file.provider.check_unmapped_use()?;
+        provider.check_unmapped_use()?;
     }
-    let buffer = Buffer::new(&file.provider, &file.account, size, caching, &inside)?;
+    let buffer = Buffer::new(provider, account, size, caching, &inside)?;
     buffer.prepare(&inside)?;
 
     dmabuf::export(buffer, size, node, irrevocable)

@@ -24,6 +24,7 @@ mod provider;
 mod region;
 mod registry;
 mod routes;
+mod shared;
 mod uring;
 
 use kernel::{

@@ -26,7 +26,6 @@ use kernel::{
         Device, //
     },
     fmt,
-    new_mutex,
     new_poll_condvar,
     pci,
     prelude::*,
@@ -38,8 +37,7 @@ use kernel::{
             Relaxed, //
         },
         poll::PollCondVar,
-        Arc,
-        Mutex, //
+        Arc, //
     }, //
 };
 
@@ -64,8 +62,7 @@ use kernel_ext::{
 use crate::{
     driver::Regions,
     region::Region,
-    registry::Registry,
-    routes, //
+    registry::Registry, //
 };
 
 mod account;
@@ -168,9 +165,6 @@ pub(crate) struct Provider {
     /// Who waits for the device to go away.
     #[pin]
     pub(crate) gone: PollCondVar,
-    /// How others reach the memory. Taken inside the gate.
-    #[pin]
-    pub(crate) routes: Mutex<routes::Found>,
 }
 
 impl Provider {
@@ -209,7 +203,6 @@ impl Provider {
                 exports <- Registry::new(),
                 slots <- Registry::new(),
                 gone <- new_poll_condvar!(),
-                routes <- new_mutex!(routes::Found::new()),
             }),
             GFP_KERNEL,
         )

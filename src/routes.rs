@@ -24,7 +24,10 @@ use kernel::{
     pci,
     prelude::*,
     str::CString,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        Mutex, //
+    },
     time::{
         Delta,
         Instant,
@@ -77,10 +80,10 @@ struct Hosts {
 }
 
 /// Returns all lines, as they were some seconds ago at most.
-pub(crate) fn list(provider: &Provider) -> Result<KVVec<u8>> {
+pub(crate) fn list(provider: &Provider, found: &Mutex<Found>) -> Result<KVVec<u8>> {
     let inside = provider.enter()?;
 
-    let mut found = provider.routes.lock();
+    let mut found = found.lock();
     let text = match found.text.take() {
         Some((since, text)) if since.elapsed() < GOOD => (since, text),
         _ => (Instant::now(), find(provider, &mut found.allowed, &inside)?),
