@@ -9,149 +9,15 @@
 //!
 //! C header: [`include/linux/pci-p2pdma.h`](srctree/include/linux/pci-p2pdma.h)
 
-use kernel::{
-    pci,
-    sync::aref::ARef, //
-};
-
-use crate::{
-    bindings,
-    pci::as_raw, //
-};
-
-use core::{
-    ffi::c_void,
-    mem::ManuallyDrop,
-    ops::Range,
-    ptr::{
-        self,
-        NonNull, //
-    },
-};
-
 mod allocation;
 mod bits;
 mod list;
 mod pieces;
+mod pool_memory;
 
 pub use allocation::Allocation;
 pub use list::{
     List,
     Mapped, //
 };
-
-/// A run of peer-to-peer memory that belongs to the kernel.
-///
-/// # Invariants
-///
-/// - `address` and `size` are those of memory from `pci_alloc_p2pmem(pdev)`, whole pages, that was
-///   not given back. The owner of the value owns that memory.
-/// - Nobody refers to its pages: their reference counts are 0.
-/// - One reference to the pagemap of the pages is owned. It keeps the pages, and the pool of the
-///   device, until it is put, whatever happens to the driver of the device.
-pub struct PoolMemory {
-    pdev: ARef<pci::Device>,
-    address: NonNull<c_void>,
-    size: usize,
-}
-
-// SAFETY: The memory can be given back by any thread.
-unsafe impl Send for PoolMemory {}
-// SAFETY: Nothing can be done with a shared reference but to read the fields.
-unsafe impl Sync for PoolMemory {}
-
-impl PoolMemory {
-    /// Takes ownership of memory.
-    ///
-    /// # Safety
-    ///
-    /// `address` and `size` must be those of a successful call of `pci_alloc_p2pmem()` for
-    /// `pdev`, whose memory the caller owns; `size` must be a multiple of the page size.
-    pub(crate) unsafe fn from_raw(
-        pdev: ARef<pci::Device>,
-        address: NonNull<c_void>,
-        size: usize,
-    ) -> Self {
-        // INVARIANT: As the caller says. A page of a pool that nobody was given has no
-        // references, and `pci_alloc_p2pmem()` takes one to the pagemap.
-        Self {
-            pdev,
-            address,
-            size,
-        }
-    }
-
-    /// Returns the CPU address of the first byte.
-    pub fn physical_address(&self) -> u64 {
-        // SAFETY: The memory has pages.
-        unsafe { bindings::page_to_phys(bindings::virt_to_page(self.address.as_ptr())) }
-    }
-
-    /// Returns the CPU addresses of all the memory that was registered together with this run.
-    pub fn pagemap_range(&self) -> Range<u64> {
-        // SAFETY: The memory has pages, they belong to a pagemap, and the value owns a reference to
-        // that, whose only range does not change.
-        let range = unsafe {
-            let page = bindings::virt_to_page(self.address.as_ptr());
-            *(*bindings::page_pgmap(page))
-                .__bindgen_anon_1
-                .range
-                .as_ref()
-        };
-
-        // The C side counts the last byte in.
-        range.start..range.end + 1
-    }
-
-    /// Gives back all but a part, in bytes from the start: whole pages, at least one, within the memory.
-    pub(crate) fn trim(self, part: Range<usize>) -> Self {
-        debug_assert!(part.start < part.end && part.end <= self.size);
-        let this = ManuallyDrop::new(self);
-        // SAFETY: `this` is neither used nor dropped any more: the reference moves.
-        let pdev = unsafe { ptr::read(&this.pdev) };
-        // SAFETY: The memory has pages.
-        let page = unsafe { bindings::virt_to_page(this.address.as_ptr()) };
-
-        for rest in [0..part.start, part.end..this.size] {
-            if rest.is_empty() {
-                continue;
-            }
-            // SAFETY: A reference to the pagemap is owned, so that one more can be taken. The rest is memory that is
-            // owned and not in use; giving it back puts the reference.
-            unsafe {
-                bindings::percpu_ref_get_many(pagemap_ref(page), 1);
-                bindings::pci_free_p2pmem(
-                    as_raw(&pdev),
-                    this.address.as_ptr().byte_add(rest.start),
-                    rest.len(),
-                );
-            }
-        }
-
-        // INVARIANT: The part is what is left of the memory, with the reference that the whole had.
-        Self {
-            pdev,
-            // SAFETY: Within the memory.
-            address: unsafe { this.address.byte_add(part.start) },
-            size: part.len(),
-        }
-    }
-}
-
-impl Drop for PoolMemory {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants, the memory was not given back and is not in use, and
-        // the pool exists for as long as the reference to the pagemap, which this call puts.
-        unsafe { bindings::pci_free_p2pmem(as_raw(&self.pdev), self.address.as_ptr(), self.size) };
-    }
-}
-
-/// Returns the reference counter of the pagemap that `page` belongs to.
-///
-/// # Safety
-///
-/// `page` must be the first one of a folio, of a pagemap to which a reference is held.
-unsafe fn pagemap_ref(page: *mut bindings::page) -> *mut bindings::percpu_ref {
-    // SAFETY: By the safety requirements, the page belongs to a pagemap and that is valid.
-    unsafe { &raw mut (*bindings::page_pgmap(page)).ref_ }
-}
+pub use pool_memory::PoolMemory;

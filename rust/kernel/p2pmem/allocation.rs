@@ -50,9 +50,11 @@ use core::{
 
 use super::{
     bits::Bits,
-    pagemap_ref,
     pieces::Pieces,
-    PoolMemory, //
+    pool_memory::{
+        pagemap_ref,
+        PoolMemory, //
+    }, //
 };
 
 /// How many pages are given to `vm_insert_pages()` at a time: as many as it inserts with the lock held. Their addresses are
