@@ -44,22 +44,24 @@ use kernel_ext::{
 };
 
 use crate::{
-    choice::Choice,
-    config,
-    driver::{
-        register,
-        Binding,
-        Regions,
-        NAME, //
-    },
+    node::Node,
     nvme::{
         self,
         Switches, //
     },
-    provider::Rest,
-    region::{
-        Content,
-        Region, //
+    provider::revoke::Rest,
+    regions::{
+        bar::{
+            is_nvme_controller,
+            NAME, //
+        },
+        file,
+        range::{
+            MemoryKind,
+            Region, //
+        },
+        register,
+        spec::RegionSpec, //
     }, //
 };
 
@@ -68,7 +70,7 @@ use core::ptr;
 /// A device that another driver has. The fields are dropped in this order.
 struct Adopted {
     /// None once the device is being unbound.
-    binding: Option<Pin<KBox<Binding>>>,
+    node: Option<Pin<KBox<Node>>>,
     /// What is to be done if the device is gone by then.
     rest: Pin<KBox<RetryWork<Rest>>>,
     /// Whether the memory was registered here, beside the other driver.
@@ -93,7 +95,7 @@ pub(crate) fn start() -> Result<Arc<Watch<Adopter>>> {
     )
 }
 
-impl config::Applier for Arc<Watch<Adopter>> {
+impl file::Applier for Arc<Watch<Adopter>> {
     fn apply(&self, device: &CStr) {
         self.tell_again(device);
     }
@@ -124,7 +126,7 @@ impl Watcher for Adopter {
                 Ok(())
             }
             (Some(false), true) => {
-                say_published(pdev);
+                log_published(pdev);
                 Ok(())
             }
             (Some(_), _) => Ok(()),
@@ -152,14 +154,14 @@ impl Watcher for Adopter {
             return;
         }
 
-        let binding = self
+        let node = self
             .devices
             .lock()
             .get_mut(&key(pdev))
-            .and_then(|adopted| adopted.binding.take());
-        if let Some(binding) = binding {
-            binding.leave_rest();
-            drop(binding);
+            .and_then(|adopted| adopted.node.take());
+        if let Some(node) = node {
+            node.leave_rest();
+            drop(node);
             if let Some(adopted) = self.devices.lock().get(&key(pdev)) {
                 adopted.rest.schedule();
             }
@@ -193,8 +195,8 @@ impl Adopter {
     fn check_slots(&self) -> Result {
         let mut providers = KVec::new();
         let devices = self.devices.lock();
-        for binding in devices.values().filter_map(|one| one.binding.as_ref()) {
-            providers.push(binding.provider().clone(), GFP_KERNEL)?;
+        for node in devices.values().filter_map(|one| one.node.as_ref()) {
+            providers.push(node.provider().clone(), GFP_KERNEL)?;
         }
         drop(devices);
 
@@ -213,18 +215,18 @@ impl Adopter {
     /// Adopts what there is: the memory that the other driver published, or else the Persistent
     /// Memory Region if that is wanted.
     fn adopt(&self, pdev: &WatchedDevice<'_>, wants_pmr: bool) -> Result {
-        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let entry = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let adopted = pdev.acquire(|pdev| {
             let published = Pool::of(pdev)?;
             let registered = published.is_none();
             let mut switches = Switches::new();
             let (pool, regions) = match published {
                 Some(pool) => {
-                    if nvme::is_controller(pdev) {
+                    if is_nvme_controller(pdev) {
                         nvme::check_cmb(pdev)?;
                     }
                     if wants_pmr {
-                        say_published(pdev);
+                        log_published(pdev);
                     }
                     let regions = published_regions(pdev, &pool)?;
                     (pool, regions)
@@ -238,11 +240,11 @@ impl Adopter {
                 None => return Ok(None),
             };
 
-            let binding = Binding::new(pdev, pool, regions, switches, true)?;
-            let binding = KBox::pin_init(binding, GFP_KERNEL)?;
+            let node = Node::new(pdev, pool, regions, switches, true)?;
+            let node = KBox::pin_init(node, GFP_KERNEL)?;
             Ok(Some(Adopted {
-                rest: Rest::new(binding.provider())?,
-                binding: Some(binding),
+                rest: Rest::new(node.provider())?,
+                node: Some(node),
                 registered,
             }))
         })?;
@@ -254,18 +256,18 @@ impl Adopter {
         // There is none with that key.
         self.devices
             .lock()
-            .insert(node.into_node(key(pdev), adopted));
+            .insert(entry.into_node(key(pdev), adopted));
         Ok(())
     }
 }
 
 /// Returns whether the administrator asked for the Persistent Memory Region.
 fn wants_pmr(pdev: &pci::Device) -> bool {
-    nvme::is_controller(pdev)
-        && config::choices(pdev).is_some_and(|choices| choices.list().contains(&Choice::Pmr))
+    is_nvme_controller(pdev)
+        && file::specs(pdev).is_some_and(|specs| specs.list().contains(&RegionSpec::Pmr))
 }
 
-fn say_published(pdev: &pci::Device) {
+fn log_published(pdev: &pci::Device) {
     dev_warn!(
         pdev,
         "its driver published memory, from which a PMR cannot be kept apart: \
@@ -275,21 +277,21 @@ fn say_published(pdev: &pci::Device) {
 }
 
 /// Finds out what memory another driver registered, by looking at a page of it.
-fn published_regions(pdev: &pci::Device, pool: &Pool) -> Result<Regions> {
+fn published_regions(pdev: &pci::Device, pool: &Pool) -> Result<KVec<Region>> {
     let range = pool.alloc(PAGE_SIZE, PAGE_SIZE)?.pagemap_range();
 
     let (bar, start) = Resource::at(pdev, range.start).ok_or(ENXIO)?;
 
-    let mut regions = Regions::new();
+    let mut regions = KVec::new();
     let region = Region {
         bar,
         offset: range.start - start,
         size: range.end - range.start,
         // The nvme driver is the only one that publishes memory.
-        content: if nvme::is_controller(pdev) {
-            Content::Cmb
+        kind: if is_nvme_controller(pdev) {
+            MemoryKind::Cmb
         } else {
-            Content::Bar
+            MemoryKind::Bar
         },
     };
 

@@ -7,92 +7,39 @@
 //! DMA that was in flight has ended.
 
 pub(crate) mod cmb;
+mod mmio;
 mod pmr;
 pub(crate) mod regs;
 
 use kernel::{
     device::Core,
-    devres::{
-        self,
-        Devres, //
-    },
-    io::Io,
-    pci::{
-        self,
-        Class, //
-    },
-    prelude::*,
-    sync::Arc, //
+    devres,
+    pci,
+    prelude::*, //
 };
 
-use kernel_ext::pci::{
-    bus_address,
-    Window, //
-};
+use kernel_ext::pci::bus_address;
 
-use crate::{
-    driver::{
+use crate::regions::{
+    bar::{
         bar,
-        usable,
-        Regions,
+        trim,
         NAME, //
     },
-    region::{
-        Content,
+    range::{
+        MemoryKind,
         Region, //
     }, //
 };
 
+pub(crate) use mmio::BAR;
+
+use mmio::Registers;
 use regs::{
     Cap,
     Cmbloc,
     Cmbsz, //
 };
-
-/// Up to here the registers go that are used.
-const REGISTERS: usize = 0x1000;
-/// The BAR with the registers.
-pub(crate) const BAR: u32 = 0;
-
-/// Returns whether a device is an NVMe controller.
-pub(crate) fn is_controller(pdev: &pci::Device) -> bool {
-    pdev.pci_class() == Class::STORAGE_EXPRESS
-}
-
-/// The registers, as long as the controller is bound.
-#[derive(Clone)]
-struct Registers(Arc<Devres<Window<REGISTERS>>>);
-
-impl Registers {
-    fn map(pdev: &pci::Device<Core<'_>>) -> Result<Self> {
-        let window = Window::map(pdev, BAR)
-            .inspect_err(|_| dev_err!(pdev, "the registers in BAR 0 cannot be mapped\n"))?;
-
-        Ok(Self(Arc::new(window, GFP_KERNEL)?))
-    }
-
-    fn read32(&self, offset: usize) -> Result<u32> {
-        self.0
-            .try_access_with(|window| window.try_read32(offset))
-            .ok_or(ENXIO)?
-    }
-
-    fn read64(&self, offset: usize) -> Result<u64> {
-        Ok(u64::from(self.read32(offset)?) | u64::from(self.read32(offset + 4)?) << 32)
-    }
-
-    fn write32(&self, value: u32, offset: usize) -> Result {
-        self.0
-            .try_access_with(|window| window.try_write32(value, offset))
-            .ok_or(ENXIO)?
-    }
-
-    /// The upper half first: the bits that enable are in the lower one.
-    fn write64(&self, value: u64, offset: usize) -> Result {
-        self.write32((value >> 32) as u32, offset + 4)?;
-        self.write32(value as u32, offset)
-    }
-}
 
 /// How memory of a controller is switched on, once more after the controller was reset or without power.
 pub(crate) enum Switch {
@@ -151,7 +98,7 @@ impl Memory {
 pub(crate) fn discover(
     pdev: &pci::Device<Core<'_>>,
     wanted: Memory,
-    regions: &mut Regions,
+    regions: &mut KVec<Region>,
     switches: &mut Switches,
 ) -> Result {
     let registers = Registers::map(pdev)?;
@@ -163,7 +110,8 @@ pub(crate) fn discover(
         }
     }
     if wanted.pmr {
-        if let Some(region) = pmr::enable(pdev, &registers, cap, switches)? {
+        if let Some((region, switch)) = pmr::enable(pdev, &registers, cap)? {
+            switches.push(Switch::Pmr(switch), GFP_KERNEL)?;
             regions.push(region, GFP_KERNEL)?;
         }
     }
@@ -190,7 +138,7 @@ pub(crate) fn discover(
 pub(crate) fn discover_beside(
     pdev: &pci::Device<Core<'_>>,
     switches: &mut Switches,
-) -> Result<Regions> {
+) -> Result<KVec<Region>> {
     let registers = Registers::map(pdev)?;
     let cap = Cap(registers.read64(regs::CAP)?);
 
@@ -203,12 +151,13 @@ pub(crate) fn discover_beside(
         );
         return Err(EBUSY);
     }
-    let Some(region) = pmr::enable(pdev, &registers, cap, switches)? else {
+    let Some((region, switch)) = pmr::enable(pdev, &registers, cap)? else {
         dev_err!(pdev, "the controller has no PMR that can serve\n");
         return Err(ENODEV);
     };
+    switches.push(Switch::Pmr(switch), GFP_KERNEL)?;
 
-    let mut regions = Regions::new();
+    let mut regions = KVec::new();
     regions.push(region, GFP_KERNEL)?;
     Ok(regions)
 }
@@ -272,9 +221,9 @@ fn controller_memory_buffer(
         );
         return Ok(None);
     };
-    let region = match usable(pdev, &bar, span.offset, span.size) {
+    let region = match trim(pdev, &bar, span.offset, span.size) {
         Ok(region) => Region {
-            content: Content::Cmb,
+            kind: MemoryKind::Cmb,
             ..region
         },
         Err(refusal) => {

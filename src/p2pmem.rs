@@ -8,24 +8,11 @@
 #![deny(unsafe_code)]
 
 mod adopt;
-mod attributes;
-mod buffer;
-mod choice;
-mod config;
-mod display;
-mod dmabuf;
 mod driver;
-mod file;
-mod ioctl;
-mod mmap;
-mod number;
+mod node;
 mod nvme;
 mod provider;
-mod region;
-mod registry;
-mod routes;
-mod shared;
-mod uring;
+mod regions;
 
 use kernel::{
     driver::Registration,
@@ -47,11 +34,16 @@ use kernel_ext::{
     suspend::SleepNotifier, //
 };
 
+use regions::{
+    bar::NAME,
+    file, //
+};
+
 /// What the module does while it is loaded. The fields are dropped in this order.
 #[pin_data]
 struct Module {
     /// First, the administrator asks for nothing more.
-    _file: Pin<KBox<AttributeFile<config::File<Arc<Watch<adopt::Adopter>>>>>>,
+    _file: Pin<KBox<AttributeFile<file::File<Arc<Watch<adopt::Adopter>>>>>>,
     _parameters: ParameterFiles,
     /// Then nothing is adopted after sleep any more.
     _sleep: Option<Pin<KBox<SleepNotifier<adopt::Sleep>>>>,
@@ -60,7 +52,7 @@ struct Module {
     #[pin]
     _driver: Registration<Adapter<driver::P2pmem>>,
     /// What the driver looks at when it binds a device.
-    _config: Loan<config::Config>,
+    _config: Loan<file::Config>,
 }
 
 /// What can be read in `/sys/module/p2pmem_rs/parameters/`.
@@ -78,12 +70,12 @@ const PARAMETERS: &[Parameter] = &[
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
-            let config = config::Config::new()?;
-            let loan = config::CONFIG.lend(config.clone())?;
+            let config = file::Config::new()?;
+            let loan = file::CONFIG.lend(config.clone())?;
 
             Ok(try_pin_init!(Self {
                 _config: loan,
-                _driver <- Registration::new(driver::NAME, module),
+                _driver <- Registration::new(NAME, module),
                 _adopter: if module_parameters::adopt.value() != 0 {
                     Some(adopt::start()?)
                 } else {
@@ -98,7 +90,7 @@ impl kernel::InPlaceModule for Module {
                 },
                 _parameters: ParameterFiles::new(module, PARAMETERS)?,
                 _file: {
-                    let file = config::File::new(config, _adopter.clone());
+                    let file = file::File::new(config, _adopter.clone());
                     KBox::pin_init(AttributeFile::new(module, file), GFP_KERNEL)?
                 },
             }))

@@ -20,12 +20,10 @@
 //! [`Provider::withdraw`] and [`Provider::finish`] are the end of the binding; after them it is an empty shell.
 
 use kernel::{
-    debugfs,
     device::{
         Bound,
         Device, //
     },
-    fmt,
     new_poll_condvar,
     pci,
     prelude::*,
@@ -59,32 +57,28 @@ use kernel_ext::{
     workqueue::RetryWork, //
 };
 
-use crate::{
-    driver::Regions,
-    region::Region,
-    registry::Registry, //
-};
+use crate::regions::range::Region;
 
 mod account;
 mod allocations;
-mod revoke;
+pub(crate) mod buffer;
+mod registry;
+pub(crate) mod revoke;
 
 pub(crate) use account::Account;
 pub(crate) use allocations::{
     Key,
     Memory, //
 };
-pub(crate) use revoke::{
-    Export,
-    Rest, //
-};
 
 use account::Accounts;
 use allocations::{
     AllocationEntry,
     Allocations,
-    Place, //
+    Place,
+    Summary, //
 };
+use registry::Registry;
 
 /// Who may have memory that is not mapped: in a slot of an io_uring, or exported to devices that cannot let go.
 ///
@@ -138,13 +132,25 @@ impl Settings {
     }
 }
 
+/// Memory that other devices may have imported.
+pub(crate) trait Export: Send + Sync {
+    /// Tells importers to let go of the memory, and refuses it to others from now on. Does not wait.
+    fn revoke(&self);
+
+    /// Returns whether an importer has not let go yet. May sleep.
+    fn is_in_use(&self) -> bool;
+
+    /// Passes each importer to `see`, which must not sleep for long.
+    fn for_each_importer(&self, see: &mut dyn FnMut(&Device));
+}
+
 /// A device's peer-to-peer memory.
 #[pin_data]
 pub(crate) struct Provider {
     pdev: ARef<pci::Device>,
     gate: Arc<Gate>,
     pool: Pool,
-    regions: Regions,
+    regions: KVec<Region>,
     /// Whether another driver has the device.
     adopted: bool,
     pub(crate) settings: Settings,
@@ -172,7 +178,7 @@ impl Provider {
     pub(crate) fn new(
         pdev: &pci::Device<Bound>,
         pool: Pool,
-        regions: Regions,
+        regions: KVec<Region>,
         adopted: bool,
     ) -> Result<Arc<Self>> {
         let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
@@ -317,6 +323,14 @@ impl Provider {
         Ok((self.allocations.insert(place, entry), memory))
     }
 
+    /// Passes what is to be told of each allocation to `see`, until that fails. Allocations may come and go during that.
+    pub(crate) fn for_each_allocation<E>(
+        &self,
+        see: impl FnMut(Summary) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.allocations.for_each(see)
+    }
+
     /// Gives memory back that has no user any more. What DMA still uses is given back later.
     ///
     /// The caller must have dropped its references to the memory.
@@ -327,29 +341,5 @@ impl Provider {
                 self.allocations.schedule();
             }
         }
-    }
-}
-
-/// The list of allocations, for developers: process, user, bytes, and where, a line for each.
-pub(crate) struct List(pub(crate) Arc<Provider>);
-
-impl debugfs::Writer for List {
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.allocations.for_each(|one| {
-            f.write_fmt(fmt!(
-                "{} uid {} bytes {} at {:#x} large {}{}{}\n",
-                one.owner,
-                one.user.into_uid_in_current_ns(),
-                one.bytes,
-                one.place.start,
-                one.bytes_in_large_pages,
-                if one.is_held { " held" } else { "" },
-                if one.is_outstanding {
-                    " outstanding"
-                } else {
-                    ""
-                }
-            ))
-        })
     }
 }

@@ -26,11 +26,14 @@ use kernel_ext::{
 };
 
 use crate::{
-    buffer::Buffer,
-    driver,
-    mmap,
-    provider::Export, //
+    provider::{
+        buffer::Buffer,
+        Export, //
+    },
+    regions::bar::NAME, //
 };
+
+use super::mmap;
 
 /// What is behind a dma-buf.
 pub(crate) struct Handle {
@@ -79,7 +82,7 @@ static KIND: Kind<Handle> = Kind::new();
 
 #[vtable]
 impl Memory for Handle {
-    const NAME: &'static CStr = driver::NAME;
+    const NAME: &'static CStr = NAME;
 
     fn kind() -> &'static Kind<Self> {
         &KIND

@@ -27,16 +27,17 @@ use kernel_ext::{
     mm::virt::AreaDescription, //
 };
 
-use crate::{
-    attributes,
+use crate::provider::{
     buffer::Buffer,
+    Account,
+    Provider, //
+};
+
+use super::{
     ioctl,
     mmap,
-    provider::{
-        Account,
-        Provider, //
-    },
     shared::Shared,
+    sysfs,
     uring, //
 };
 
@@ -51,8 +52,8 @@ impl MiscDevice for File {
     type Data = Shared;
     type Area = Buffer;
     const ALIGN_AREAS: bool = true;
-    const ATTRIBUTES: &'static [Attribute<Shared>] = attributes::ALL;
-    const LISTINGS: &'static [Listing<Shared>] = attributes::LISTINGS;
+    const ATTRIBUTES: &'static [Attribute<Shared>] = sysfs::ALL;
+    const LISTINGS: &'static [Listing<Shared>] = sysfs::LISTINGS;
 
     fn address_space(shared: &Shared) -> Option<&Arc<AnonInode>> {
         Some(&shared.provider.inode)

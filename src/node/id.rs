@@ -20,9 +20,9 @@ static IN_USE: [Atomic<u64>; (MAX / BITS) as usize] =
     [const { Atomic::new(0) }; (MAX / BITS) as usize];
 
 /// A number that nobody else has. It is free again when this is dropped.
-pub(crate) struct Number(u32);
+pub(crate) struct NodeId(u32);
 
-impl Number {
+impl NodeId {
     /// Takes the lowest free number, or returns `ENOSPC`.
     pub(crate) fn take_lowest() -> Result<Self> {
         for (index, word) in (0..).zip(&IN_USE) {
@@ -45,7 +45,7 @@ impl Number {
     }
 }
 
-impl Drop for Number {
+impl Drop for NodeId {
     fn drop(&mut self) {
         if let Some(word) = IN_USE.get((self.0 / BITS) as usize) {
             let mut old = word.load(Relaxed);

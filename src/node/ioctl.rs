@@ -53,14 +53,15 @@ use kernel_ext::{
 };
 
 use crate::{
-    buffer::Buffer,
-    dmabuf,
     provider::{
+        buffer::Buffer,
         Account,
         Provider, //
     },
-    region::Content, //
+    regions::range::MemoryKind, //
 };
+
+use super::dmabuf;
 
 const READ_WRITE: u32 = _IOC_READ | _IOC_WRITE;
 
@@ -161,10 +162,10 @@ fn region(provider: &Provider, index: u32) -> Result<uapi::p2pmem_region> {
         } else {
             0
         },
-        kind: match region.content {
-            Content::Bar => uapi::P2PMEM_KIND_BAR,
-            Content::Cmb => uapi::P2PMEM_KIND_CMB,
-            Content::Pmr => uapi::P2PMEM_KIND_PMR,
+        kind: match region.kind {
+            MemoryKind::Bar => uapi::P2PMEM_KIND_BAR,
+            MemoryKind::Cmb => uapi::P2PMEM_KIND_CMB,
+            MemoryKind::Pmr => uapi::P2PMEM_KIND_PMR,
         },
         reserved: 0,
     })

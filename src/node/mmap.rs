@@ -32,12 +32,10 @@ use kernel_ext::{
     p2pmem::Allocation, //
 };
 
-use crate::{
+use crate::provider::{
     buffer::Buffer,
-    provider::{
-        Account,
-        Provider, //
-    }, //
+    Account,
+    Provider, //
 };
 
 /// Says what a mapping of a node is like.

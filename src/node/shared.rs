@@ -11,10 +11,9 @@ use kernel::{
     }, //
 };
 
-use crate::{
-    provider::Provider,
-    routes, //
-};
+use crate::provider::Provider;
+
+use super::routes;
 
 /// What all open files of a node, and its files in sysfs, share.
 #[pin_data]

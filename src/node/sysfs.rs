@@ -24,11 +24,14 @@ use kernel_ext::{
 };
 
 use crate::{
-    choice,
     provider::{
         Privilege,
         Provider, //
     },
+    regions::spec, //
+};
+
+use super::{
     routes,
     shared::Shared, //
 };
@@ -86,12 +89,12 @@ pub(crate) const ALL: &[Attribute<Shared>] = &[
     setting!(
         c"limit_per_file",
         accounts.limits.per_file,
-        choice::size_or_zero
+        spec::size_or_zero
     ),
     setting!(
         c"limit_per_user",
         accounts.limits.per_user,
-        choice::size_or_zero
+        spec::size_or_zero
     ),
     Attribute {
         name: c"slots",
@@ -135,7 +138,7 @@ impl fmt::Display for Regions<'_> {
                 region.bar,
                 region.offset,
                 region.size,
-                region.content
+                region.kind
             ))?;
         }
 

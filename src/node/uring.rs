@@ -38,11 +38,12 @@ use kernel_ext::{
     uapi, //
 };
 
-use crate::{
+use crate::provider::{
     buffer::Buffer,
-    dmabuf::Handle,
-    provider::Provider, //
+    Provider, //
 };
+
+use super::dmabuf::Handle;
 
 /// All commands fill the field that an entry of the usual size has for them.
 const SIZE: usize = 16;

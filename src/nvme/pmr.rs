@@ -15,28 +15,27 @@ use kernel::{
 use kernel_ext::pci::bus_address;
 
 use super::{
+    mmio::Registers,
     regs::{
         self,
         Cap,
         Pmrcap,
         Pmrsts, //
-    },
-    Registers,
-    Switches, //
+    }, //
 };
 
-use crate::{
-    driver::{
+use crate::regions::{
+    bar::{
         bar,
-        usable, //
+        trim, //
     },
-    region::{
-        Content,
+    range::{
+        MemoryKind,
         Region, //
     }, //
 };
 
-/// Enables the region and returns where it is, or [`None`] if there is none, or if it cannot serve;
+/// Enables the region and returns where it is and how it is switched on once more, or [`None`] if there is none, or if it cannot serve;
 /// then the log says why.
 ///
 /// Without being enabled it would take no data, and not complain.
@@ -44,8 +43,7 @@ pub(super) fn enable(
     pdev: &pci::Device<Core<'_>>,
     registers: &Registers,
     cap: Cap,
-    switches: &mut Switches,
-) -> Result<Option<Region>> {
+) -> Result<Option<(Region, Switch)>> {
     if !cap.pmrs() {
         return Ok(None);
     }
@@ -58,7 +56,7 @@ pub(super) fn enable(
         );
         return Ok(None);
     }
-    let region = match bar(pdev, cap.bir()).map(|bar| usable(pdev, &bar, 0, bar.size)) {
+    let region = match bar(pdev, cap.bir()).map(|bar| trim(pdev, &bar, 0, bar.size)) {
         Ok(Ok(region)) => region,
         Ok(Err(refusal)) => {
             dev_warn!(pdev, "the PMR is not used: {}\n", refusal);
@@ -90,12 +88,12 @@ pub(super) fn enable(
         // The log says why.
         Err(_) => return Ok(None),
     }
-    switches.push(super::Switch::Pmr(switch), GFP_KERNEL)?;
-
-    Ok(Some(Region {
-        content: Content::Pmr,
+    let region = Region {
+        kind: MemoryKind::Pmr,
         ..region
-    }))
+    };
+
+    Ok(Some((region, switch)))
 }
 
 /// How the region is switched on and off.

@@ -20,7 +20,7 @@ use kernel_ext::{
     p2pmem::Allocation, //
 };
 
-use crate::provider::{
+use super::{
     Account,
     Key,
     Memory,

@@ -3,7 +3,6 @@
 //! The end of a provider: the memory is taken back from all users.
 
 use kernel::{
-    device::Device,
     prelude::*,
     sync::Arc,
     time::{
@@ -31,18 +30,6 @@ use super::{
 /// How long to wait before the log says for whom, and how often it says so again.
 const FIRST_REPORT: Delta = Delta::from_millis(100);
 const REPORT_INTERVAL: Delta = Delta::from_secs(10);
-
-/// Memory that other devices may have imported.
-pub(crate) trait Export: Send + Sync {
-    /// Tells importers to let go of the memory, and refuses it to others from now on. Does not wait.
-    fn revoke(&self);
-
-    /// Returns whether an importer has not let go yet. May sleep.
-    fn is_in_use(&self) -> bool;
-
-    /// Passes each importer to `see`, which must not sleep for long.
-    fn for_each_importer(&self, see: &mut dyn FnMut(&Device));
-}
 
 impl Provider {
     /// Takes the memory back from everybody, since the device goes away. [`Provider::finish`] is the second half.

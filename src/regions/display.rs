@@ -4,9 +4,9 @@
 
 use kernel::fmt;
 
-use crate::{
-    choice,
-    region, //
+use super::{
+    range,
+    spec, //
 };
 
 macro_rules! as_core_does {
@@ -20,9 +20,9 @@ macro_rules! as_core_does {
 }
 
 as_core_does!(
-    choice::Address,
-    choice::Choices,
-    choice::Mistake<'_>,
-    region::Content,
-    region::Refusal,
+    spec::Address,
+    spec::RegionSpecs,
+    spec::ParseError<'_>,
+    range::MemoryKind,
+    range::RegionError,
 );

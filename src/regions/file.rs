@@ -2,7 +2,7 @@
 
 //! What the administrator set for devices: `/sys/module/p2pmem_rs/regions`.
 //!
-//! A line that is written is about one device, see choice.rs. It counts from the next time the device
+//! A line that is written is about one device, see spec.rs. It counts from the next time the device
 //! is bound on; a device that another driver has is looked at once more right away. Reading gives
 //! all lines back.
 
@@ -25,9 +25,9 @@ use kernel_ext::{
     module::Attribute, //
 };
 
-use crate::choice::{
+use super::spec::{
     self,
-    Choices, //
+    RegionSpecs, //
 };
 
 /// As set since the module was loaded.
@@ -36,7 +36,7 @@ pub(crate) static CONFIG: Global<Config> = Global::new();
 struct Entry {
     /// As the kernel names the device.
     device: CString,
-    choices: Choices,
+    specs: RegionSpecs,
 }
 
 /// What was set.
@@ -47,7 +47,7 @@ pub(crate) struct Config {
 }
 
 /// Returns what the administrator wants of a device.
-pub(crate) fn choices(pdev: &pci::Device) -> Option<Choices> {
+pub(crate) fn specs(pdev: &pci::Device) -> Option<RegionSpecs> {
     let device: &Device = pdev.as_ref();
 
     CONFIG.get()?.of(device.name())
@@ -64,25 +64,25 @@ impl Config {
         )
     }
 
-    fn of(&self, device: &CStr) -> Option<Choices> {
+    fn of(&self, device: &CStr) -> Option<RegionSpecs> {
         let entries = self.entries.lock();
         let entry = entries.iter().find(|entry| &*entry.device == device)?;
 
-        Some(entry.choices)
+        Some(entry.specs)
     }
 
     /// Sets or forgets what is wanted of a device. `ENOSPC` if the file would become too long.
-    fn set(&self, device: &CStr, choices: Option<Choices>) -> Result {
+    fn set(&self, device: &CStr, specs: Option<RegionSpecs>) -> Result {
         let mut entries = self.entries.lock();
         let previous = match entries.iter().position(|entry| &*entry.device == device) {
             Some(place) => Some(entries.remove(place)?),
             None => None,
         };
-        let Some(choices) = choices else {
+        let Some(specs) = specs else {
             return Ok(());
         };
 
-        let result = add(&mut entries, device, choices);
+        let result = add(&mut entries, device, specs);
         if let (Err(_), Some(previous)) = (result, previous) {
             // There was room for it before.
             entries.push(previous, GFP_KERNEL)?;
@@ -92,9 +92,9 @@ impl Config {
     }
 }
 
-fn add(entries: &mut KVec<Entry>, device: &CStr, choices: Choices) -> Result {
+fn add(entries: &mut KVec<Entry>, device: &CStr, specs: RegionSpecs) -> Result {
     let device = CString::try_from_fmt(fmt!("{}", device))?;
-    entries.push(Entry { device, choices }, GFP_KERNEL)?;
+    entries.push(Entry { device, specs }, GFP_KERNEL)?;
 
     let fits = text(entries).and_then(|text| match text.to_bytes().len() {
         PAGE_SIZE.. => Err(ENOSPC),
@@ -114,7 +114,7 @@ fn text(entries: &[Entry]) -> Result<CString> {
     impl fmt::Display for Lines<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             for entry in self.0 {
-                f.write_fmt(fmt!("{} {}\n", &*entry.device, entry.choices))?;
+                f.write_fmt(fmt!("{} {}\n", &*entry.device, entry.specs))?;
             }
 
             Ok(())
@@ -151,12 +151,12 @@ impl<A: Applier + 'static> Attribute for File<A> {
     }
 
     fn store(&self, line: &str) -> Result {
-        let (address, choices) = choice::parse(line).map_err(|mistake| {
-            pr_err!("regions: {}\n", mistake);
+        let (address, specs) = spec::parse(line).map_err(|error| {
+            pr_err!("regions: {}\n", error);
             EINVAL
         })?;
         let device = CString::try_from_fmt(fmt!("{}", address))?;
-        self.config.set(&device, choices).inspect_err(|&error| {
+        self.config.set(&device, specs).inspect_err(|&error| {
             if error == ENOSPC {
                 pr_err!("regions: no room for more: write a device and default to forget it\n");
             }

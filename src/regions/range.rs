@@ -29,7 +29,7 @@ pub(crate) struct Bar {
     /// Length in bytes, 0 if it is not known.
     pub(crate) size: u64,
     /// What it is.
-    pub(crate) kind: Kind,
+    pub(crate) kind: BarKind,
     /// Whether it has an address.
     pub(crate) assigned: bool,
 }
@@ -43,7 +43,7 @@ impl Bar {
 
 /// What a BAR gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BarKind {
     /// The device has no such BAR.
     Absent,
     /// I/O ports.
@@ -67,12 +67,12 @@ pub(crate) struct Region {
     /// Length in bytes.
     pub(crate) size: u64,
     /// What it is.
-    pub(crate) content: Content,
+    pub(crate) kind: MemoryKind,
 }
 
 /// What memory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum MemoryKind {
     /// Memory of a BAR.
     Bar,
     /// An NVMe Controller Memory Buffer.
@@ -81,7 +81,7 @@ pub(crate) enum Content {
     Pmr,
 }
 
-impl fmt::Display for Content {
+impl fmt::Display for MemoryKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bar => "bar",
@@ -142,7 +142,7 @@ impl Reserved {
 
 /// Why a BAR cannot be registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum RegionError {
     /// The device has no such BAR.
     Absent { bar: u32 },
     /// No BAR of the device is memory that could serve.
@@ -166,12 +166,12 @@ pub(crate) enum Refusal {
     /// Two regions share bytes.
     Overlap {
         bar: u32,
-        one: Content,
-        other: Content,
+        one: MemoryKind,
+        other: MemoryKind,
     },
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for RegionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Absent { bar } => {
@@ -215,8 +215,8 @@ impl fmt::Display for Refusal {
             ),
             Self::Overlap {
                 bar,
-                one: Content::Bar,
-                other: Content::Bar,
+                one: MemoryKind::Bar,
+                other: MemoryKind::Bar,
             } => write!(
                 f,
                 "two regions of BAR {bar} overlap: choose such that do not"
@@ -239,20 +239,20 @@ pub(crate) fn part(
     size: u64,
     reserved: &[Option<Reserved>],
     limits: &Limits,
-) -> Result<Region, Refusal> {
+) -> Result<Region, RegionError> {
     let number = bar.number;
     let alignment = limits.alignment;
 
     match bar.kind {
-        Kind::Absent => return Err(Refusal::Absent { bar: number }),
-        Kind::Io => return Err(Refusal::Io { bar: number }),
-        Kind::Memory { .. } => (),
+        BarKind::Absent => return Err(RegionError::Absent { bar: number }),
+        BarKind::Io => return Err(RegionError::Io { bar: number }),
+        BarKind::Memory { .. } => (),
     }
     if !bar.assigned {
-        return Err(Refusal::Unassigned { bar: number });
+        return Err(RegionError::Unassigned { bar: number });
     }
 
-    let beyond = Refusal::Beyond { bar: number };
+    let beyond = RegionError::Beyond { bar: number };
     let end = offset.checked_add(size).ok_or(beyond)?;
     if end > bar.size {
         return Err(beyond);
@@ -266,7 +266,7 @@ pub(crate) fn part(
         let last = (bar.start + to) & !mask;
         (first < last).then_some((first, last))
     };
-    let whole = align(offset, end).ok_or(Refusal::TooSmall {
+    let whole = align(offset, end).ok_or(RegionError::TooSmall {
         bar: number,
         size,
         alignment,
@@ -289,14 +289,14 @@ pub(crate) fn part(
             .chain([offset])
             .filter_map(run)
             .max_by_key(|(first, last)| last - first)
-            .ok_or(Refusal::Registers {
+            .ok_or(RegionError::Registers {
                 bar: number,
                 name,
                 alignment,
             })?,
     };
     if !limits.mappable.contains(&first) || !limits.mappable.contains(&(last - 1)) {
-        return Err(Refusal::Unmappable {
+        return Err(RegionError::Unmappable {
             bar: number,
             end: last - 1,
             limit: *limits.mappable.end(),
@@ -307,12 +307,12 @@ pub(crate) fn part(
         bar: number,
         offset: first - bar.start,
         size: last - first,
-        content: Content::Bar,
+        kind: MemoryKind::Bar,
     })
 }
 
 /// Checks that no two regions share a byte.
-pub(crate) fn disjoint(regions: &[Region]) -> Result<(), Refusal> {
+pub(crate) fn disjoint(regions: &[Region]) -> Result<(), RegionError> {
     for (index, one) in regions.iter().enumerate() {
         let shares = |other: &Region| {
             // Regions lie within BARs, so that the sums do not overflow.
@@ -321,29 +321,13 @@ pub(crate) fn disjoint(regions: &[Region]) -> Result<(), Refusal> {
                 && other.offset < one.offset + one.size
         };
         if let Some(other) = regions.iter().skip(index + 1).find(|other| shares(other)) {
-            return Err(Refusal::Overlap {
+            return Err(RegionError::Overlap {
                 bar: one.bar,
-                one: one.content,
-                other: other.content,
+                one: one.kind,
+                other: other.kind,
             });
         }
     }
 
     Ok(())
-}
-
-/// Returns the BAR that most likely is memory, of a device that nobody said anything about: the
-/// largest prefetchable 64-bit one, or else the largest memory BAR.
-///
-/// One without an address counts as small, but may be chosen: that it has none is the reason then.
-pub(crate) fn choose(bars: &[Bar]) -> Result<&Bar, Refusal> {
-    let rank = |bar: &&Bar| match bar.kind {
-        Kind::Memory { prefetchable, wide } => Some((prefetchable && wide, bar.size)),
-        Kind::Absent | Kind::Io => None,
-    };
-
-    bars.iter()
-        .filter(|bar| rank(bar).is_some())
-        .max_by_key(rank)
-        .ok_or(Refusal::NoMemory)
 }

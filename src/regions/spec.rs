@@ -28,7 +28,7 @@ pub(crate) struct Address {
 
 /// Something that a device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
+pub(crate) enum RegionSpec {
     /// The Controller Memory Buffer of an NVMe controller.
     Cmb,
     /// The Persistent Memory Region of an NVMe controller.
@@ -43,14 +43,14 @@ pub(crate) enum Choice {
 
 /// What to take of a device, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Choices {
-    list: [Choice; MAX],
+pub(crate) struct RegionSpecs {
+    list: [RegionSpec; MAX],
     count: usize,
 }
 
 /// Why a line makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mistake<'a> {
+pub(crate) enum ParseError<'a> {
     /// Not the address of a device.
     Address(&'a str),
     /// Nothing is said of the device.
@@ -63,7 +63,7 @@ pub(crate) enum Mistake<'a> {
     TooMany,
 }
 
-impl fmt::Display for Mistake<'_> {
+impl fmt::Display for ParseError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(word) => {
@@ -91,26 +91,26 @@ impl fmt::Display for Mistake<'_> {
 }
 
 /// Reads a line: a device, and what to take of it; [`None`] for what is taken by default.
-pub(crate) fn parse(line: &str) -> Result<(Address, Option<Choices>), Mistake<'_>> {
+pub(crate) fn parse(line: &str) -> Result<(Address, Option<RegionSpecs>), ParseError<'_>> {
     let mut words = line.split_ascii_whitespace();
     let address = words.next().unwrap_or_default();
-    let address = Address::parse(address).ok_or(Mistake::Address(address))?;
-    let first = words.next().ok_or(Mistake::Nothing)?;
+    let address = Address::parse(address).ok_or(ParseError::Address(address))?;
+    let first = words.next().ok_or(ParseError::Nothing)?;
 
     if first == "default" {
         return match words.next() {
             None => Ok((address, None)),
-            Some(word) => Err(Mistake::Word(word)),
+            Some(word) => Err(ParseError::Word(word)),
         };
     }
 
-    let mut choices = Choices {
-        list: [Choice::parse(first)?; MAX],
+    let mut choices = RegionSpecs {
+        list: [RegionSpec::parse(first)?; MAX],
         count: 1,
     };
     for word in words {
         let slot = choices.list.get_mut(choices.count);
-        *slot.ok_or(Mistake::TooMany)? = Choice::parse(word)?;
+        *slot.ok_or(ParseError::TooMany)? = RegionSpec::parse(word)?;
         choices.count += 1;
     }
 
@@ -154,14 +154,14 @@ impl fmt::Display for Address {
     }
 }
 
-impl Choice {
-    fn parse(word: &str) -> Result<Self, Mistake<'_>> {
+impl RegionSpec {
+    fn parse(word: &str) -> Result<Self, ParseError<'_>> {
         let range = match word {
             "cmb" => return Ok(Self::Cmb),
             "pmr" => return Ok(Self::Pmr),
-            _ => word.strip_prefix("bar").ok_or(Mistake::Word(word))?,
+            _ => word.strip_prefix("bar").ok_or(ParseError::Word(word))?,
         };
-        let wrong = Mistake::Number(word);
+        let wrong = ParseError::Number(word);
 
         let (range, size) = match range.split_once('+') {
             Some((range, text)) => (range, Some(size(text).ok_or(wrong)?)),
@@ -184,7 +184,7 @@ impl Choice {
     }
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for RegionSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Cmb => write!(f, "cmb"),
@@ -204,15 +204,15 @@ impl fmt::Display for Choice {
     }
 }
 
-impl Choices {
+impl RegionSpecs {
     /// Returns what to take.
-    pub(crate) fn list(&self) -> &[Choice] {
+    pub(crate) fn list(&self) -> &[RegionSpec] {
         self.list.get(..self.count).unwrap_or_default()
     }
 }
 
 /// As it may be written again.
-impl fmt::Display for Choices {
+impl fmt::Display for RegionSpecs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, choice) in self.list().iter().enumerate() {
             let space = if index == 0 { "" } else { " " };

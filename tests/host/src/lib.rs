@@ -4,14 +4,18 @@
 
 #![cfg(test)]
 
-#[path = "../../../src/choice.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod choice;
-#[path = "../../../src/region.rs"]
-#[allow(unreachable_pub)]
-mod region;
-
 /// As in the driver, without the parts that need a kernel.
+#[allow(dead_code, unreachable_pub)]
+#[path = "."]
+mod regions {
+    #[path = "../../../src/regions/policy.rs"]
+    pub(crate) mod policy;
+    #[path = "../../../src/regions/range.rs"]
+    pub(crate) mod range;
+    #[path = "../../../src/regions/spec.rs"]
+    pub(crate) mod spec;
+}
+
 #[allow(dead_code, unreachable_pub)]
 #[path = "."]
 mod nvme {
@@ -25,7 +29,7 @@ mod nvme {
 #[allow(unreachable_pub)]
 mod pieces;
 
-mod choice_tests;
 mod nvme_tests;
 mod pieces_tests;
-mod region_tests;
+mod range_tests;
+mod spec_tests;

@@ -2,13 +2,14 @@
 
 //! Which bytes of which BAR are registered.
 
-use crate::region::{
-    choose, disjoint, part, Bar, Content, Kind, Limits, Refusal, Region, Reserved,
+use crate::regions::{
+    policy::default_bar,
+    range::{disjoint, part, Bar, BarKind, Limits, MemoryKind, Region, RegionError, Reserved},
 };
 
 const MIB: u64 = 1 << 20;
 const ALIGNMENT: u64 = 2 * MIB;
-const MEMORY: Kind = Kind::Memory {
+const MEMORY: BarKind = BarKind::Memory {
     prefetchable: true,
     wide: true,
 };
@@ -30,16 +31,16 @@ const LIMITS: Limits = Limits {
 };
 
 /// What can be registered of a whole BAR.
-fn whole(bar: &Bar) -> Result<Region, Refusal> {
+fn whole(bar: &Bar) -> Result<Region, RegionError> {
     part(bar, 0, bar.size, &[], &LIMITS)
 }
 
-fn region(offset: u64, size: u64) -> Result<Region, Refusal> {
+fn region(offset: u64, size: u64) -> Result<Region, RegionError> {
     Ok(Region {
         bar: 2,
         offset,
         size,
-        content: Content::Bar,
+        kind: MemoryKind::Bar,
     })
 }
 
@@ -80,7 +81,7 @@ fn a_bar_without_an_aligned_unit_is_refused() {
     ] {
         assert_eq!(
             whole(&bar(start, size)),
-            Err(Refusal::TooSmall {
+            Err(RegionError::TooSmall {
                 bar: 2,
                 size,
                 alignment: ALIGNMENT
@@ -95,15 +96,18 @@ fn the_end_of_the_address_space_is_no_trap() {
     let last = u64::MAX - (2 * MIB) + 1;
 
     // Ends at 2^64 exactly, or beyond.
-    assert_eq!(whole(&bar(last, 2 * MIB)), Err(Refusal::Beyond { bar: 2 }));
+    assert_eq!(
+        whole(&bar(last, 2 * MIB)),
+        Err(RegionError::Beyond { bar: 2 })
+    );
     assert_eq!(
         whole(&bar(u64::MAX, u64::MAX)),
-        Err(Refusal::Beyond { bar: 2 })
+        Err(RegionError::Beyond { bar: 2 })
     );
     // Its start cannot be rounded up.
     assert!(matches!(
         whole(&bar(u64::MAX - 1, 1)),
-        Err(Refusal::TooSmall { .. })
+        Err(RegionError::TooSmall { .. })
     ));
     // The last whole unit below the end.
     assert_eq!(whole(&bar(last - 2 * MIB, 4 * MIB - 1)), region(0, 2 * MIB));
@@ -136,7 +140,7 @@ fn a_part_must_lie_within_its_bar() {
     ] {
         assert_eq!(
             part(&bar, offset, size, &[], &LIMITS),
-            Err(Refusal::Beyond { bar: 2 }),
+            Err(RegionError::Beyond { bar: 2 }),
             "{offset:#x} {size:#x}"
         );
     }
@@ -144,7 +148,7 @@ fn a_part_must_lie_within_its_bar() {
     for size in [0, 1, 2 * MIB - 1] {
         assert!(matches!(
             part(&bar, 4 * MIB, size, &[], &LIMITS),
-            Err(Refusal::TooSmall { .. })
+            Err(RegionError::TooSmall { .. })
         ));
     }
 }
@@ -152,11 +156,11 @@ fn a_part_must_lie_within_its_bar() {
 #[test]
 fn what_is_not_memory_with_an_address_is_refused() {
     let io = Bar {
-        kind: Kind::Io,
+        kind: BarKind::Io,
         ..bar(0x1000, 32)
     };
     let absent = Bar {
-        kind: Kind::Absent,
+        kind: BarKind::Absent,
         assigned: false,
         ..bar(0, 0)
     };
@@ -166,42 +170,42 @@ fn what_is_not_memory_with_an_address_is_refused() {
         ..bar(0, 0)
     };
 
-    assert_eq!(whole(&absent), Err(Refusal::Absent { bar: 2 }));
-    assert_eq!(whole(&io), Err(Refusal::Io { bar: 2 }));
-    assert_eq!(whole(&unassigned), Err(Refusal::Unassigned { bar: 2 }));
+    assert_eq!(whole(&absent), Err(RegionError::Absent { bar: 2 }));
+    assert_eq!(whole(&io), Err(RegionError::Io { bar: 2 }));
+    assert_eq!(whole(&unassigned), Err(RegionError::Unassigned { bar: 2 }));
 }
 
 #[test]
 fn every_refusal_names_the_bar_and_what_to_do() {
     for refusal in [
-        Refusal::Absent { bar: 4 },
-        Refusal::Io { bar: 4 },
-        Refusal::Unassigned { bar: 4 },
-        Refusal::TooSmall {
+        RegionError::Absent { bar: 4 },
+        RegionError::Io { bar: 4 },
+        RegionError::Unassigned { bar: 4 },
+        RegionError::TooSmall {
             bar: 4,
             size: 16384,
             alignment: ALIGNMENT,
         },
-        Refusal::Beyond { bar: 4 },
-        Refusal::Unmappable {
+        RegionError::Beyond { bar: 4 },
+        RegionError::Unmappable {
             bar: 4,
             end: 1 << 47,
             limit: 1 << 46,
         },
-        Refusal::Registers {
+        RegionError::Registers {
             bar: 4,
             name: "MSI-X table",
             alignment: ALIGNMENT,
         },
-        Refusal::Overlap {
+        RegionError::Overlap {
             bar: 4,
-            one: Content::Bar,
-            other: Content::Bar,
+            one: MemoryKind::Bar,
+            other: MemoryKind::Bar,
         },
-        Refusal::Overlap {
+        RegionError::Overlap {
             bar: 4,
-            one: Content::Cmb,
-            other: Content::Pmr,
+            one: MemoryKind::Cmb,
+            other: MemoryKind::Pmr,
         },
     ] {
         let text = refusal.to_string();
@@ -220,15 +224,15 @@ fn the_largest_prefetchable_64_bit_bar_is_chosen() {
         kind,
         ..bar(4 * MIB, 0)
     };
-    let small = Kind::Memory {
+    let small = BarKind::Memory {
         prefetchable: false,
         wide: false,
     };
     let bars = [
         of(0, 512 * MIB, small),
-        of(1, 4096, Kind::Io),
+        of(1, 4096, BarKind::Io),
         of(2, 64 * MIB, MEMORY),
-        of(3, 0, Kind::Absent),
+        of(3, 0, BarKind::Absent),
         of(4, 128 * MIB, MEMORY),
         Bar {
             assigned: false,
@@ -236,17 +240,17 @@ fn the_largest_prefetchable_64_bit_bar_is_chosen() {
         },
     ];
 
-    assert_eq!(choose(&bars).map(|bar| bar.number), Ok(4));
+    assert_eq!(default_bar(&bars).map(|bar| bar.number), Ok(4));
     // Without one, the largest memory BAR.
-    assert_eq!(choose(&bars[..2]).map(|bar| bar.number), Ok(0));
+    assert_eq!(default_bar(&bars[..2]).map(|bar| bar.number), Ok(0));
     // One without an address is more likely meant than one that is not prefetchable.
-    assert_eq!(choose(&bars[5..]).map(|bar| bar.number), Ok(5));
+    assert_eq!(default_bar(&bars[5..]).map(|bar| bar.number), Ok(5));
     let both = [bars[0], bars[5]];
-    assert_eq!(choose(&both).map(|bar| bar.number), Ok(5));
+    assert_eq!(default_bar(&both).map(|bar| bar.number), Ok(5));
     // I/O ports and BARs that are not there do not count.
-    assert_eq!(choose(&bars[3..4]), Err(Refusal::NoMemory));
-    assert_eq!(choose(&bars[1..2]), Err(Refusal::NoMemory));
-    assert_eq!(choose(&[]), Err(Refusal::NoMemory));
+    assert_eq!(default_bar(&bars[3..4]), Err(RegionError::NoMemory));
+    assert_eq!(default_bar(&bars[1..2]), Err(RegionError::NoMemory));
+    assert_eq!(default_bar(&[]), Err(RegionError::NoMemory));
 }
 
 #[test]
@@ -256,7 +260,7 @@ fn what_the_kernel_cannot_map_is_refused() {
         mappable: 4 * MIB..=64 * MIB - 1,
     };
     let unmappable = |end| {
-        Err(Refusal::Unmappable {
+        Err(RegionError::Unmappable {
             bar: 2,
             end,
             limit: 64 * MIB - 1,
@@ -279,12 +283,12 @@ fn regions_of_one_bar_must_not_overlap() {
         bar,
         offset: offset * MIB,
         size: size * MIB,
-        content: Content::Bar,
+        kind: MemoryKind::Bar,
     };
-    let overlap = Err(Refusal::Overlap {
+    let overlap = Err(RegionError::Overlap {
         bar: 2,
-        one: Content::Bar,
-        other: Content::Bar,
+        one: MemoryKind::Bar,
+        other: MemoryKind::Bar,
     });
 
     assert_eq!(disjoint(&[]), Ok(()));
@@ -303,18 +307,18 @@ fn regions_of_one_bar_must_not_overlap() {
 
 #[test]
 fn what_a_controller_says_it_has_must_not_overlap_either() {
-    let of = |content, offset, size| Region {
+    let of = |kind, offset, size| Region {
         bar: 4,
         offset: offset * MIB,
         size: size * MIB,
-        content,
+        kind,
     };
-    let (cmb, pmr) = (of(Content::Cmb, 16, 16), of(Content::Pmr, 0, 64));
+    let (cmb, pmr) = (of(MemoryKind::Cmb, 16, 16), of(MemoryKind::Pmr, 0, 64));
     let refusal = disjoint(&[cmb, pmr]).unwrap_err();
-    let overlap = Refusal::Overlap {
+    let overlap = RegionError::Overlap {
         bar: 4,
-        one: Content::Cmb,
-        other: Content::Pmr,
+        one: MemoryKind::Cmb,
+        other: MemoryKind::Pmr,
     };
 
     assert_eq!(refusal, overlap);
@@ -323,7 +327,7 @@ fn what_a_controller_says_it_has_must_not_overlap_either() {
         "cmb and pmr overlap in BAR 4: choose one of them"
     );
     // One that was chosen by hand lies in one that was found.
-    let chosen = of(Content::Bar, 0, 2);
+    let chosen = of(MemoryKind::Bar, 0, 2);
     assert!(disjoint(&[pmr, chosen]).is_err());
     assert_eq!(disjoint(&[cmb, chosen]), Ok(()));
 }
@@ -435,18 +439,21 @@ fn a_range_of_nothing_but_registers_is_refused() {
 
     assert_eq!(
         refused(2 * MIB),
-        Err(Refusal::Registers {
+        Err(RegionError::Registers {
             bar: 0,
             name: "MSI-X table",
             alignment: ALIGNMENT
         })
     );
     // One that is too small anyway is refused for that.
-    assert!(matches!(refused(16 << 10), Err(Refusal::TooSmall { .. })));
+    assert!(matches!(
+        refused(16 << 10),
+        Err(RegionError::TooSmall { .. })
+    ));
 }
 
 #[test]
 fn what_memory_is_has_a_name() {
-    let names = [Content::Bar, Content::Cmb, Content::Pmr].map(|content| content.to_string());
+    let names = [MemoryKind::Bar, MemoryKind::Cmb, MemoryKind::Pmr].map(|kind| kind.to_string());
     assert_eq!(names, ["bar", "cmb", "pmr"]);
 }

@@ -2,14 +2,14 @@
 
 //! What an administrator may write to `regions`.
 
-use crate::choice::{parse, Choice, Mistake, MAX};
+use crate::regions::spec::{parse, ParseError, RegionSpec, MAX};
 
 const MIB: u64 = 1 << 20;
 
 /// What a line asks for, written back.
 fn written(line: &str) -> String {
     match parse(line) {
-        Ok((address, Some(choices))) => format!("{address} {choices}"),
+        Ok((address, Some(specs))) => format!("{address} {specs}"),
         Ok((address, None)) => format!("{address} default"),
         Err(mistake) => format!("error: {mistake}"),
     }
@@ -42,8 +42,8 @@ fn a_line_names_a_device_and_what_to_take_of_it() {
 #[test]
 fn sizes_have_units() {
     let size = |text: &str| match parse(&format!("05:00.0 bar2+{text}")) {
-        Ok((_, Some(choices))) => match choices.list() {
-            [Choice::Bar { size, .. }] => *size,
+        Ok((_, Some(specs))) => match specs.list() {
+            [RegionSpec::Bar { size, .. }] => *size,
             other => panic!("{other:?}"),
         },
         _ => None,
@@ -104,33 +104,36 @@ fn an_address_has_its_parts() {
     ] {
         assert_eq!(
             parse(&format!("{address} bar2")),
-            Err(Mistake::Address(if address.is_empty() {
+            Err(ParseError::Address(if address.is_empty() {
                 "bar2"
             } else {
                 address
             }))
         );
     }
-    assert_eq!(parse(""), Err(Mistake::Address("")));
-    assert_eq!(parse(" \n"), Err(Mistake::Address("")));
+    assert_eq!(parse(""), Err(ParseError::Address("")));
+    assert_eq!(parse(" \n"), Err(ParseError::Address("")));
 }
 
 #[test]
 fn what_is_not_known_is_named() {
     let mistake = |rest: &'static str| parse(Box::leak(format!("05:00.0 {rest}").into_boxed_str()));
 
-    assert_eq!(mistake(""), Err(Mistake::Nothing));
+    assert_eq!(mistake(""), Err(ParseError::Nothing));
     for word in ["all", "CMB", "BAR2", "cmb,pmr", "rom", "\u{1f980}"] {
-        assert_eq!(mistake(word), Err(Mistake::Word(word)));
+        assert_eq!(mistake(word), Err(ParseError::Word(word)));
     }
     for word in [
         "bar", "bar6", "bar-1", "bar22", "barx", "bar2@", "bar2+", "bar2@1+", "bar2+1@1", "bar+1",
     ] {
-        assert_eq!(mistake(word), Err(Mistake::Number(word)));
+        assert_eq!(mistake(word), Err(ParseError::Number(word)));
     }
-    assert_eq!(mistake("default cmb"), Err(Mistake::Word("cmb")));
-    assert_eq!(mistake("cmb default"), Err(Mistake::Word("default")));
-    assert_eq!(mistake("bar2@0 bar2@1x"), Err(Mistake::Number("bar2@1x")));
+    assert_eq!(mistake("default cmb"), Err(ParseError::Word("cmb")));
+    assert_eq!(mistake("cmb default"), Err(ParseError::Word("default")));
+    assert_eq!(
+        mistake("bar2@0 bar2@1x"),
+        Err(ParseError::Number("bar2@1x"))
+    );
 }
 
 #[test]
@@ -138,19 +141,19 @@ fn a_device_has_so_many_regions_at_most() {
     let line = |count: usize| format!("05:00.0{}", " bar0".repeat(count));
 
     let longest = line(MAX);
-    let (_, choices) = parse(&longest).unwrap();
-    assert_eq!(choices.unwrap().list().len(), MAX);
-    assert_eq!(parse(&line(MAX + 1)), Err(Mistake::TooMany));
+    let (_, specs) = parse(&longest).unwrap();
+    assert_eq!(specs.unwrap().list().len(), MAX);
+    assert_eq!(parse(&line(MAX + 1)), Err(ParseError::TooMany));
 }
 
 #[test]
 fn every_mistake_names_what_to_write() {
     for mistake in [
-        Mistake::Address("x"),
-        Mistake::Nothing,
-        Mistake::Word("x"),
-        Mistake::Number("x"),
-        Mistake::TooMany,
+        ParseError::Address("x"),
+        ParseError::Nothing,
+        ParseError::Word("x"),
+        ParseError::Number("x"),
+        ParseError::TooMany,
     ] {
         let text = mistake.to_string();
         assert!(!text.contains('\n'), "{text}");

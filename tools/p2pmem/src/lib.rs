@@ -34,10 +34,15 @@ mod via;
 #[allow(dead_code, unreachable_pub)]
 #[path = "."]
 mod driver {
-    #[path = "../../../src/choice.rs"]
-    pub(crate) mod choice;
-    #[path = "../../../src/region.rs"]
-    pub(crate) mod region;
+    #[path = "."]
+    pub(crate) mod regions {
+        #[path = "../../../src/regions/policy.rs"]
+        pub(crate) mod policy;
+        #[path = "../../../src/regions/range.rs"]
+        pub(crate) mod range;
+        #[path = "../../../src/regions/spec.rs"]
+        pub(crate) mod spec;
+    }
 
     #[path = "."]
     pub(crate) mod nvme {

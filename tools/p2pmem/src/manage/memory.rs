@@ -11,12 +11,15 @@ use std::{fs, path::Path};
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::driver::{
-    choice::{self, Choice},
     nvme::{
         cmb,
         regs::{Cmbloc, Cmbsz},
     },
-    region::{self, Bar, Content, Kind, Limits, Region, Reserved},
+    regions::{
+        policy,
+        range::{self, Bar, BarKind, Limits, MemoryKind, Region, Reserved},
+        spec::{self, RegionSpec},
+    },
 };
 use crate::sysfs::hexadecimal;
 
@@ -73,43 +76,43 @@ impl Memory {
     /// with `default`, what it would choose itself.
     pub(super) fn check(&self, regions: &str) -> Result<()> {
         let line = format!("{} {regions}", self.pci);
-        let (_, choices) = choice::parse(&line).map_err(|mistake| anyhow::anyhow!("{mistake}"))?;
+        let (_, specs) = spec::parse(&line).map_err(|error| anyhow::anyhow!("{error}"))?;
         let pci = &self.pci;
 
-        let Some(choices) = choices else {
+        let Some(specs) = specs else {
             if self.is_controller {
                 self.discover(true, true)?;
             } else {
-                let found = region::choose(&self.bars)
-                    .and_then(|bar| region::part(bar, 0, bar.size, &self.reserved, &LIMITS));
-                found.map_err(|refusal| anyhow::anyhow!("{pci}: {refusal}"))?;
+                let found = policy::default_bar(&self.bars)
+                    .and_then(|bar| range::part(bar, 0, bar.size, &self.reserved, &LIMITS));
+                found.map_err(|error| anyhow::anyhow!("{pci}: {error}"))?;
             }
             return Ok(());
         };
 
-        let wants = |choice| choices.list().contains(&choice);
+        let wants = |spec| specs.list().contains(&spec);
         let mut found = Vec::new();
-        if wants(Choice::Cmb) || wants(Choice::Pmr) {
+        if wants(RegionSpec::Cmb) || wants(RegionSpec::Pmr) {
             ensure!(
                 self.is_controller,
                 "{pci} is no NVMe controller, so that it has neither CMB nor PMR: choose a BAR"
             );
-            found.extend(self.discover(wants(Choice::Cmb), wants(Choice::Pmr))?);
+            found.extend(self.discover(wants(RegionSpec::Cmb), wants(RegionSpec::Pmr))?);
         }
-        for choice in choices.list() {
-            if let Choice::Bar {
+        for spec in specs.list() {
+            if let RegionSpec::Bar {
                 number,
                 offset,
                 size,
-            } = *choice
+            } = *spec
             {
                 let bar = &self.bars[number as usize];
                 let length = bar.length(offset, size);
-                let part = region::part(bar, offset, length, &self.reserved, &LIMITS);
-                found.push(part.map_err(|refusal| anyhow::anyhow!("{pci}: {refusal}"))?);
+                let part = range::part(bar, offset, length, &self.reserved, &LIMITS);
+                found.push(part.map_err(|error| anyhow::anyhow!("{pci}: {error}"))?);
             }
         }
-        region::disjoint(&found).map_err(|refusal| anyhow::anyhow!("{pci}: {refusal}"))
+        range::disjoint(&found).map_err(|error| anyhow::anyhow!("{pci}: {error}"))
     }
 
     /// Finds the memory of a controller. Fails if it certainly has none.
@@ -138,15 +141,15 @@ impl Memory {
     }
 
     fn whole(&self, bar: &Bar) -> Option<Region> {
-        region::part(bar, 0, bar.size, &self.reserved, &LIMITS).ok()
+        range::part(bar, 0, bar.size, &self.reserved, &LIMITS).ok()
     }
 
     fn span(&self, location: Cmbloc, size: Cmbsz) -> Option<Region> {
         let bar = self.bars.get(location.bir() as usize)?;
         let span = cmb::span(location, size, bar.size).filter(|_| size.takes_data())?;
-        let part = region::part(bar, span.offset, span.size, &self.reserved, &LIMITS);
+        let part = range::part(bar, span.offset, span.size, &self.reserved, &LIMITS);
         Some(Region {
-            content: Content::Cmb,
+            kind: MemoryKind::Cmb,
             ..part.ok()?
         })
     }
@@ -186,12 +189,12 @@ fn bars(resources: &str, config: &[u8]) -> Option<Vec<Bar>> {
             let (start, end, flags) = (words.next()??, words.next()??, words.next()??);
             let kind = match flags {
                 0 => forgotten[number as usize],
-                _ if flags & MEMORY != 0 => Kind::Memory {
+                _ if flags & MEMORY != 0 => BarKind::Memory {
                     prefetchable: flags & PREFETCHABLE != 0,
                     wide: flags & WIDE != 0,
                 },
-                _ if flags & IO != 0 => Kind::Io,
-                _ => Kind::Absent,
+                _ if flags & IO != 0 => BarKind::Io,
+                _ => BarKind::Absent,
             };
             Some(Bar {
                 number,
@@ -208,18 +211,18 @@ fn bars(resources: &str, config: &[u8]) -> Option<Vec<Bar>> {
 }
 
 /// Returns what the registers of the BARs tell: PCI Local Bus Specification 3.0, section 6.2.5.1.
-fn forgotten(config: &[u8]) -> [Kind; STANDARD_BARS] {
+fn forgotten(config: &[u8]) -> [BarKind; STANDARD_BARS] {
     const FIRST: usize = 0x10;
 
-    let mut kinds = [Kind::Absent; STANDARD_BARS];
+    let mut kinds = [BarKind::Absent; STANDARD_BARS];
     let mut number = 0;
     while number < STANDARD_BARS {
         let value = u32_at(config, FIRST + 4 * number).unwrap_or(0);
         let wide = value & 0x7 == 0x4;
         kinds[number] = match value {
-            0 => Kind::Absent,
-            _ if value & 0x1 != 0 => Kind::Io,
-            _ => Kind::Memory {
+            0 => BarKind::Absent,
+            _ if value & 0x1 != 0 => BarKind::Io,
+            _ => BarKind::Memory {
                 prefetchable: value & 0x8 != 0,
                 wide,
             },
@@ -322,17 +325,17 @@ mod tests {
         assert!(matches!(
             (bars[0].kind, bars[2].kind),
             (
-                Kind::Memory {
+                BarKind::Memory {
                     prefetchable: false,
                     ..
                 },
-                Kind::Memory {
+                BarKind::Memory {
                     prefetchable: true,
                     wide: true
                 }
             )
         ));
-        assert_eq!(bars[1].kind, Kind::Absent);
+        assert_eq!(bars[1].kind, BarKind::Absent);
         assert!(super::bars("", &[]).is_none());
     }
 
@@ -344,16 +347,16 @@ mod tests {
         config[0x14] = 0x01;
         config[0x18] = 0x0c;
         config[0x1f] = 0xff;
-        let memory = |prefetchable, wide| Kind::Memory { prefetchable, wide };
+        let memory = |prefetchable, wide| BarKind::Memory { prefetchable, wide };
         assert_eq!(
             forgotten(&config),
             [
                 memory(true, false),
-                Kind::Io,
+                BarKind::Io,
                 memory(true, true),
-                Kind::Absent,
-                Kind::Absent,
-                Kind::Absent
+                BarKind::Absent,
+                BarKind::Absent,
+                BarKind::Absent
             ]
         );
     }
