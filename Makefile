@@ -35,6 +35,7 @@ help:
 	@echo '  FLAVOUR=amd64         which stock kernel: amd64, rt-amd64 or cloud-amd64'
 	@echo '  P2PMEM_REFRESH=1      ask the mirror for a newer kernel now, not once a day'
 	@echo '  P2PMEM_MIRROR=URL     a Debian mirror, default http://deb.debian.org/debian'
+	@echo '  FEW_ROUNDS=1          do a tenth as often what cases repeat to hit a race'
 	@echo '  P2PMEM_ACCEL=tcg|kvm  how QEMU runs the guest, default: KVM where it works'
 
 .PHONY: help clean modules modules_install test-all

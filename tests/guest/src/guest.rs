@@ -736,7 +736,7 @@ pub fn patience(limit: Duration) -> Duration {
 }
 
 /// Returns how often to do something that proves more the more often it is done. Where only what is
-/// reached counts (make coverage) a tenth will do.
+/// reached counts (make coverage, or FEW_ROUNDS=1 in the environment) a tenth will do.
 pub fn rounds(number: usize) -> usize {
     match std::env::var_os("FEW_ROUNDS") {
         Some(_) => number.div_ceil(10),

@@ -20,7 +20,7 @@ use rustix::{
 use crate::{
     cases,
     guest::{
-        bind, choose, drive, drive_named, expect_errno, expect_io_errno, patience, qemu, read_at,
+        bind, choose, drive, drive_named, expect_errno, expect_io_errno, on_debug_kernel, patience, qemu, read_at,
         restore, rounds, sleep, unbind, wait_until, write_at, Child, Map, Mark, Provider, PAGE,
         READ_WRITE, WINDOW,
     },
@@ -663,7 +663,11 @@ pub fn unbind_says(
 
 /// 10,000 mappings that come and go against 200 unbinds.
 fn ten_thousand_mappings() -> Result<()> {
-    let (mappings, unbinds) = (rounds(10_000), rounds(200));
+    let (mappings, unbinds) = if on_debug_kernel() {
+        (rounds(2_000), rounds(40))
+    } else {
+        (rounds(10_000), rounds(200))
+    };
     // Little memory, since binding takes long for much of it.
     let pci = Provider::first()?.pci;
     choose(&format!("{pci} bar2+8M"))?;
