@@ -72,7 +72,7 @@ fn mainline_shows_old_data() -> Result<()> {
     let map = Map::new(&allocate, LENGTH)?;
     ensure!(
         old_words(&map, LENGTH) != 0,
-        "mainline clears memory now: tell so in README"
+        "mainline clears memory now: say so in docs/faults.md"
     );
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::{
 cases!(
     "manage": list_json, list_users, list_needs_no_rights, bind_with_regions, bind_again, dry_run_changes_nothing,
     nothing_to_register, failed_bind_is_undone, drive_comes_back, wrong_regions, mounted_drive, opened_drive,
-    bridge, memory_in_use, unbound_for_good, regions_of_the_readme, config_sets, config_fails, wrong_names,
+    bridge, memory_in_use, unbound_for_good, regions_of_the_guide, config_sets, config_fails, wrong_names,
     shells_complete, parameters_are_readable,
 );
 
@@ -609,13 +609,13 @@ fn unbound_for_good() -> Result<()> {
     Ok(())
 }
 
-/// The lines of README, section "Choose what to take", for a device that is bound already.
-fn regions_of_the_readme() -> Result<()> {
-    let readme = include_str!("../../../../README.md");
+/// The lines of docs/guide.md, section "Choose regions", for a device that is bound already.
+fn regions_of_the_guide() -> Result<()> {
+    let guide = include_str!("../../../../docs/guide.md");
     let pci = parts()?;
     let _restored = Restored(pci.clone());
-    let (_, section) = readme
-        .split_once("### Choose what to take")
+    let (_, section) = guide
+        .split_once("## Choose regions")
         .context("no such section")?;
     let (_, recipe) = section
         .split_once("known by its ID is bound already")
