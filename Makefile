@@ -21,6 +21,7 @@ help:
 	@echo '  make test-all         make test on amd64 and on rt-amd64, and make test-debug'
 	@echo '  make coverage         which lines of the module the guest cases reach, in $(BUILD)/coverage/'
 	@echo '  make bench            what all costs, beside mainline and ordinary memory, in $(BUILD)/bench/'
+	@echo '                        PART="counted-map free-map-threads" measures these only, see qemu/bench'
 	@echo '  make torture          all at once, at random; SECONDS=600 for how long, SEED=N to do it again'
 	@echo '  make torture-debug    the same on the kernel that looks for mistakes'
 	@echo '  make lab              a shell in the guest; TOPOLOGY=NAME, one of qemu/topologies/'
@@ -149,7 +150,7 @@ run: modules tools
 # What things cost, side by side in one boot: ratios hold, times are those of the machine.
 bench: modules tools
 	@qemu/bench --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem \
-		--output $(BUILD)/bench
+		--output $(BUILD)/bench $(addprefix --part ,$(PART))
 
 test: modules kmod tools
 	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')
