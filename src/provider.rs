@@ -319,8 +319,8 @@ impl Provider {
             .get(inside)
             .map_or(0, Allocation::size_in_large_pages);
         reservation.set_large(large as u64);
-        let entry = AllocationEntry::new(memory.clone(), start..start + size as u64, reservation);
-        Ok((self.allocations.insert(place, entry), memory))
+        let entry = AllocationEntry::new(memory.clone(), reservation);
+        Ok((self.allocations.insert(place, start, entry), memory))
     }
 
     /// Passes what is to be told of each allocation to `see`, until that fails. Allocations may come and go during that.

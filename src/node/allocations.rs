@@ -22,7 +22,7 @@ impl debugfs::Writer for AllocationsFile {
                 one.owner,
                 one.user.into_uid_in_current_ns(),
                 one.bytes,
-                one.place.start,
+                one.start,
                 one.bytes_in_large_pages,
                 if one.is_held { " held" } else { "" },
                 if one.is_outstanding {

@@ -210,6 +210,9 @@ impl Reservation {
 
     /// Says how many bytes turned out to be in large pages.
     pub(crate) fn set_large(&mut self, bytes: u64) {
+        if bytes == self.bytes_in_large_pages {
+            return;
+        }
         let counter = &self.account.bytes_in_large_pages;
 
         counter.subtract(self.bytes_in_large_pages);

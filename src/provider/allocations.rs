@@ -39,8 +39,6 @@ pub(crate) struct AllocationEntry {
     /// None while it is being given back.
     memory: Option<Memory>,
     reservation: Reservation,
-    /// CPU addresses.
-    place: Range<u64>,
     /// The process that asked for it.
     owner: Process,
 }
@@ -49,7 +47,8 @@ pub(crate) struct AllocationEntry {
 pub(crate) struct Summary {
     pub(crate) owner: Process,
     pub(crate) user: Kuid,
-    pub(crate) place: Range<u64>,
+    /// CPU address.
+    pub(crate) start: u64,
     pub(crate) bytes: u64,
     pub(crate) bytes_in_large_pages: u64,
     /// A ring or a device has it.
@@ -60,20 +59,19 @@ pub(crate) struct Summary {
 
 impl AllocationEntry {
     /// An entry of memory that was just allocated for a process.
-    pub(super) fn new(memory: Memory, place: Range<u64>, reservation: Reservation) -> Self {
+    pub(super) fn new(memory: Memory, reservation: Reservation) -> Self {
         Self {
             memory: Some(memory),
             reservation,
-            place,
             owner: Process::current(),
         }
     }
 
-    fn summary(&self, is_outstanding: bool) -> Summary {
+    fn summary(&self, start: u64, is_outstanding: bool) -> Summary {
         Summary {
             owner: self.owner,
             user: self.reservation.user(),
-            place: self.place.clone(),
+            start,
             bytes: self.reservation.bytes(),
             bytes_in_large_pages: self.reservation.bytes_in_large_pages(),
             is_held: self.memory.as_ref().is_some_and(|memory| memory.is_held()),
@@ -125,10 +123,10 @@ impl Allocations {
         )
     }
 
-    /// Adds an allocation, and returns its key.
-    pub(super) fn insert(&self, place: Place, entry: AllocationEntry) -> Key {
+    /// Adds an allocation that starts at a CPU address, and returns its key.
+    pub(super) fn insert(&self, place: Place, start: u64, entry: AllocationEntry) -> Key {
         let mut trees = self.trees.lock();
-        let key = (entry.place.start, trees.next_number);
+        let key = (start, trees.next_number);
 
         trees.next_number += 1;
         // No entry has that key.
@@ -225,7 +223,7 @@ impl Allocations {
         let cursor = tree.cursor_lower_bound(&since)?;
         let (&key, entry) = cursor.current();
 
-        Some((key, entry.summary(is_outstanding)))
+        Some((key, entry.summary(key.0, is_outstanding)))
     }
 
     /// Returns the length of the longest run in `region` (CPU addresses) that no allocation in use has, in bytes.
@@ -234,24 +232,25 @@ impl Allocations {
         let mut free = region.start;
         let mut since = (region.start, 0);
 
-        while let Some(((start, number), place)) = self.place_in_use(since) {
+        while let Some(((start, number), bytes)) = self.next_in_use(since) {
             if start >= region.end {
                 break;
             }
             longest = longest.max(start.saturating_sub(free));
-            free = free.max(place.end);
+            free = free.max(start + bytes);
             since = (start, number + 1);
         }
 
         longest.max(region.end.saturating_sub(free))
     }
 
-    fn place_in_use(&self, since: Key) -> Option<(Key, Range<u64>)> {
+    /// Returns the first allocation in use from `since` on, and its length in bytes.
+    fn next_in_use(&self, since: Key) -> Option<(Key, u64)> {
         let trees = self.trees.lock();
         let cursor = trees.in_use.cursor_lower_bound(&since)?;
         let (&key, entry) = cursor.current();
 
-        Some((key, entry.place.clone()))
+        Some((key, entry.reservation.bytes()))
     }
 }
 

@@ -39,7 +39,6 @@ use crate::{
 };
 
 use core::{
-    ffi::c_void,
     mem::ManuallyDrop,
     ops::Range,
     ptr::{
@@ -74,7 +73,7 @@ const BATCH: usize = 8;
 ///
 /// # Invariants
 ///
-/// - `address` is that of memory from the pool of `pdev`, and `pieces` are its parts.
+/// - `first` is the first page of memory from the pool of `pdev`, and `pieces` are its parts.
 /// - Before the release all pieces are owned; afterwards those in `prepared`. For each owned piece a reference to the
 ///   pagemap is owned. It keeps the pages and the pool of the device, whatever happens to the driver of the device.
 /// - Of a piece in `prepared` a reference to each of its folios is owned. A piece that is not in it has pages without
@@ -82,7 +81,7 @@ const BATCH: usize = 8;
 #[pin_data(PinnedDrop)]
 pub struct Allocation {
     pdev: ARef<pci::Device>,
-    address: NonNull<c_void>,
+    first: NonNull<bindings::page>,
     pieces: Pieces,
     /// Whether pieces are cleared before their first use.
     clear: bool,
@@ -90,12 +89,10 @@ pub struct Allocation {
     /// Whether all pieces were prepared at once: then there is nothing to look at.
     all_prepared: Atomic<bool>,
     released: bool,
-    /// Held while a piece is prepared.
+    /// Held while a piece is prepared, and while pages are inserted where a large page could be: page table and
+    /// large page exclude each other.
     #[pin]
-    preparing: Mutex<()>,
-    /// Held while pages are inserted where a large page could be: page table and large page exclude each other.
-    #[pin]
-    inserting: Mutex<()>,
+    lock: Mutex<()>,
 }
 
 // SAFETY: References to pages can be put by any thread.
@@ -123,8 +120,10 @@ impl Allocation {
             // SAFETY: The memory has pages without references, and a reference to their pagemap is owned, so that
             // more can be taken.
             unsafe {
-                let page = bindings::virt_to_page(memory.address.as_ptr());
-                bindings::percpu_ref_get_many(pagemap_ref(page), pieces.count() - 1);
+                if pieces.count() > 1 {
+                    let pagemap = pagemap_ref(memory.first.as_ptr());
+                    bindings::percpu_ref_get_many(pagemap, pieces.count() - 1);
+                }
             }
 
             // SAFETY: The memory is neither used nor dropped any more: the reference moves.
@@ -140,14 +139,13 @@ impl Allocation {
             // prepared, and the pages of pool memory have no references.
             Ok(try_pin_init!(Self {
                 pdev,
-                address: memory.address,
+                first: memory.first,
                 pieces,
                 clear,
                 prepared,
                 all_prepared: Atomic::new(false),
                 released: false,
-                preparing <- new_mutex!(()),
-                inserting <- new_mutex!(()),
+                lock <- new_mutex!(()),
             }))
         })
     }
@@ -182,8 +180,8 @@ impl Allocation {
 
     /// Returns the CPU address of the first byte.
     pub fn physical_address(&self) -> u64 {
-        // SAFETY: The memory of an allocation has pages.
-        unsafe { bindings::page_to_phys(bindings::virt_to_page(self.address.as_ptr())) }
+        // SAFETY: By the type invariants, the page is valid.
+        unsafe { bindings::page_to_phys(self.first.as_ptr()) }
     }
 
     /// Returns the device whose memory it is.
@@ -271,7 +269,7 @@ impl Allocation {
             self.prepare_piece(index)?;
             could_be_large |= LARGE_PAGES && self.pieces.is_whole(index);
         }
-        let _inserting = could_be_large.then(|| self.inserting.lock());
+        let _inserting = could_be_large.then(|| self.lock.lock());
         if could_be_large && virt::has_large_page(vma, address) {
             return Err(EBUSY);
         }
@@ -328,7 +326,7 @@ impl Allocation {
         }
         self.prepare_piece(index)?;
 
-        let _inserting = self.inserting.lock();
+        let _inserting = self.lock.lock();
         // SAFETY: The piece is a folio of the order of large pages, with a reference, for user space. With the lock no
         // other thread inserts pages of it, and no others are in this VMA.
         match unsafe { virt::insert_folio(fault, self.page(offset >> PAGE_SHIFT)) } {
@@ -396,9 +394,7 @@ impl Allocation {
     /// Returns a page, counted from the start.
     fn page(&self, index: usize) -> *mut bindings::page {
         // The pages of one pagemap are an array: ZONE_DEVICE needs SPARSEMEM_VMEMMAP.
-        //
-        // SAFETY: The memory of an allocation has pages.
-        unsafe { bindings::virt_to_page(self.address.as_ptr()) }.wrapping_add(index)
+        self.first.as_ptr().wrapping_add(index)
     }
 
     /// Makes sure that a piece is prepared.
@@ -406,7 +402,7 @@ impl Allocation {
         if self.prepared.has(index) {
             return Ok(());
         }
-        let _preparing = self.preparing.lock();
+        let _preparing = self.lock.lock();
         // Another thread was faster.
         if self.prepared.has(index) {
             return Ok(());
@@ -505,13 +501,13 @@ impl Allocation {
         // SAFETY: For each piece a reference to the pagemap is owned: all but one are put here, the pool's function
         // puts the last. The memory is part of what was allocated, and has no references.
         unsafe {
-            bindings::percpu_ref_put_many(
-                pagemap_ref(self.page(range.start >> PAGE_SHIFT)),
-                count - 1,
-            );
+            let page = self.page(range.start >> PAGE_SHIFT);
+            if count > 1 {
+                bindings::percpu_ref_put_many(pagemap_ref(page), count - 1);
+            }
             bindings::pci_free_p2pmem(
                 as_raw(&self.pdev),
-                self.address.as_ptr().byte_add(range.start),
+                bindings::page_to_virt(page),
                 range.len(),
             );
         }
@@ -528,6 +524,9 @@ impl Allocation {
 #[pinned_drop]
 impl PinnedDrop for Allocation {
     fn drop(mut self: Pin<&mut Self>) {
+        if self.released && self.prepared.is_empty() {
+            return;
+        }
         // A piece with references of users is lost, with its reference to the pagemap: the device cannot be unbound
         // any more then. Owners call `release()` until nothing is outstanding.
         let outstanding = self.as_mut().release();

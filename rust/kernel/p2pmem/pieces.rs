@@ -9,22 +9,22 @@ use core::ops::Range;
 /// Only the first and the last piece can be shorter than a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pieces {
-    /// How far the run starts behind the start of a span, in bytes.
-    skew: usize,
     /// Length of the run, in bytes.
     size: usize,
+    /// How far the run starts behind the start of a span, in bytes.
+    skew: u32,
     /// Bytes of a span, as a power of two.
     shift: u32,
 }
 
 impl Pieces {
     /// Divides the run of `size` bytes, at least one, that starts at `address`, at the borders of aligned spans of
-    /// `span` bytes, a power of two.
+    /// `span` bytes, a power of two below 4 GiB.
     pub(crate) fn new(address: u64, size: usize, span: usize) -> Self {
         Self {
-            // CAST: Less than a span.
-            skew: (address & (span as u64 - 1)) as usize,
             size,
+            // CAST: Less than a span, which is less than 4 GiB.
+            skew: (address & (span as u64 - 1)) as u32,
             shift: span.trailing_zeros(),
         }
     }
@@ -41,14 +41,15 @@ impl Pieces {
 
     /// Returns which piece has the byte at `offset` from the start of the run.
     pub(crate) fn at(&self, offset: usize) -> usize {
-        (self.skew + offset) >> self.shift
+        (self.skew as usize + offset) >> self.shift
     }
 
     /// Returns the bytes of a piece, counted from the start of the run.
     pub(crate) fn range(&self, index: usize) -> Range<usize> {
-        let start = (index << self.shift).saturating_sub(self.skew);
+        let skew = self.skew as usize;
+        let start = (index << self.shift).saturating_sub(skew);
         let end = ((index + 1) << self.shift)
-            .saturating_sub(self.skew)
+            .saturating_sub(skew)
             .min(self.size);
 
         start..end

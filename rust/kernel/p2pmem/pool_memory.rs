@@ -3,6 +3,7 @@
 //! Memory that the kernel owns, and can give back to its pool.
 
 use kernel::{
+    page::PAGE_SHIFT,
     pci,
     sync::aref::ARef, //
 };
@@ -26,14 +27,14 @@ use core::{
 ///
 /// # Invariants
 ///
-/// - `address` and `size` are those of memory from `pci_alloc_p2pmem(pdev)`, whole pages, that was
-///   not given back. The owner of the value owns that memory.
+/// - `first` is the first page, and `size` the length, of memory from `pci_alloc_p2pmem(pdev)`, whole pages,
+///   that was not given back. The owner of the value owns that memory.
 /// - Nobody refers to its pages: their reference counts are 0.
 /// - One reference to the pagemap of the pages is owned. It keeps the pages, and the pool of the
 ///   device, until it is put, whatever happens to the driver of the device.
 pub struct PoolMemory {
     pub(super) pdev: ARef<pci::Device>,
-    pub(super) address: NonNull<c_void>,
+    pub(super) first: NonNull<bindings::page>,
     pub(super) size: usize,
 }
 
@@ -54,28 +55,26 @@ impl PoolMemory {
         address: NonNull<c_void>,
         size: usize,
     ) -> Self {
+        // SAFETY: The memory of a pool has pages, whose addresses are not null.
+        let first = unsafe { NonNull::new_unchecked(bindings::virt_to_page(address.as_ptr())) };
+
         // INVARIANT: As the caller says. A page of a pool that nobody was given has no
         // references, and `pci_alloc_p2pmem()` takes one to the pagemap.
-        Self {
-            pdev,
-            address,
-            size,
-        }
+        Self { pdev, first, size }
     }
 
     /// Returns the CPU address of the first byte.
     pub fn physical_address(&self) -> u64 {
-        // SAFETY: The memory has pages.
-        unsafe { bindings::page_to_phys(bindings::virt_to_page(self.address.as_ptr())) }
+        // SAFETY: By the type invariants, the page is valid.
+        unsafe { bindings::page_to_phys(self.first.as_ptr()) }
     }
 
     /// Returns the CPU addresses of all the memory that was registered together with this run.
     pub fn pagemap_range(&self) -> Range<u64> {
-        // SAFETY: The memory has pages, they belong to a pagemap, and the value owns a reference to
-        // that, whose only range does not change.
+        // SAFETY: The page belongs to a pagemap, and the value owns a reference to that, whose only
+        // range does not change.
         let range = unsafe {
-            let page = bindings::virt_to_page(self.address.as_ptr());
-            *(*bindings::page_pgmap(page))
+            *(*bindings::page_pgmap(self.first.as_ptr()))
                 .__bindgen_anon_1
                 .range
                 .as_ref()
@@ -91,9 +90,6 @@ impl PoolMemory {
         let this = ManuallyDrop::new(self);
         // SAFETY: `this` is neither used nor dropped any more: the reference moves.
         let pdev = unsafe { ptr::read(&this.pdev) };
-        // SAFETY: The memory has pages.
-        let page = unsafe { bindings::virt_to_page(this.address.as_ptr()) };
-
         for rest in [0..part.start, part.end..this.size] {
             if rest.is_empty() {
                 continue;
@@ -101,10 +97,10 @@ impl PoolMemory {
             // SAFETY: A reference to the pagemap is owned, so that one more can be taken. The rest is memory that is
             // owned and not in use; giving it back puts the reference.
             unsafe {
-                bindings::percpu_ref_get_many(pagemap_ref(page), 1);
+                bindings::percpu_ref_get_many(pagemap_ref(this.first.as_ptr()), 1);
                 bindings::pci_free_p2pmem(
                     as_raw(&pdev),
-                    this.address.as_ptr().byte_add(rest.start),
+                    bindings::page_to_virt(this.first.as_ptr()).byte_add(rest.start),
                     rest.len(),
                 );
             }
@@ -113,8 +109,8 @@ impl PoolMemory {
         // INVARIANT: The part is what is left of the memory, with the reference that the whole had.
         Self {
             pdev,
-            // SAFETY: Within the memory.
-            address: unsafe { this.address.byte_add(part.start) },
+            // SAFETY: Within the memory. Its pages are an array: ZONE_DEVICE needs SPARSEMEM_VMEMMAP.
+            first: unsafe { this.first.add(part.start >> PAGE_SHIFT) },
             size: part.len(),
         }
     }
@@ -124,7 +120,13 @@ impl Drop for PoolMemory {
     fn drop(&mut self) {
         // SAFETY: By the type invariants, the memory was not given back and is not in use, and
         // the pool exists for as long as the reference to the pagemap, which this call puts.
-        unsafe { bindings::pci_free_p2pmem(as_raw(&self.pdev), self.address.as_ptr(), self.size) };
+        unsafe {
+            bindings::pci_free_p2pmem(
+                as_raw(&self.pdev),
+                bindings::page_to_virt(self.first.as_ptr()),
+                self.size,
+            )
+        };
     }
 }
 
