@@ -35,7 +35,7 @@ pub const NR_URING_REGISTER: u32 = generated::P2PMEM_NR_URING_REGISTER;
 pub const URING_UNREGISTER: Opcode =
     opcode::write::<p2pmem_uring_unregister>(MAGIC, generated::P2PMEM_NR_URING_UNREGISTER as u8);
 
-// What the kernel expects, for 32-bit and 64-bit callers alike.
+// Sizes of the ABI, the same for 32-bit and 64-bit callers.
 const _: () = assert!(size_of::<p2pmem_info>() == 64);
 const _: () = assert!(size_of::<p2pmem_region>() == 40);
 const _: () = assert!(size_of::<p2pmem_alloc>() == 24);

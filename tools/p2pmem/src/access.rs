@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the CPU does with the memory before devices use it.
+//! Access by the CPU to the memory before devices use it.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,28 @@ use anyhow::{ensure, Result};
 
 use crate::Buffer;
 
-/// What the CPU does with memory. Widths are in bytes: 1, 2, 4, or a multiple of 8.
+/// An access of the CPU to memory. Widths are in bytes: 1, 2, 4, or a multiple of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Writes zeroes to so many bytes.
     Clear {
-        /// How much is written at a time.
+        /// Bytes of a store.
         width: usize,
-        /// How much in all.
+        /// Bytes in all.
         bytes: usize,
     },
     /// Reads at random places.
     Read {
-        /// How much is read at a time.
+        /// Bytes of a load.
         width: usize,
-        /// At how many places.
+        /// Number of places.
         count: usize,
     },
     /// Writes random data to random places, and reads it back.
     Test {
-        /// How much is written and read at a time.
+        /// Bytes of a store, and of a load.
         width: usize,
-        /// At how many places.
+        /// Number of places.
         count: usize,
     },
 }
@@ -65,7 +65,7 @@ fn parse(text: &str, default: usize) -> Result<(usize, usize), String> {
     let number = number.map_or(Ok(default), |number| number.parse().map_err(|_| wrong()))?;
     if !matches!(width, 1 | 2 | 4) && (width % 8 != 0 || width == 0 || width > 4096) {
         return Err(format!(
-            "{width} is no width: write 1, 2, 4, or a multiple of 8 up to 4096"
+            "{width} is not a width: write 1, 2, 4, or a multiple of 8 up to 4096"
         ));
     }
     Ok((width, number))
@@ -101,7 +101,7 @@ pub(crate) fn run(memory: &mut Buffer, start: usize, access: Access, seed: u64) 
             }
         }
         Access::Test { width, count } => {
-            // What was written last to each place.
+            // The last value written to each place.
             let mut written = BTreeMap::new();
             for _ in 0..count {
                 let offset = start + random.usize(..places) * width;

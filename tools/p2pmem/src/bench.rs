@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What memory costs, by its kind and by size: to have it, to put it into a ring, to use it by the CPU,
-//! and to move data between it and a drive.
+//! Measures the cost of memory, by its kind and by size: allocation, registration with a ring,
+//! access by the CPU, and transfers between it and a drive.
 //!
 //! All kinds of a comparison are measured in turn, round by round: what else the machine does at
 //! that time disturbs all of them alike. The fastest round of each counts; how far the others are
@@ -28,7 +28,7 @@ pub use setup::{Drive, Setup};
 
 use crate::{copy::Direct, size, Buffer, Provider};
 
-/// What is measured.
+/// An operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
@@ -36,7 +36,8 @@ pub enum What {
     Map,
     /// Memory whose pages are all present is unmapped.
     Unmap,
-    /// Memory is mapped, and touched for the first time, a span of 2 MiB after the other: the longest of them.
+    /// Memory is mapped, and touched for the first time, a span of 2 MiB after the other: the
+    /// longest of them.
     FirstTouch,
     /// Memory is put into a slot of an io_uring, and taken out.
     Register,
@@ -73,7 +74,7 @@ impl What {
         matches!(self, Self::Read | Self::Write | Self::Pread)
     }
 
-    /// Returns whether several can be under way at a time.
+    /// Returns whether several requests can be in flight.
     fn has_depth(self) -> bool {
         matches!(self, Self::Read | Self::Write)
     }
@@ -86,7 +87,7 @@ impl What {
         }
     }
 
-    /// How often it is done in a round.
+    /// Returns the number of repetitions in a round.
     fn count(self, size: u64) -> u32 {
         let bytes: u64 = match self {
             // Does not depend on the size.
@@ -132,8 +133,8 @@ pub enum Kind {
     Ordinary,
     /// Ordinary memory in a slot of the ring.
     OrdinaryRegistered,
-    /// The device's BAR as page frames, mapped by the kernel's own `resourceN`. Nothing can be cheaper, and
-    /// no I/O be done with it.
+    /// The device's BAR as page frames, mapped by the kernel's own `resourceN`. Nothing can be
+    /// cheaper, and no I/O be done with it.
     Frames,
 }
 
@@ -151,30 +152,30 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What was measured.
+/// A measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// What was done.
+    /// The operation.
     pub what: What,
-    /// With which memory.
+    /// The kind of memory.
     pub kind: Kind,
     /// Bytes of each.
     pub size: u64,
-    /// How many were under way at a time, in each thread.
+    /// Number of requests that each thread had in flight.
     pub depth: u32,
-    /// How many threads did it side by side.
+    /// Number of threads that ran in parallel.
     pub threads: u32,
-    /// How long each took, by rounds.
+    /// Time of an operation, by rounds.
     pub seconds: Spread,
     /// Bytes of all threads, divided by the time of the fastest round.
     pub bytes_per_second: f64,
-    /// What the ratio is to.
+    /// The kind of memory that the ratio refers to.
     pub baseline: Kind,
     /// The time of the fastest round, divided by that of the baseline in the same comparison.
     pub ratio: f64,
 }
 
-/// What the rounds took, in seconds.
+/// Times of the rounds, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The fastest.
@@ -198,18 +199,18 @@ impl Spread {
     }
 }
 
-/// What was found out.
+/// Results of all measurements.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// What was measured on.
+    /// The machine and the devices.
     pub setup: Setup,
-    /// What was measured.
+    /// The measurements.
     pub rows: Vec<Row>,
-    /// What could not be measured, and why.
+    /// Measurements that were not possible, with their reasons.
     pub notes: Vec<String>,
 }
 
-/// What is to be measured.
+/// A request for measurements.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The provider of the memory.
@@ -218,19 +219,19 @@ pub struct Request<'a> {
     pub device: &'a Path,
     /// The drive that is read, and overwritten if [`What::Write`] is asked for.
     pub drive: Option<&'a Path>,
-    /// What to do.
+    /// The operations.
     pub what: &'a [What],
     /// Bytes of each: multiples of the page size, less than 4 GiB.
     pub sizes: &'a [u64],
-    /// How many are under way at a time, of what is done with a drive.
+    /// Numbers of requests in flight, for operations with a drive.
     pub depths: &'a [u32],
-    /// How many threads do it side by side, each with memory of its own.
+    /// Number of threads that run in parallel, each with memory of its own.
     pub threads: u32,
     /// Whether [`Kind::Frames`] is compared as well, when memory is mapped.
     pub floor: bool,
-    /// How often each is measured.
+    /// Number of rounds.
     pub rounds: u32,
-    /// By what.
+    /// The clock of the measurement.
     pub clock: Clock,
 }
 
@@ -245,14 +246,14 @@ impl Request<'_> {
     }
 }
 
-/// What is done so often, and how long that took.
+/// Repeats an operation so many times, and returns the time that it took.
 type Round<'a> = Box<dyn FnMut(u32) -> Result<Duration> + Send + 'a>;
 
-/// Measures. What there is no memory for is left out, with a note.
+/// Measures. Leaves out, with a note, measurements for which there is not enough memory.
 ///
 /// # Errors
 ///
-/// A size that is none, a drive that is missing or in use, or I/O that fails.
+/// A size that is not valid, a drive that is missing or in use, or I/O that fails.
 pub fn run(request: &Request<'_>) -> Result<Report> {
     for &size in request.sizes {
         let limit = request.what.iter().map(|what| what.limit()).min();
@@ -273,7 +274,7 @@ pub fn run(request: &Request<'_>) -> Result<Report> {
         };
         ensure!(
             drive.is_some() || !what.needs_drive(),
-            "there is no drive to {what:?}: name one, like /dev/nvme0n1"
+            "no drive for {what:?}: pass one, like /dev/nvme0n1"
         );
         let depths = if what.has_depth() {
             request.depths
@@ -322,7 +323,7 @@ impl Report {
             match rounds {
                 Ok(rounds) => subjects.push((kind, rounds, Vec::new())),
                 Err(error) if is_lack(&error) => self.notes.push(format!(
-                    "{what}, {}, {kind}: left out, there is none of {}: {error:#}",
+                    "{what}, {}, {kind}: left out, not enough of {}: {error:#}",
                     size::format(size),
                     size::format(length * u64::from(threads))
                 )),
@@ -390,8 +391,8 @@ fn side_by_side(rounds: &mut [Round<'_>], count: u32) -> Result<Duration> {
     })
 }
 
-/// Fills the pool with pieces of that many bytes, and gives back every other one. What is left is held
-/// as long as what is returned.
+/// Fills the pool with pieces of that many bytes, and frees every other one. The rest stays
+/// allocated as long as the returned value.
 ///
 /// # Errors
 ///
@@ -432,7 +433,7 @@ fn errno(error: &anyhow::Error) -> Option<Errno> {
         .and_then(Errno::from_io_error)
 }
 
-/// Returns whether there is no such memory, or not as much. All that the program did is right then.
+/// Returns whether the cause of an error is a lack of memory: the request itself was valid.
 fn is_lack(error: &anyhow::Error) -> bool {
     // FAULT: io_uring does not take more than 1 GiB.
     const LACK: [Errno; 5] = [

@@ -210,8 +210,8 @@ fn fitting_address(start: usize, offset: u64) -> usize {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: The mapping was made by `map()` and nobody borrows it any more. If it cannot be
-        // unmapped it stays, which harms nobody.
+        // SAFETY: The mapping was made by `map()` and is not borrowed any more. If it cannot be
+        // unmapped it stays, which is harmless.
         let _ = unsafe { munmap(self.start.cast(), self.length) };
     }
 }

@@ -2,7 +2,7 @@
 
 //! Copying through device memory: direct reads into it, direct writes out of it.
 //!
-//! The data is cut into chunks. Each thread has memory for as many chunks as it may have under way,
+//! The data is cut into chunks. Each thread has memory for as many chunks as it may have in flight,
 //! and takes the next chunk as soon as one of its own has arrived. So the chunks that were begun
 //! are always the first ones, and once all of them have ended there is no gap. Holes of a file are
 //! not read: the chunks are those of the parts that have data.
@@ -27,67 +27,67 @@ use crate::{access, direct::Way, passage::Passage, size, Buffer, Via};
 
 pub use crate::{access::Access, direct::Direct, passage::Io};
 
-/// What is copied, and how. Sizes and offsets are in bytes.
+/// Source range and method of a copy. Sizes and offsets are in bytes.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where reading starts.
+    /// Offset in the source.
     pub source_offset: u64,
-    /// Where writing starts.
+    /// Offset in the destination.
     pub destination_offset: u64,
-    /// How much is copied.
+    /// Bytes to copy.
     pub bytes: u64,
-    /// How much is read or written at a time.
+    /// Bytes of a chunk.
     pub chunk: u64,
-    /// How many threads do it.
+    /// Number of threads.
     pub threads: u32,
-    /// How many chunks each of them has under way.
+    /// Number of chunks that each thread has in flight.
     pub depth: u32,
-    /// How I/O is asked for.
+    /// Interface for I/O.
     pub io: Io,
-    /// For how long to begin again; once if nothing.
+    /// Time for which the copy begins again; [`None`] copies once.
     pub duration: Option<Duration>,
-    /// Go on at the start where a file ends.
+    /// Continue at the start after the end of a file.
     pub overlap: bool,
     /// Leave out the reads.
     pub skip_read: bool,
     /// Leave out the writes.
     pub skip_write: bool,
-    /// How much memory in front of the chunks is left unused.
+    /// Unused bytes of memory in front of the chunks.
     pub buffer_offset: u64,
-    /// What the CPU does with the memory before.
+    /// Accesses of the CPU to the memory before the copy.
     pub accesses: Vec<Access>,
-    /// Fill the memory and the destination with random data before: what does not arrive is seen then,
-    /// also where all of the source is zeroes.
+    /// Fill the memory and the destination with random data before, to detect data that does not
+    /// arrive, even if all of the source is zeroes.
     pub spoil: bool,
-    /// Where random data starts.
+    /// Seed of random data.
     pub seed: u64,
 }
 
-/// What was done.
+/// Result of a copy.
 #[derive(Debug, Serialize)]
 pub struct Summary {
-    /// How many bytes arrived. Those of holes count.
+    /// Bytes that arrived, including holes.
     pub bytes: u64,
-    /// How many of them are in holes of the source, and were not moved.
+    /// Bytes in holes of the source, which were not moved.
     pub holes: u64,
-    /// How long it took, with the time until the destination has them for good.
+    /// Time in seconds, including that until the destination has the data for good.
     pub seconds: f64,
     /// Bytes that were moved, for each second.
     pub bytes_per_second: f64,
     /// Whether it was told to stop before the end.
     pub interrupted: bool,
-    /// If it ended early, how many bytes from the start on arrived. Nothing where copying began
+    /// Bytes from the start on that arrived, if the copy ended early. [`None`] if copying began
     /// again, or the destination did not keep them.
     pub stopped_at: Option<u64>,
-    /// How many bytes the destination has behind those that were asked for, as they were before.
+    /// Bytes of the destination behind the copy, which are as before.
     pub tail: u64,
-    /// What failed.
+    /// The first error.
     #[serde(skip)]
     pub failure: Option<anyhow::Error>,
 }
 
 impl Plan {
-    /// Returns how much memory each thread needs.
+    /// Returns the bytes of memory that each thread needs.
     fn memory(&self) -> Option<u64> {
         self.chunk
             .checked_mul(self.depth.into())?
@@ -100,11 +100,11 @@ impl Plan {
         ensure!(self.chunk > 0, "--chunk is 0: choose one, like 1M");
         ensure!(
             self.threads > 0 && self.depth > 0,
-            "nothing is done by no threads at no depth: choose 1 or more"
+            "--threads and --depth must be at least 1"
         );
         ensure!(
             self.chunk <= 1 << 30,
-            "--chunk is more than a request takes: choose 1G or less"
+            "--chunk is more than a request can transfer: choose 1G or less"
         );
         ensure!(
             [
@@ -116,12 +116,12 @@ impl Plan {
             ]
             .iter()
             .all(|bytes| bytes % granule == 0),
-            "direct I/O is in multiples of {}: choose --size, --chunk and offsets so",
+            "direct I/O needs multiples of {}: change --size, --chunk or offsets",
             size::format(granule)
         );
         ensure!(
             self.io != Io::Pread || self.depth == 1,
-            "--io pread has one chunk under way in each thread: choose more --threads instead of \
+            "--io pread has one chunk in flight in each thread: choose more --threads instead of \
              --depth"
         );
         if !self.overlap {
@@ -184,11 +184,11 @@ impl Plan {
     }
 }
 
-/// What asks for less memory.
+/// Options that reduce the memory needed.
 const LESS: &str = "--chunk, --depth or --threads";
 
 /// Copies. Calls `progress` with the number of bytes of each chunk that arrived. Once `stop` is set
-/// no chunk is begun any more, and those under way arrive.
+/// no chunk is begun any more, and those in flight arrive.
 ///
 /// # Errors
 ///
@@ -313,16 +313,16 @@ struct Chunk {
     length: usize,
 }
 
-/// A chunk under way.
+/// A chunk in flight.
 #[derive(Clone, Copy)]
 struct Flight {
     chunk: Chunk,
     way: Way,
-    /// How much of it was read or written already.
+    /// Bytes of it that were read or written already.
     done: usize,
 }
 
-/// What the threads share.
+/// State that the threads share.
 struct Work<'a> {
     source: &'a Direct,
     destination: &'a Direct,
@@ -339,7 +339,7 @@ struct Work<'a> {
     bytes: AtomicU64,
     finished: Mutex<Finished>,
     failed: AtomicBool,
-    /// What went wrong with the first of the chunks.
+    /// Error of the first chunk that failed, and its offset.
     failure: Mutex<Option<(u64, anyhow::Error)>>,
 }
 
@@ -422,7 +422,7 @@ impl<'a> Work<'a> {
         let plan = self.plan;
         let within = number % self.chunks();
         let (start, length) = self.place(within);
-        // Where a file ends, chunks go on at its offset.
+        // After the end of a file, chunks continue at its offset.
         let place = |chunks| match within < chunks {
             true => start,
             false => within % chunks * plan.chunk,
@@ -618,7 +618,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What makes the seed of data that is to be overwritten differ from that of data that is to arrive.
+/// Makes the seed of data that is to be overwritten differ from that of data that is to arrive.
 const SPOILED: u64 = 0x5f0b_11ed;
 
 /// Has the CPU fill memory with random data.
@@ -634,15 +634,15 @@ fn spoil(passage: &mut Passage<'_>, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// How much ordinary memory is used at a time.
+/// Bytes of ordinary memory for a transfer.
 const STEP: u64 = 1 << 20;
 
-/// Writes random data, of which the seed is the start, through ordinary memory. Stops early when told
-/// to.
+/// Writes random data, of which the seed is the start, through ordinary memory. Stops early when
+/// told to.
 pub fn fill(file: &Direct, offset: u64, bytes: u64, seed: u64, stop: &AtomicBool) -> Result<()> {
     ensure!(
         offset % file.granule() == 0 && bytes % file.granule() == 0,
-        "direct I/O is in multiples of {}: choose --size and offsets so",
+        "direct I/O needs multiples of {}: change --size or offsets",
         size::format(file.granule())
     );
     file.check_range(Way::Write, offset, bytes)?;
@@ -659,21 +659,21 @@ pub fn fill(file: &Direct, offset: u64, bytes: u64, seed: u64, stop: &AtomicBool
     file.sync()
 }
 
-/// What a comparison found.
+/// Result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// All is equal.
     Equal {
-        /// Whether all bytes are the same, which proves nothing: what is lost on the way may be read as
+        /// Whether all bytes are the same, which proves nothing: lost data may be read as
         /// zeroes.
         uniform: bool,
     },
-    /// How many bytes behind the start the first difference is.
+    /// Offset of the first difference.
     Differs(u64),
 }
 
-/// Reads what was copied and its copy into ordinary memory, and compares them. Stops early when told
-/// to.
+/// Reads what was copied and its copy into ordinary memory, and compares them. Stops early when
+/// told to.
 pub fn compare(
     source: &Direct,
     destination: &Direct,
@@ -734,8 +734,8 @@ mod tests {
     struct Pair(PathBuf);
 
     impl Pair {
-        /// Makes a source of random data and an empty destination where the build is: file systems in
-        /// memory may not take direct I/O.
+        /// Makes a source of random data and an empty destination where the build is: file systems
+        /// in memory may not take direct I/O.
         fn new(name: &str, length: usize) -> Self {
             let folder = Path::new(env!("OUT_DIR")).join(format!("{name}-{}", process::id()));
             fs::create_dir_all(&folder).unwrap();
@@ -933,7 +933,7 @@ mod tests {
                     threads: 0,
                     ..good.clone()
                 },
-                "no threads",
+                "--threads and --depth",
             ),
         ] {
             let error = copy(&pair, &wrong).unwrap_err().to_string();

@@ -38,7 +38,7 @@ pub struct Direct {
     granule: u64,
     /// Whether its length is fixed.
     block_device: bool,
-    /// What tells it from others: the number of a block device; device and inode of a file.
+    /// Its identity: the number of a block device; device and inode of a file.
     identity: (u64, u64),
 }
 
@@ -48,8 +48,8 @@ impl Direct {
         Self::open(path, OpenOptions::new().read(true), OFlags::empty())
     }
 
-    /// Opens a destination. A file that does not exist is made, but not in /dev. A block device that
-    /// is in use, by a file system for example, is refused unless `force` is set.
+    /// Opens a destination. A file that does not exist is made, but not in /dev. A block device
+    /// that is in use, by a file system for example, is refused unless `force` is set.
     pub fn destination(path: &Path, force: bool) -> Result<Self> {
         let exclusive = match path.metadata() {
             Ok(metadata) if metadata.file_type().is_block_device() && !force => OFlags::EXCL,
@@ -65,14 +65,14 @@ impl Direct {
                 .downcast_ref::<std::io::Error>()
                 .and_then(Errno::from_io_error)
             {
-                Some(Errno::BUSY) => error.context("it is in use: unmount it, or say --force"),
+                Some(Errno::BUSY) => error.context("it is in use: unmount it, or pass --force"),
                 _ => error,
             }
         })?;
         // The kernel refuses each write, not the opening.
         ensure!(
             !opened.block_device || !is_read_only(&opened.file)?,
-            "{} is read-only: choose another device, or find out what made it so (blockdev --getro)",
+            "{} is read-only: choose another device, or make it writable (blockdev --setrw)",
             path.display()
         );
         Ok(opened)
@@ -290,7 +290,7 @@ impl Direct {
         text += match (error, device) {
             (Errno::NODEV | Errno::FAULT, Some(_)) => ": the device that has the memory went away",
             (Errno::NXIO | Errno::NODEV, _) => ": the drive went away",
-            (Errno::IO, _) => ": the drive failed: the kernel's log says how",
+            (Errno::IO, _) => ": the drive failed: see the kernel's log",
             (Errno::NOSPC, _) => ": there is no room for it",
             _ => "",
         };

@@ -15,8 +15,8 @@ use rustix::{
 
 use crate::Buffer;
 
-/// Device memory as a dma-buf. It can be mapped any number of times, sent to other processes, and given
-/// to devices. The memory goes back to the device when its last user is gone.
+/// Device memory as a dma-buf. It can be mapped any number of times, sent to other processes, and
+/// given to devices. The memory goes back to the device when its last user is gone.
 #[derive(Debug)]
 pub struct Handle(OwnedFd);
 
@@ -38,7 +38,8 @@ impl Handle {
 
     /// Gives the memory a name of up to 31 bytes, which those see who look at all dma-bufs.
     pub fn set_name(&self, name: &CStr) -> io::Result<()> {
-        /// `DMA_BUF_SET_NAME_B` of linux/dma-buf.h: `_IOW('b', 1, __u64)`, with a pointer as argument.
+        /// `DMA_BUF_SET_NAME_B` of linux/dma-buf.h: `_IOW('b', 1, __u64)`, with a pointer as
+        /// argument.
         const SET_NAME: Opcode = opcode::write::<u64>(b'b', 1);
 
         let text = name.as_ptr().cast_mut().cast();

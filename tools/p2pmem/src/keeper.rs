@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is done even if this process dies.
+//! Restores data even if this process dies.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -14,14 +14,15 @@ use rustix::{
 /// because a device went away, by `kill -9`, or with an error.
 #[derive(Debug)]
 pub struct Keeper {
-    /// Who reads from the other end sees when this process is gone.
+    /// The end of a pipe: its closing tells the reader that this process is gone.
     alive: OwnedFd,
     process: Pid,
 }
 
 impl Keeper {
-    /// Starts the other process, which has a copy of all memory and runs `rescue`, if it must. To be called
-    /// by a process with one thread: locks that others hold would be held for ever in the copy.
+    /// Starts the other process, which has a copy of all memory and runs `rescue`, if it must. To
+    /// be called by a process with one thread: locks that others hold would be held for ever in the
+    /// copy.
     pub fn new(rescue: impl FnOnce()) -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // SAFETY: The copy uses what it has, and ends by itself.

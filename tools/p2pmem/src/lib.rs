@@ -2,9 +2,10 @@
 
 //! PCI peer-to-peer memory from user space.
 //!
-//! A [`Provider`] is an open `/dev/p2pmemN`, a [`Buffer`] is device memory that is mapped, a [`Handle`]
-//! is memory with a descriptor. Direct I/O (`O_DIRECT`) into a buffer goes from device to device;
-//! [`copy`] does just that, and [`verify`] proves that it works. With [`uring`] it needs no mapping.
+//! A [`Provider`] is an open `/dev/p2pmemN`, a [`Buffer`] is device memory that is mapped, a
+//! [`Handle`] is memory with a descriptor. Direct I/O (`O_DIRECT`) into a buffer goes from device
+//! to device; [`copy`] does just that, and [`verify`] proves that it works. With [`uring`] it needs
+//! no mapping.
 
 pub mod abi;
 mod access;
@@ -30,7 +31,7 @@ pub mod users;
 pub mod verify;
 mod via;
 
-/// What the driver decides by, without the parts that need a kernel.
+/// Policy of the driver, without the parts that need a kernel.
 #[allow(dead_code, unreachable_pub)]
 #[path = "."]
 mod driver {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Binds devices to the driver, gives them back, and sets what the driver lets the administrator set.
+//! Binds devices to the driver, unbinds them, and changes the settings of the driver.
 //!
 //! All of it is a [`Plan`]: files of sysfs, and what is to be written to each. It can be printed as
 //! shell commands. If a step fails, those before it are undone. What can be known before is checked
@@ -34,17 +34,17 @@ use memory::Memory;
 pub const DRIVER: &str = "p2pmem_rs";
 /// Value of `driver_override` that keeps all drivers from a device: no driver has this name.
 pub const NO_DRIVER: &str = "none";
-/// How long a node may take to come up.
+/// Limit for a node to come up.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the kernel shows what it has.
+/// Mount points of the kernel's file systems.
 #[derive(Clone, Debug)]
 pub struct Roots {
-    /// Where sysfs is mounted.
+    /// Mount point of sysfs.
     pub sys: PathBuf,
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     pub proc: PathBuf,
-    /// Where device nodes are.
+    /// Folder of device nodes.
     pub dev: PathBuf,
 }
 
@@ -116,7 +116,7 @@ impl Device {
             let node = entries
                 .find(|entry| entry.number == number)
                 .with_context(|| {
-                    format!("there is no /dev/p2pmem{number}: p2pmem list shows those there are")
+                    format!("there is no /dev/p2pmem{number}: p2pmem list shows all nodes")
                 })?;
             return Ok(Self {
                 pci: node.pci.clone(),
@@ -125,7 +125,7 @@ impl Device {
         }
 
         let pci = address(text).with_context(|| {
-            format!("{text} is no device: write it like 0000:05:00.0, 05:00.0 or p2pmem0")
+            format!("{text} is not a device: write it like 0000:05:00.0, 05:00.0 or p2pmem0")
         })?;
         ensure!(
             roots.device(&pci).exists(),
@@ -145,7 +145,7 @@ impl Device {
     /// Returns the only driver that may have it.
     pub fn driver_override(&self, roots: &Roots) -> Option<String> {
         let text = fs::read_to_string(roots.device(&self.pci).join("driver_override")).ok()?;
-        // How the kernel shows none.
+        // The kernel shows none as "(null)".
         Some(text.trim().to_owned()).filter(|name| !name.is_empty() && name != "(null)")
     }
 }
@@ -180,7 +180,7 @@ pub struct Step {
     pub path: PathBuf,
     /// A line.
     pub text: String,
-    /// What undoes it.
+    /// The write that undoes it: file and line.
     #[serde(skip)]
     undo: Option<(PathBuf, String)>,
 }
@@ -200,7 +200,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// What is to be done to a device, in this order.
+/// Steps that change a device, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pci: String,
@@ -262,8 +262,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Does it, and then what must work as well. If something fails all is undone, and the error has
-    /// what the kernel said, as far as this user may read it.
+    /// Takes the steps, and calls `then`, which must succeed. If something fails, undoes all, and
+    /// the error has the message of the kernel, if this user may read it.
     pub fn run<T>(&self, roots: &Roots, then: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut log = Log::from_now(roots);
         let mut done = 0;
@@ -294,15 +294,18 @@ impl Plan {
         let now = driver_of(roots, &self.pci);
         let text = match taken {
             None if undone.is_ok() => return "nothing has changed".to_owned(),
-            None => "not all could be put back".to_owned(),
+            None => "not all changes could be undone".to_owned(),
             Some((driver, _)) if now.as_ref() == Some(driver) => {
-                format!("{} was taken from {driver}, and given back to it", self.pci)
+                format!(
+                    "{} was unbound from {driver}, and bound to it again",
+                    self.pci
+                )
             }
             Some((driver, _)) => format!(
-                "{} was taken from {driver} and could not be given back, {}",
+                "{} was unbound from {driver} and could not be bound to it again, {}",
                 self.pci,
                 match now {
-                    Some(now) => format!("it is with {now}"),
+                    Some(now) => format!("it is bound to {now}"),
                     None => "it has no driver now".to_owned(),
                 }
             ),
@@ -354,14 +357,14 @@ pub fn bind(roots: &Roots, device: &Device, regions: Option<&str>, force: bool) 
     let driver = device.driver(roots);
     ensure!(
         driver.as_deref() != Some(DRIVER) || regions.is_some(),
-        "{pci} is bound to {DRIVER} already: say what to take of it by --regions"
+        "{pci} is bound to {DRIVER} already: pass --regions to change its memory"
     );
     if is_bridge(&folder)? {
-        bail!("{pci} is a bridge, which other devices are behind: name one of those");
+        bail!("{pci} is a bridge: choose a device behind it");
     }
     if !force {
         if let Some(use_) = use_of(roots, device, &mut plan.notes)? {
-            bail!("{pci} is in use: {use_}: end that, or pass --force");
+            bail!("{pci} is in use: {use_}: end the use, or pass --force");
         }
         refuse_if_allocated(device)?;
     }
@@ -417,7 +420,7 @@ fn refuse_if_allocated(device: &Device) -> Result<()> {
     };
     ensure!(
         allocated == 0,
-        "{} is in use: {} of its memory are (p2pmem list --users tells by whom): end that, or pass \
+        "{} is in use: {} of its memory are allocated (p2pmem list --users shows the processes): end them, or pass \
          --force",
         device.pci,
         size::format(allocated)
@@ -439,7 +442,7 @@ fn find_node(roots: &Roots, device: &Device) -> Result<Entry> {
     let pci = &device.pci;
     ensure!(
         device.driver(roots).as_deref() == Some(DRIVER),
-        "{DRIVER} refused the device: dmesg tells why"
+        "{DRIVER} refused the device: see dmesg"
     );
 
     let deadline = Instant::now() + LIMIT;
@@ -454,14 +457,14 @@ fn find_node(roots: &Roots, device: &Device) -> Result<Entry> {
         }
         ensure!(
             Instant::now() < deadline,
-            "no node came up within {} s: dmesg tells why",
+            "no node came up within {} s: see dmesg",
             LIMIT.as_secs()
         );
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// What [`unbind`] may do.
+/// Options of [`unbind`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unbind {
     /// Take the memory away from its users.
@@ -525,7 +528,7 @@ pub fn unbind(roots: &Roots, device: &Device, how: Unbind) -> Result<Plan> {
     }
     ensure!(
         !plan.steps.is_empty(),
-        "{pci} is not bound to {DRIVER}: p2pmem list shows what is"
+        "{pci} is not bound to {DRIVER}: p2pmem list shows the devices that are"
     );
 
     Ok(plan)
@@ -549,22 +552,22 @@ fn knows_id(roots: &Roots, device: &Device) -> Result<bool> {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => Ok(true),
         // It was unbound in between, and this bound it.
         Ok(()) => Ok(true),
-        Err(error) => Err(error).context("cannot find out which devices the driver knows"),
+        Err(error) => Err(error).context("cannot read the IDs of the driver"),
     }
 }
 
-/// What can be set. [`None`] leaves it as it is.
+/// Settings to change. [`None`] leaves a setting as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// What to take of the device from the next time on that it is bound, or `default`.
+    /// Regions to register from the next time on that the device is bound, or `default`.
     pub regions: Option<String>,
-    /// Whether memory is cleared before it is given out.
+    /// Whether memory is cleared when it is allocated.
     pub clear: Option<bool>,
-    /// How many bytes one open file may have; 0 for any number.
+    /// Limit of each open file in bytes; 0 for no limit.
     pub limit_per_file: Option<u64>,
-    /// How many bytes one user may have; 0 for any number.
+    /// Limit of each user in bytes; 0 for no limit.
     pub limit_per_user: Option<u64>,
-    /// Which processes may fill slots of an io_uring.
+    /// Processes that may fill slots of an io_uring.
     pub slots: Option<Slots>,
 }
 
@@ -638,7 +641,7 @@ pub fn check_adopted(roots: &Roots, device: &Device, settings: &Settings) -> Res
     };
     ensure!(
         sysfs::providers(&roots.sys)?.iter().any(is_pmr),
-        "{DRIVER} does not give out the PMR beside {driver}"
+        "{DRIVER} did not register the PMR beside {driver}"
     );
     Ok(())
 }
@@ -755,7 +758,7 @@ fn use_of_disks(
     Ok(None)
 }
 
-/// Says what uses a disk or a partition, by the directory that it has in sysfs, and what procfs shows.
+/// Returns a use of a disk or a partition, by its directory in sysfs, and by procfs.
 fn use_of_part(name: &str, folder: &Path, mounts: &str, swaps: &str) -> Option<String> {
     let number = fs::read_to_string(folder.join("dev")).unwrap_or_default();
     let node = format!("/dev/{name}");
@@ -782,7 +785,7 @@ fn use_of_part(name: &str, folder: &Path, mounts: &str, swaps: &str) -> Option<S
     swaps
         .lines()
         .any(|line| line.split_whitespace().next() == Some(&node))
-        .then(|| format!("{node} is swapped to"))
+        .then(|| format!("{node} is swap space"))
 }
 
 /// Returns the drive that a path to it (`nvme0c1n2`) belongs to (`nvme0n2`).
@@ -844,7 +847,7 @@ impl Log {
             let line = text.split_once(';').map_or("", |(_, text)| text);
             let line = line.lines().next().unwrap_or_default();
             let said = heads.iter().find_map(|head| line.strip_prefix(&**head));
-            // What is added to the reason, by the driver core and for adopted devices.
+            // Text that the driver core, or p2pmem_rs for adopted devices, adds to the reason.
             let more = [
                 "probe with driver",
                 "its peer-to-peer memory cannot be given",
@@ -1019,7 +1022,7 @@ mod tests {
         let text = format!("{error:#}");
         assert!(
             text.starts_with(
-                "0000:05:00.0 was taken from nvme, and given back to it: cannot write"
+                "0000:05:00.0 was unbound from nvme, and bound to it again: cannot write"
             ),
             "{text}"
         );
@@ -1060,7 +1063,7 @@ mod tests {
             (
                 "proc/swaps",
                 "Filename Type Size\n/dev/nvme0n1p1 partition 1024\n",
-                "/dev/nvme0n1p1 is swapped to",
+                "/dev/nvme0n1p1 is swap space",
             ),
             (
                 "sys/block/nvme0n1/nvme0n1p1/holders/dm-0",
@@ -1107,7 +1110,7 @@ mod tests {
             ]
         );
         assert!(plan.notes()[0].contains("knows the ID"));
-        // What was chosen is kept.
+        // The chosen regions are kept.
         let plan = unbind(&machine.roots, &machine.device(), dry_run).unwrap();
         assert_eq!(plan.steps().len(), 3);
         // One that is bound by its ID.
@@ -1120,7 +1123,7 @@ mod tests {
                 "echo 0000:05:00.0 > sys/bus/pci/drivers/p2pmem_rs/unbind",
             ]
         );
-        // That is no reservation for anybody.
+        // That reserves the device for no driver.
         fs::remove_file(machine.roots.device(PCI).join("driver")).unwrap();
         machine.write(&file, "none\n");
         let plan = bind(&machine.roots, &machine.device(), None, false).unwrap();
@@ -1219,7 +1222,7 @@ mod tests {
         let error = bind(&machine.roots, &machine.device(), None, false).unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("/dev/ng0n1 is opened by some program (pid 4242)"),
+            text.contains("/dev/ng0n1 is open in some program (pid 4242)"),
             "{text}"
         );
         // It is a file of characters, not of blocks.
@@ -1244,19 +1247,19 @@ mod tests {
         // Links do not change by what is written here.
         let text = format!("{:#}", failed().unwrap_err());
         assert!(
-            text.starts_with("0000:05:00.0 was taken from nvme, and given back"),
+            text.starts_with("0000:05:00.0 was unbound from nvme, and bound to it again"),
             "{text}"
         );
         fs::remove_file(machine.roots.device(PCI).join("driver")).unwrap();
         let text = format!("{:#}", failed().unwrap_err());
         assert!(
-            text.contains("could not be given back, it has no driver now: no"),
+            text.contains("could not be bound to it again, it has no driver now: no"),
             "{text}"
         );
         machine.set_driver("vfio-pci");
         let text = format!("{:#}", failed().unwrap_err());
         assert!(
-            text.contains("could not be given back, it is with vfio-pci"),
+            text.contains("could not be bound to it again, it is bound to vfio-pci"),
             "{text}"
         );
         // The first step fails.
@@ -1321,7 +1324,7 @@ mod tests {
         for (text, word) in [
             ("3", "p2pmem list"),
             ("06:00.0", "lspci"),
-            ("x", "no device"),
+            ("x", "not a device"),
         ] {
             let error = Device::find(&machine.roots, text).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that direct I/O passes through, in three ways: called for, by a ring, and by a ring that has
-//! the memory in its buffer table.
+//! Memory that direct I/O passes through, in three ways: called for, by a ring, and by a ring that
+//! has the memory in its buffer table.
 
 use std::{fmt, io, path::PathBuf, ptr};
 
@@ -18,7 +18,7 @@ use crate::{
     Buffer, Handle, Via,
 };
 
-/// How I/O is asked for.
+/// Interface for I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Io {
@@ -86,9 +86,9 @@ pub(crate) struct Passage<'a> {
     device: Option<String>,
     length: usize,
     ring: Option<IoUring>,
-    /// What is mapped: for I/O, or for the CPU only.
+    /// The mapping: for I/O, or for the CPU only.
     buffer: Option<Buffer>,
-    /// What is in the ring's buffer table.
+    /// The memory in the ring's buffer table.
     handle: Option<Handle>,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Passage<'a> {
         requests: u32,
         room: &Room<'_>,
     ) -> Result<Self> {
-        // What the kernel takes for a slot.
+        // The kernel's limit of a slot.
         let most: u64 = match via {
             Via::Device { .. } => u32::MAX.into(),
             Via::Host => 1 << 30,
@@ -125,7 +125,7 @@ impl<'a> Passage<'a> {
         };
         if io != Io::Pread {
             passage.ring = Some(IoUring::new(requests).context(
-                "cannot make an io_uring: choose --io pread, or look at the sysctl \
+                "cannot make an io_uring: choose --io pread, or check the sysctl \
                  kernel.io_uring_disabled",
             )?);
         }
@@ -254,20 +254,21 @@ impl<'a> Passage<'a> {
 
     fn push(&mut self, entry: &Entry) -> Result<()> {
         let ring = self.ring.as_mut().context("there is no ring")?;
-        // SAFETY: The memory and the files of requests outlive them: whoever submits waits for all.
+        // SAFETY: The memory and the files of requests outlive them: each caller that submits waits
+        // for all.
         unsafe { ring.submission().push(entry) }.context("the ring is full")
     }
 
-    /// Begins what was submitted, waits until at least one request has completed, and adds to `done`
-    /// those that have.
+    /// Begins what was submitted, waits until at least one request has completed, and adds to
+    /// `done` those that have.
     pub(crate) fn wait(&mut self, done: &mut Vec<Completion>) -> Result<()> {
         let ring = self.ring.as_mut().context("there is no ring")?;
         loop {
             match ring.submit_and_wait(1) {
                 Ok(_) => break,
-                // A signal: what is under way goes on.
+                // A signal: what is in flight goes on.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-                Err(error) => return Err(error).context("the ring does not work"),
+                Err(error) => return Err(error).context("cannot wait for the ring"),
             }
         }
         done.extend(ring.completion().map(|event| {
@@ -290,8 +291,8 @@ impl<'a> Passage<'a> {
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        // Otherwise the memory would go back some time after the ring is closed. Nothing more can be
-        // done about a failure.
+        // Otherwise the memory would go back some time after the ring is closed. Nothing more can
+        // be done about a failure.
         if let (Some(provider), Some(_)) = (self.via.provider(), &self.handle) {
             let entry = uring::unregister(provider, 0);
             let _ = self.push(&entry).and_then(|()| self.wait_for_one());

@@ -29,17 +29,17 @@ impl Provider {
 
     /// Returns what the provider is. `ENODEV` if the device is gone.
     pub fn info(&self) -> io::Result<abi::p2pmem_info> {
-        // SAFETY: The request writes such a structure.
+        // SAFETY: The request writes a structure of this type.
         Ok(unsafe { ioctl(&self.file, Getter::<{ abi::INFO }, abi::p2pmem_info>::new())? })
     }
 
-    /// Returns where one of the provider's regions lies. `EINVAL` if there is no such region.
+    /// Returns one of the provider's regions. `EINVAL` if the index is out of range.
     pub fn region(&self, index: u32) -> io::Result<abi::p2pmem_region> {
         let mut region = abi::p2pmem_region {
             index,
             ..Default::default()
         };
-        // SAFETY: The request reads and writes such a structure.
+        // SAFETY: The request reads and writes a structure of this type.
         unsafe {
             ioctl(
                 &self.file,
@@ -63,7 +63,7 @@ impl Provider {
             flags,
             ..Default::default()
         };
-        // SAFETY: The request reads and writes such a structure.
+        // SAFETY: The request reads and writes a structure of this type.
         unsafe {
             ioctl(
                 &self.file,

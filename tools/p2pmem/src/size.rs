@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
     number
         .checked_mul(1 << shift)
-        .ok_or_else(|| format!("`{text}` is more than fits into 64 bits"))
+        .ok_or_else(|| format!("`{text}` exceeds 64 bits"))
 }
 
 /// Writes a number of bytes in the largest unit that gives a whole number.

@@ -3,8 +3,8 @@
 //! Copies between ordinary memory and device memory by the CPU, in the widest pieces that each
 //! processor of the architecture has.
 //!
-//! Each access to memory that is not cached becomes a transaction on the bus of its own: the fewer the
-//! better. Stores to memory that combines writes are collected, and go out as whole lines.
+//! Each access to memory that is not cached becomes a transaction on the bus of its own: the fewer
+//! the better. Stores to memory that combines writes are collected, and go out as whole lines.
 
 use std::ptr;
 
@@ -16,7 +16,8 @@ const WIDTH: usize = 16;
 /// Copies `data` to `offset` of a buffer, past the caches.
 ///
 /// When this returns, a fence has been made: what the CPU stores from then on, like a doorbell of a
-/// device, is not seen before the data. Data that the CPU itself stores in another way has no such order.
+/// device, is not seen before the data. Data that the CPU itself stores in another way is not
+/// ordered by the fence.
 ///
 /// # Panics
 ///
@@ -61,7 +62,8 @@ fn check(buffer: &Buffer, offset: usize, length: usize) {
     );
 }
 
-/// Splits a length into the bytes before the first aligned piece, those of whole pieces, and the rest.
+/// Splits a length into the bytes before the first aligned piece, those of whole pieces, and the
+/// rest.
 fn split(start: *const u8, length: usize) -> (usize, usize, usize) {
     let head = start.align_offset(WIDTH).min(length);
     let tail = (length - head) % WIDTH;
@@ -189,7 +191,7 @@ mod tests {
             let mut found = vec![0; length];
             load(&buffer, offset, &mut found);
             assert_eq!(found, data);
-            // What lies beside was not touched.
+            // Bytes beside the range were not touched.
             let all = buffer.as_mut_slice(4096);
             assert!(all[..offset].iter().all(|&byte| byte == 0xff));
             assert!(all[offset + length..].iter().all(|&byte| byte == 0xff));

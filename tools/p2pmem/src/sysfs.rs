@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What sysfs tells of providers, without opening them.
+//! Reads attributes of providers in sysfs, without opening them.
 
 use std::{
     fs, io,
@@ -31,7 +31,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Returns how many bytes of the device's pool nobody uses.
+    /// Returns the free bytes of the device's pool.
     pub fn available(&self) -> io::Result<u64> {
         number(&self.device.join("p2pmem/available"))
     }
@@ -50,7 +50,7 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// `NotFound` or `ENODEV` if the device goes away meanwhile.
+    /// `NotFound` or `ENODEV` if the device goes away.
     pub fn details(&self) -> io::Result<Details> {
         let count = |name| number(&self.node.join(name));
         // Attributes that older versions of the driver do not have.
@@ -80,34 +80,34 @@ impl Entry {
     }
 }
 
-/// What the driver tells of a provider. Sizes are in bytes.
+/// Attributes of a provider. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Details {
-    /// How much there is.
+    /// Size of the memory.
     pub size: u64,
-    /// How much of it is allocated through the node.
+    /// Bytes that are allocated through the node.
     pub allocated: u64,
     /// The longest run of the rest.
     pub largest: u64,
-    /// Where it lies.
+    /// The memory of the provider.
     pub regions: Vec<Region>,
     /// Whether another driver has the device.
     pub adopted: bool,
-    /// Whether memory is cleared before it is given out.
+    /// Whether memory is cleared when it is allocated.
     pub clear: bool,
-    /// How much one open file may have; 0 for any number.
+    /// Limit of each open file; 0 for no limit.
     pub limit_per_file: u64,
-    /// How much one user may have; 0 for any number.
+    /// Limit of each user; 0 for no limit.
     pub limit_per_user: u64,
     /// The size of a large page; 0 if memory is mapped in base pages only.
     pub large_page: u64,
-    /// Which processes may fill slots of an io_uring. Null if the driver does not report it.
+    /// Processes that may fill slots of an io_uring. Null if the driver does not report it.
     pub slots: Option<Slots>,
     /// The NUMA node that the device is near to. Null if it is not known.
     pub numa_node: Option<u32>,
 }
 
-/// Which processes may put memory into slots of an io_uring, and export it to devices that cannot
+/// Processes that may put memory into slots of an io_uring, and export it to devices that cannot
 /// give it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -143,13 +143,13 @@ impl Slots {
 /// A part of a BAR. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Region {
-    /// What it is: `bar`, `cmb` or `pmr`.
+    /// The kind of memory: `bar`, `cmb` or `pmr`.
     pub kind: String,
     /// The number of the BAR.
     pub bar: u32,
-    /// Where it starts, from the start of the BAR.
+    /// Offset in the BAR.
     pub offset: u64,
-    /// How long it is.
+    /// Length in bytes.
     pub size: u64,
 }
 
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_goes_away_meanwhile_is_left_out() {
+    fn a_provider_that_goes_away_is_left_out() {
         let sys = Sys::new("gone");
         sys.add("p2pmem0", "0000:04:00.0");
         sys.add("p2pmem1", "0000:05:00.0");

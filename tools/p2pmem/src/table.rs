@@ -4,8 +4,8 @@
 
 use comfy_table::{presets::NOTHING, CellAlignment, ContentArrangement, Table};
 
-/// Writes rows below a header. Columns of numbers, whose names end in `#`, are aligned to the right. With a
-/// `width` lines have at most that many characters, where words allow it.
+/// Writes rows below a header. Columns of numbers, whose names end in `#`, are aligned to the
+/// right. With a `width` lines have at most that many characters, where words allow it.
 pub fn render(
     header: &[&str],
     rows: impl IntoIterator<Item = Vec<String>>,
@@ -30,8 +30,8 @@ pub fn render(
     format!("{}\n", table.trim_fmt())
 }
 
-/// Breaks a text into lines of at most `width` characters, between words only, so that what is to be
-/// copied stays whole. All lines but the first are indented.
+/// Breaks a text into lines of at most `width` characters, between words only, so that what is to
+/// be copied stays whole. All lines but the first are indented.
 pub fn wrap(text: &str, indent: usize, width: u16) -> String {
     let mut wrapped = String::new();
     let mut column = 0;

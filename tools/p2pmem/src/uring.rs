@@ -4,8 +4,8 @@
 //!
 //! The ring must have been given a table, like with
 //! [`Submitter::register_buffers_sparse`](io_uring::Submitter::register_buffers_sparse). Reads and
-//! writes then name a slot of it; their addresses count from 0 at the start of the memory. They cost
-//! neither mapping nor pinning.
+//! writes then name a slot of it; their addresses count from 0 at the start of the memory. They
+//! cost neither mapping nor pinning.
 
 use std::{
     fs::File,
@@ -20,8 +20,8 @@ use crate::{abi, direct::Way, Buffer, Handle, Provider};
 /// Returns a command that puts memory of a provider into a slot: `count` granules from granule
 /// `first` on, or all from there on if `count` is 0.
 ///
-/// Its result is 0, or an error: see `struct p2pmem_uring_register`. Descriptors must be open until it
-/// has completed.
+/// Its result is 0, or an error: see `struct p2pmem_uring_register`. Descriptors must be open until
+/// it has completed.
 pub fn register(provider: &Provider, handle: &Handle, slot: u32, first: u32, count: u32) -> Entry {
     let request = abi::p2pmem_uring_register {
         fd: handle.as_fd().as_raw_fd(),
@@ -54,8 +54,8 @@ pub fn command(provider: &Provider, number: u32, bytes: [u8; 16]) -> Entry {
         .build()
 }
 
-/// Returns a request that moves data between memory and a file, at an offset in bytes. With `fixed` the
-/// memory is that in slot 0.
+/// Returns a request that moves data between memory and a file, at an offset in bytes. With `fixed`
+/// the memory is that in slot 0.
 pub(crate) fn transfer(
     way: Way,
     fixed: bool,
@@ -81,13 +81,14 @@ pub(crate) fn transfer(
     }
 }
 
-/// Puts ordinary memory into slot 0 of a ring that has no table yet. The kernel keeps its pages for as long as
-/// they are registered.
+/// Puts ordinary memory into slot 0 of a ring that has no table yet. The kernel keeps its pages for
+/// as long as they are registered.
 pub(crate) fn register_ordinary(ring: &IoUring, buffer: &Buffer) -> io::Result<()> {
     let table = [libc::iovec {
         iov_base: buffer.as_ptr().cast(),
         iov_len: buffer.len(),
     }];
-    // SAFETY: The memory is mapped during the call, and pages that are used later are kept by the kernel.
+    // SAFETY: The memory is mapped during the call, and pages that are used later are kept by the
+    // kernel.
     unsafe { ring.submitter().register_buffers(&table) }
 }

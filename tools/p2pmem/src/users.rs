@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which processes have memory, as far as this one may know it.
+//! Finds processes that have memory allocated, as far as this one may see them.
 
 use std::{
     fs, io,
@@ -20,23 +20,23 @@ pub struct User {
     pub pid: i32,
     /// Its name.
     pub name: String,
-    /// How much its open files have allocated, in bytes.
+    /// Bytes that its open files have allocated.
     pub bytes: u64,
-    /// How many of these bytes are in large pages; 0 with a driver that does not report it.
+    /// Bytes of these in large pages; 0 with a driver that does not report it.
     pub large: u64,
     /// The number of the node, see [`device_number`](crate::sysfs::Entry::device_number).
     #[serde(skip)]
     pub device: u64,
 }
 
-/// Returns the users of all nodes. `proc` is where procfs is mounted. Processes that this one may not
-/// look at are left out.
+/// Returns the users of all nodes. `proc` is where procfs is mounted. Processes that this one may
+/// not look at are left out.
 pub fn users(proc: &Path) -> io::Result<Vec<User>> {
     let mut found = Vec::new();
 
     for entry in fs::read_dir(proc)? {
         let entry = entry?;
-        // All else there is no process. One that ends meanwhile has nothing.
+        // Other entries are not processes. A process that ended has nothing open.
         if let Some(pid) = entry
             .file_name()
             .to_str()

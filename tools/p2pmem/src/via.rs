@@ -20,7 +20,7 @@ use crate::{
     Provider,
 };
 
-/// What data goes through.
+/// Memory that data goes through.
 #[derive(Debug)]
 pub enum Via {
     /// Memory of a device.
@@ -38,9 +38,9 @@ pub enum Via {
 }
 
 impl Via {
-    /// Opens what is named: a node, its name or number, the PCI address of a device, `none` or `host`
-    /// for ordinary memory, and the only provider there is for nothing at all. `sys` is where sysfs is
-    /// mounted.
+    /// Opens what is named: a node, its name or number, the PCI address of a device, `none` or
+    /// `host` for ordinary memory, and the only provider there is for nothing at all. `sys` is
+    /// where sysfs is mounted.
     pub fn open(sys: &Path, name: Option<&str>) -> Result<Self> {
         if let Some("none" | "host") = name {
             return Ok(Self::Host);
@@ -48,7 +48,7 @@ impl Via {
         let entries = sysfs::providers(sys).context("cannot read sysfs: is it mounted?")?;
         let (path, pci) = match (choose(&entries, name), name) {
             (Ok(entry), _) => (entry.path.clone(), Some(entry.pci.clone())),
-            // A node that somebody made elsewhere.
+            // A node at another path.
             (Err(_), Some(name)) if name.contains('/') => (PathBuf::from(name), None),
             (Err(error), _) => return Err(error),
         };
@@ -56,7 +56,7 @@ impl Via {
         // Anything could have been named: a drive would be mapped, and overwritten.
         provider.info().with_context(|| {
             format!(
-                "{} is no node of p2pmem_rs: p2pmem list shows those there are",
+                "{} is not a node of p2pmem_rs: p2pmem list shows all nodes",
                 path.display()
             )
         })?;
@@ -151,27 +151,28 @@ impl Via {
         let text = match Errno::from_io_error(&error) {
             Some(Errno::NOSPC) => format!("{path} has {}", room.lack(bytes)),
             Some(Errno::DQUOT) => format!(
-                "more of {path} than you may have, {}: choose a smaller {options}, \
+                "more of {path} than your limit, {}: choose a smaller {options}, \
                  or have limit_per_file and limit_per_user raised",
                 room.wanted(bytes)
             ),
             Some(Errno::NODEV) => format!("the device of {path} went away"),
-            _ => format!("cannot get {wanted} of {path}"),
+            _ => format!("cannot allocate {wanted} of {path}"),
         };
         anyhow::Error::new(error).context(text)
     }
 }
 
-/// What threads ask for that take memory one after the other, and what there was before the first.
+/// Need of threads that allocate memory one after the other, and the memory that was free before
+/// the first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room<'a> {
-    /// The options by which the user asks for less.
+    /// The options that reduce the need.
     options: &'a str,
-    /// How many threads there are.
+    /// Number of threads.
     threads: u32,
-    /// How many of them have their memory already.
+    /// Number of threads that have their memory already.
     pub(crate) served: u32,
-    /// How many bytes were free before, and how many of them in one run.
+    /// Bytes that were free before, and the longest free run.
     available: u64,
     largest: u64,
 }
@@ -216,7 +217,7 @@ impl Room<'_> {
         // Another process took it.
         let all = bytes.saturating_mul(self.threads.into());
         let cure = if all <= self.largest {
-            "another process took memory at the same time: try again, or choose a smaller"
+            "another process allocated memory at the same time: try again, or choose a smaller"
         } else {
             "choose a smaller"
         };
@@ -237,8 +238,8 @@ pub fn open(path: &Path) -> Result<Provider> {
     })
 }
 
-/// Returns the provider that is named, or the only one there is: by its node, the name or number of that,
-/// or the PCI address of its device.
+/// Returns the provider that is named, or the only one there is: by its node, the name or number of
+/// that, or the PCI address of its device.
 pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry> {
     let known = || {
         let known: Vec<_> = entries
@@ -254,7 +255,7 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
     match (name, entries) {
         (None, [entry]) => Ok(entry),
         (None, _) => bail!(
-            "there are several providers, choose one by --via: {}",
+            "there are several providers: choose one by --via: {}",
             known()
         ),
         (Some(name), _) => entries
@@ -265,7 +266,7 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
                     || entry.path == Path::new("/dev").join(name)
                     || name == entry.number.to_string()
             })
-            .with_context(|| format!("{name} is no provider, these are: {}", known())),
+            .with_context(|| format!("{name} is not a provider; the providers are: {}", known())),
     }
 }
 
@@ -329,7 +330,7 @@ mod tests {
             (
                 room(1, 0, 512, 256),
                 "no free run of 256 MiB: 512 MiB were free, 256 MiB of it in the longest run: \
-                 another process took memory at the same time: try again, or choose a smaller \
+                 another process allocated memory at the same time: try again, or choose a smaller \
                  --chunk",
             ),
         ] {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices that the `p2pmem` command binds, gives back and configures. Needs the topology any-bar. The
-//! group `lend` needs a drive with memory of its own: the topology cmb.
+//! Devices that the `p2pmem` command binds, gives back and configures. Needs the topology any-bar.
+//! The group `lend` needs a drive with memory of its own: the topology cmb.
 
 use std::{
     fs::{self, OpenOptions},
@@ -73,7 +73,7 @@ fn state(pci: &str) -> Result<[String; 4]> {
     ])
 }
 
-/// A device that is as it was before when this is dropped, whatever became of it.
+/// Restores the driver and the settings of a device when dropped.
 struct Restored(String);
 
 impl Drop for Restored {
@@ -85,7 +85,7 @@ impl Drop for Restored {
         fs::write(format!("{DEVICES}/{pci}/driver_override"), "\n").expect("an attribute");
         choose(&format!("{pci} default")).expect("the default can be set");
         fs::write("/sys/bus/pci/drivers_probe", pci).expect("a driver is found, or none");
-        restore().expect("what is bound by its ID is bound again");
+        restore().expect("devices are bound by their IDs again");
     }
 }
 
@@ -251,7 +251,7 @@ fn bind_again() -> Result<()> {
     let pci = parts()?;
     let _restored = Restored(pci.clone());
     fails(&["bind", &pci], &["already", "--regions"])?;
-    // What does not work leaves what was there.
+    // A command that fails changes nothing.
     let before = state(&pci)?;
     fails(
         &["bind", &pci, "--regions", "bar2@64M+2M"],
@@ -289,7 +289,7 @@ fn dry_run_changes_nothing() -> Result<()> {
     }
     ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
 
-    // What is printed does what is done.
+    // The printed commands have the same effect.
     let _restored = Restored(pci.clone());
     let run = Command::new("sh").args(["-ec", &text]).status()?;
     ensure!(run.success(), "{run:?}");
@@ -298,15 +298,16 @@ fn dry_run_changes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Counts how often the kernel attached a namespace to a drive, that is, how often it was taken away.
+/// Counts how often the kernel attached a namespace to a drive, that is, how often it was taken
+/// away.
 fn diskseq(name: &str) -> Result<String> {
     Ok(fs::read_to_string(format!("/sys/block/{name}/diskseq"))?)
 }
 
 fn nothing_to_register() -> Result<()> {
-    // A drive without memory that could be given out: its registers are 16 KiB.
+    // A drive without memory that can be registered: its registers are 16 KiB.
     let serial = "disk1";
-    let controller = controller(serial)?.context("no such drive")?;
+    let controller = controller(serial)?.context("no drive")?;
     let pci = address_of(&controller)?;
     let name = controller.file_name().context("no name")?.to_string_lossy();
     let disk = format!("{name}n1");
@@ -341,7 +342,7 @@ fn nothing_to_register() -> Result<()> {
     Ok(())
 }
 
-/// What only the driver finds out: that another one has the BAR.
+/// Only the driver finds out that another driver has the BAR.
 fn failed_bind_is_undone() -> Result<()> {
     let pci = large()?;
     let _restored = Restored(pci.clone());
@@ -360,13 +361,14 @@ fn failed_bind_is_undone() -> Result<()> {
     ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
     drop(file);
 
-    // The same with a drive. As if the driver knew its ID, what is to be registered is not known before.
-    let pci = address_of(&controller("disk1")?.context("no such drive")?)?;
+    // The same with a drive. As if the driver knew its ID, what is to be registered is not known
+    // before.
+    let pci = address_of(&controller("disk1")?.context("no drive")?)?;
     let _restored = Restored(pci.clone());
     drive_named("disk1")?;
     fs::write(format!("{DEVICES}/{pci}/driver_override"), "none")?;
     let before = state(&pci)?;
-    let taken = format!("{pci} was taken from nvme, and given back to it");
+    let taken = format!("{pci} was unbound from nvme, and bound to it again");
     let reason = "the controller has no CMB and no PMR that can serve";
     fails(&["bind", &pci], &["cannot bind", &taken, reason])?;
     ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
@@ -390,7 +392,7 @@ fn large() -> Result<String> {
 /// The driver refuses this drive, so what bind would do is done by hand.
 fn drive_comes_back() -> Result<()> {
     let serial = "disk1";
-    let pci = address_of(&controller(serial)?.context("no such drive")?)?;
+    let pci = address_of(&controller(serial)?.context("no drive")?)?;
     let _restored = Restored(pci.clone());
     drive_named(serial)?;
     let before = state(&pci)?;
@@ -398,7 +400,7 @@ fn drive_comes_back() -> Result<()> {
     fs::write(format!("{DEVICES}/{pci}/driver_override"), "p2pmem_rs")?;
     choose(&format!("{pci} bar0"))?;
     let text = says(&["unbind", &pci, "--forget"])?;
-    ensure!(text.contains("is back with nvme"), "{text}");
+    ensure!(text.contains("is bound to nvme again"), "{text}");
     ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
     drive_named(serial)?;
     Ok(())
@@ -411,7 +413,7 @@ fn wrong_regions() -> Result<()> {
         &["config", &pci, "--regions", "bar9"],
         &["bar9 has no valid number"],
     )?;
-    // What is not even one.
+    // Texts that are no regions.
     for regions in ["", "bar2;reboot", "bar2'"] {
         let run = p2pmem(&["bind", &pci, "--regions", regions])?;
         ensure!(run.status.code() == Some(2), "{regions}: {:?}", run.status);
@@ -420,7 +422,7 @@ fn wrong_regions() -> Result<()> {
     Ok(())
 }
 
-/// Puts a file system on a drive, mounts it, and does something meanwhile.
+/// Puts a file system on a drive, and calls a function while it is mounted.
 fn with_mounted(node: &str, then: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     const POINT: &str = "/tmp/mounted";
     format_and_mount(node, POINT)?;
@@ -430,7 +432,7 @@ fn with_mounted(node: &str, then: impl FnOnce(&str) -> Result<()>) -> Result<()>
 }
 
 fn mounted_drive() -> Result<()> {
-    let controller = controller("disk1")?.context("no such drive")?;
+    let controller = controller("disk1")?.context("no drive")?;
     let pci = address_of(&controller)?;
     drive_named("disk1")?;
     let node = node_named("disk1")?;
@@ -460,7 +462,7 @@ fn mounted_drive() -> Result<()> {
 
 /// Programs that have a drive open without having claimed it.
 fn opened_drive() -> Result<()> {
-    let controller = controller("disk1")?.context("no such drive")?;
+    let controller = controller("disk1")?.context("no drive")?;
     let pci = address_of(&controller)?;
     drive_named("disk1")?;
     let name = controller.file_name().context("no name")?.to_string_lossy();
@@ -477,7 +479,7 @@ fn opened_drive() -> Result<()> {
             }
         })?;
         drop(file);
-        let by = format!("{node} is opened by guest-tests (pid ");
+        let by = format!("{node} is open in guest-tests (pid ");
         fails(&["bind", &pci], &["is in use", &by, "--force"])?;
         child.kill()?;
         child.expect_signal(libc::SIGKILL)?;
@@ -582,7 +584,7 @@ fn unbound_for_good() -> Result<()> {
                 ensure!(driver(pci).is_none(), "it came back");
                 ensure!(overridden(pci)? == "none", "{}", overridden(pci)?);
             }
-            // What was chosen is kept.
+            // The chosen regions are kept.
             says(&["bind", pci])?;
             let provider = Provider::of(pci)?.context("no node")?;
             ensure!(provider.size as u64 == 8 * MIB, "{}", provider.size);
@@ -616,7 +618,7 @@ fn regions_of_the_guide() -> Result<()> {
     let _restored = Restored(pci.clone());
     let (_, section) = guide
         .split_once("## Choose regions")
-        .context("no such section")?;
+        .context("no section")?;
     let (_, recipe) = section
         .split_once("known by its ID is bound already")
         .context("no recipe")?;
@@ -703,7 +705,7 @@ fn config_sets() -> Result<()> {
 }
 
 fn config_fails() -> Result<()> {
-    let pci = address_of(&controller("disk1")?.context("no such drive")?)?;
+    let pci = address_of(&controller("disk1")?.context("no drive")?)?;
     fails(
         &["config", &pci, "--clear", "off"],
         &["has no node", "p2pmem bind"],
@@ -728,7 +730,7 @@ fn wrong_names() -> Result<()> {
     for (name, words) in [
         ("99", ["no /dev/p2pmem99", "p2pmem list"]),
         ("ff:1f.7", ["no PCI device 0000:ff:1f.7", "lspci"]),
-        ("nonsense", ["nonsense is no device", "0000:05:00.0"]),
+        ("nonsense", ["nonsense is not a device", "0000:05:00.0"]),
     ] {
         for command in ["bind", "unbind", "config"] {
             fails(&[command, name], &words)?;
@@ -737,7 +739,7 @@ fn wrong_names() -> Result<()> {
     Ok(())
 }
 
-/// What a shell offers for the last word of a command line.
+/// Returns the completions of a shell for the last word of a command line.
 fn completed(words: &[&str]) -> Result<String> {
     let last = words.len().to_string();
     let output = Command::new("p2pmem")
@@ -773,7 +775,7 @@ fn shells_complete() -> Result<()> {
         let text = completed(words)?;
         ensure!(text.lines().any(|line| line == word), "{words:?}: {text}");
     }
-    // Bridges have no memory that anybody could take.
+    // Bridges have no memory to register.
     let text = completed(&["bind", ""])?;
     ensure!(!text.lines().any(|line| line == "0000:00:00.0"), "{text}");
     // Each shell asks the program.
@@ -806,7 +808,7 @@ pub mod lend {
     cases!("lend": drive_and_back, refused_beside_the_drive, descriptors_of_others);
 
     fn refused_beside_the_drive() -> Result<()> {
-        let pci = address_of(&controller("new")?.context("no such drive")?)?;
+        let pci = address_of(&controller("new")?.context("no drive")?)?;
         let _restored = Restored(pci.clone());
         drive_named("new")?;
         let before = state(&pci)?;
@@ -816,7 +818,7 @@ pub mod lend {
                 "cannot configure",
                 "nothing has changed",
                 "its driver published memory, from which a PMR cannot be kept apart",
-                "does not give out the PMR beside nvme",
+                "did not register the PMR beside nvme",
             ],
         )?;
         ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
@@ -828,7 +830,7 @@ pub mod lend {
 
     /// An ordinary user does not see who has the drive open, and is told so.
     fn descriptors_of_others() -> Result<()> {
-        let pci = address_of(&controller("new")?.context("no such drive")?)?;
+        let pci = address_of(&controller("new")?.context("no drive")?)?;
         let arguments = ["bind", &pci, "--regions", "cmb", "--dry-run"];
         let told = |expected: bool| -> Result<()> {
             let run = p2pmem(&arguments)?;
@@ -848,7 +850,7 @@ pub mod lend {
 
     fn drive_and_back() -> Result<()> {
         let serial = "new";
-        let pci = address_of(&controller(serial)?.context("no such drive")?)?;
+        let pci = address_of(&controller(serial)?.context("no drive")?)?;
         let _restored = Restored(pci.clone());
         drive_named(serial)?;
         let before = state(&pci)?;
@@ -870,7 +872,7 @@ pub mod lend {
         );
 
         let text = says(&["unbind", &pci, "--forget"])?;
-        ensure!(text.contains("is back with nvme"), "{text}");
+        ensure!(text.contains("is bound to nvme again"), "{text}");
         drive_named(serial)?;
         wait_until(
             Duration::from_secs(10),

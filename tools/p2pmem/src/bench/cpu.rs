@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is done to memory without a drive.
+//! Measurements without a drive.
 
 use std::{fs::File, hint::black_box, path::Path, time::Duration};
 
@@ -99,7 +99,7 @@ fn map<'a>(request: &Request<'a>, what: What, kind: Kind, length: usize) -> Resu
 
 /// The longest time that the first touch of a span takes. All of the spans are touched, in order.
 fn first_touch<'a>(request: &Request<'a>, length: usize) -> Result<Round<'a>> {
-    /// What one page table spans on most machines.
+    /// Bytes that one page table spans on most machines.
     const SPAN: usize = 2 << 20;
     let (provider, clock) = (request.provider, request.clock);
 

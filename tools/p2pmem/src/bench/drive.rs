@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What moves between memory and a drive.
+//! Measurements of transfers between memory and a drive.
 
 use std::{fs::File, os::unix::fs::FileExt};
 
@@ -13,8 +13,8 @@ use crate::{
     uring, Buffer, Handle,
 };
 
-/// The unit of the memory, whatever is read at a time: a program that moves data has some of these. It is a large page of most
-/// machines.
+/// The unit of the memory, for each size of a read: a program that moves data has some of these. It
+/// is a large page of most machines.
 const LARGE_PAGE: usize = 2 << 20;
 
 /// Returns what does it. Memory that there is too little of is an error here, not later.
@@ -73,7 +73,7 @@ struct Memory {
     ring: IoUring,
     /// Whether it is in a slot.
     fixed: bool,
-    /// What is mapped, and what must stay open.
+    /// The mapping, and the descriptor that must stay open.
     buffer: Option<Buffer>,
     _handle: Option<Handle>,
 }
@@ -108,7 +108,8 @@ impl Memory {
         })
     }
 
-    /// Returns the request that moves the part with a number, from or to the same place of the drive.
+    /// Returns the request that moves the part with a number, from or to the same place of the
+    /// drive.
     fn transfer(&self, what: What, file: &File, index: u32, size: u32) -> Entry {
         let base = self
             .buffer

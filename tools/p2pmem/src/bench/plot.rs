@@ -29,7 +29,7 @@ fn colour(kind: Kind) -> RGBColor {
     }
 }
 
-/// What a chart is of: what is compared differs in the kind of memory and in size only.
+/// The subject of a chart. Rows of one chart differ in the kind of memory and in size only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Subject {
     what: What,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What figures were measured on: without it they mean nothing.
+//! The machine of a measurement: without it the figures mean nothing.
 
 use std::{
     fmt::{self, Display},
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Clock;
 use crate::sysfs::{Details, Entry};
 
-/// What was measured on, and how.
+/// The machine and the devices of a measurement, and its method.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
     /// The drive. Null if none was named.
@@ -25,26 +25,26 @@ pub struct Setup {
     pub pci: String,
     /// Whether the driver cleared memory before it gave it out.
     pub clear: bool,
-    /// Vendor and product of the machine. Null if the firmware does not tell.
+    /// Vendor and product of the machine. Null if the firmware does not report them.
     pub machine: Option<String>,
-    /// How many processors it has.
+    /// Number of processors.
     pub processors: usize,
     /// The release of the kernel.
     pub kernel: String,
-    /// What runs the virtual machine. Null for a real one.
+    /// The accelerator of the virtual machine. Null for a real machine.
     pub accelerator: Option<String>,
     /// Whether times are those that processors spent.
     pub processor_time: bool,
-    /// How many rounds counted.
+    /// Number of rounds.
     pub rounds: u32,
 }
 
 /// A drive.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Drive {
-    /// Where it is.
+    /// The path of its device node.
     pub path: PathBuf,
-    /// What its maker calls it. Null if that is not known.
+    /// The name of the model. Null if it is not known.
     pub model: Option<String>,
 }
 

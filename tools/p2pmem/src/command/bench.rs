@@ -19,9 +19,9 @@ use p2pmem::{
 
 use super::{complete::providers, output};
 
-/// Measure what memory costs, by its kind and by size.
+/// Measure the cost of memory, by its kind and by size.
 ///
-/// Compares device memory with ordinary memory, and with what the kernel gives by itself. Each kind
+/// Compares device memory with ordinary memory, and with memory of mainline's own files. Each kind
 /// is measured in turn, several times: MIN, MEDIAN and MAX are the times of these rounds for one
 /// operation, in microseconds. The rate and the ratio to the baseline are those of the fastest
 /// round. Figures of virtual machines say little of real ones.
@@ -34,39 +34,39 @@ use super::{complete::providers, output};
 pub struct Arguments {
     /// The drive that is read or written. It must reach the memory.
     drive: Option<PathBuf>,
-    /// The provider of the memory: a node, its number, or the address of its device. Default: the only
-    /// one there is.
+    /// The provider of the memory: a node, its number, or the address of its device. Default: the
+    /// only one there is.
     #[arg(long, add = ArgValueCandidates::new(providers))]
     via: Option<String>,
-    /// What is measured. Default: read if a drive is named, else all that needs none.
+    /// Operations to measure. Default: read if a drive is named, else all that need no drive.
     #[arg(long, value_delimiter = ',')]
     what: Vec<What>,
-    /// How much at a time: multiples of 4K, less than 4G.
+    /// Bytes per operation: multiples of 4K, less than 4G.
     #[arg(long, value_parser = size::parse, value_delimiter = ',', default_value = "1M")]
     size: Vec<u64>,
-    /// How many reads and writes are under way at a time: up to 64.
+    /// Number of reads and writes in flight: up to 64.
     #[arg(long, value_delimiter = ',', default_value = "1,16", value_parser = clap::value_parser!(u32).range(1..=64))]
     depth: Vec<u32>,
-    /// How often each kind is measured.
+    /// Number of rounds.
     #[arg(long, default_value = "8", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How many threads do it side by side, each with memory of its own: up to 64.
+    /// Number of threads that run in parallel, each with memory of its own: up to 64.
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,
-    /// Fill the pool with pieces of this size and give back every other one, before.
+    /// First fill the pool with pieces of this size and free every other one.
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     fragment: Option<u64>,
-    /// Compare mapping with that of bare page frames, for which the kernel must have been booted with
-    /// iomem=relaxed.
+    /// Compare mapping with that of bare page frames, for which the kernel must have been booted
+    /// with iomem=relaxed.
     #[arg(long)]
     floor: bool,
-    /// Count the time that processors spend, not that which goes by while they wait.
+    /// Count the time that processors spend, without the time that they wait.
     #[arg(long)]
     cpu_time: bool,
-    /// Show what was measured earlier, and printed as JSON to a file.
+    /// Show the results of an earlier run from a file of its JSON.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["drive", "what", "write"])]
     replay: Option<PathBuf>,
-    /// Allow to measure writes: they DESTROY what is on the drive.
+    /// Allow to measure writes: they DESTROY the data on the drive.
     #[arg(long)]
     write: bool,
     /// Draw charts, and write them to a file as SVG.
@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(path) => fs::read(path)
             .map_err(anyhow::Error::from)
             .and_then(|text| Ok(serde_json::from_slice(&text)?))
-            .with_context(|| format!("{} is not what --json printed", path.display()))?,
+            .with_context(|| format!("{} is not the output of bench --json", path.display()))?,
         None => measure(arguments)?,
     };
 
@@ -107,7 +107,7 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     };
     ensure!(
         arguments.write || !what.contains(&What::Write),
-        "measuring writes destroys what is on the drive: say --write if you want that"
+        "measuring writes destroys the data on the drive: pass --write to allow it"
     );
     let entries = sysfs::providers(Path::new("/sys")).context("cannot read sysfs")?;
     let entry = choose(&entries, arguments.via.as_deref())?;
@@ -144,8 +144,8 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     Ok(report)
 }
 
-/// Refuses a drive that does not exchange data with the memory: of a slot, the kernel does not refuse
-/// it. Returns the drives below it of which it is not known whether data arrives.
+/// Refuses a drive that does not exchange data with the memory: of a slot, the kernel does not
+/// refuse it. Returns the drives below it of which it is not known whether data arrives.
 fn preflight(arguments: &Arguments) -> Result<Vec<String>> {
     let Some(drive) = arguments.drive.as_ref().filter(|drive| drive.exists()) else {
         return Ok(Vec::new());
@@ -164,7 +164,7 @@ fn print(report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// Writes what was measured on, and a table for each comparison.
+/// Writes the machine, and a table for each comparison.
 fn text(report: &Report) -> String {
     let mut text = format!("{}\n", report.setup);
     for rows in report

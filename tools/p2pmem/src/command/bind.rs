@@ -15,10 +15,10 @@ use super::{
 
 /// Give a PCI device to p2pmem_rs, which makes its memory a node.
 ///
-/// The driver that has the device loses it. What can be known is checked before: that the device is no
-/// bridge, that there is memory to register where the regions tell, and that nothing uses the device (a
-/// mount, swap, a device that a drive is part of, a loop device, a process that has a device node open).
-/// If p2pmem_rs refuses the device, the driver gets it back, and the error has the reason.
+/// The current driver of the device is unbound. Before that, the command checks that the device is
+/// no bridge, that the regions are memory which can be registered, and that the device is not in
+/// use (by a mount, swap, an array of drives, a loop device, a process that has a device node
+/// open). If p2pmem_rs refuses the device, its driver is bound again, and the error has the reason.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     p2pmem bind 0000:05:00.0 --regions 'bar2@16M+64M'\n  \
@@ -28,9 +28,11 @@ pub struct Arguments {
     /// The device, like 0000:05:00.0 or 05:00.0, or its node.
     #[arg(add = ArgValueCandidates::new(devices))]
     device: String,
-    /// What to take of it: cmb, pmr, or barN[@OFFSET][+SIZE], in bytes or with K, M or G; or default.
+    /// Memory to register: cmb, pmr, or barN[@OFFSET][+SIZE], in bytes or with K, M or G; or
+    /// default.
     ///
-    /// Can be given several times. Without it, what was chosen before or is taken by default.
+    /// Can be passed several times. Without it, the regions that were chosen before, or the
+    /// default.
     #[arg(long, value_parser = super::config::regions)]
     regions: Vec<String>,
     /// Take the device even if it is in use.
@@ -53,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let plan = manage::bind(&roots, &device, regions, arguments.force)?;
 
     note(&plan);
-    // What was begun is finished, or undone.
+    // A change that was begun is finished, or undone.
     let _signals = interrupt::flag()?;
     let node = match arguments.dry_run {
         true => None,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What commands print that change something of a device.
+//! Output of commands that change a device.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::output;
 
-/// What `--json` prints.
+/// Output of `--json`.
 #[derive(Serialize)]
 pub struct Change {
     /// The address of the PCI device.
@@ -21,7 +21,7 @@ pub struct Change {
     pub path: Option<PathBuf>,
     /// Whether nothing was done.
     pub dry_run: bool,
-    /// What was written, or would be: files and lines.
+    /// Files and lines that were written, or would be.
     pub steps: Vec<Step>,
 }
 

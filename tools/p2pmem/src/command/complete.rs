@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What shells complete: providers, and devices.
+//! Completions of shells: providers, and devices.
 
 use std::{ffi::OsString, path::Path};
 

@@ -26,9 +26,10 @@ use super::{
 
 /// Show and change settings of devices.
 ///
-/// Without options, shows those of one device or of all. Regions count from the next time on that the
-/// device is bound; the PMR of a drive in use is switched on and off at once, and if the driver refuses
-/// it the error has the reason. All else counts at once, and until the device is unbound.
+/// Without options, shows the settings of one device or of all. Regions take effect the next time
+/// that the device is bound; the PMR of a drive in use is switched on and off at once, and if the
+/// driver refuses it the error has the reason. All other settings take effect at once, until the
+/// device is unbound.
 #[derive(Args)]
 #[command(
     group(ArgGroup::new("setting").multiple(true).requires("device")),
@@ -42,21 +43,22 @@ pub struct Arguments {
     /// The device, like 0000:05:00.0 or 05:00.0, or its node.
     #[arg(add = ArgValueCandidates::new(nodes_and_devices))]
     device: Option<String>,
-    /// What to take of it: cmb, pmr, or barN[@OFFSET][+SIZE], in bytes or with K, M or G; or default.
+    /// Memory to register: cmb, pmr, or barN[@OFFSET][+SIZE], in bytes or with K, M or G; or
+    /// default.
     ///
-    /// Can be given several times.
+    /// Can be passed several times.
     #[arg(long, value_parser = regions, group = "setting")]
     regions: Vec<String>,
-    /// Whether memory is cleared before it is given out.
+    /// Whether memory is cleared when it is allocated.
     #[arg(long, value_parser = on_or_off(), group = "setting")]
     clear: Option<bool>,
-    /// How much one open file may have: bytes, or with K, M or G; 0 for any number.
+    /// Limit of each open file: bytes, or with K, M or G; 0 for no limit.
     #[arg(long, value_parser = size::parse, value_name = "SIZE", group = "setting")]
     limit_per_file: Option<u64>,
-    /// How much one user may have through all files of the node: bytes, or with K, M or G; 0 for any number.
+    /// Limit of each user, over all files of the node: bytes, or with K, M or G; 0 for no limit.
     #[arg(long, value_parser = size::parse, value_name = "SIZE", group = "setting")]
     limit_per_user: Option<u64>,
-    /// Which processes may put memory into slots of an io_uring, and export it to devices that
+    /// Processes that may put memory into slots of an io_uring, and export it to devices that
     /// cannot give it back.
     ///
     /// A request through a slot bypasses two checks of the block layer: whether the queue takes
@@ -86,13 +88,13 @@ pub fn regions(text: &str) -> Result<String, String> {
 
     if words.is_empty() || !words.iter().all(|word| word.bytes().all(known)) {
         return Err(format!(
-            "`{text}` names no regions: write cmb, pmr, bar2, bar2@16M+64M or default"
+            "`{text}` is not a region: write cmb, pmr, bar2, bar2@16M+64M or default"
         ));
     }
     Ok(words.join(" "))
 }
 
-/// What `--json` prints without an option that sets something.
+/// Output of `--json` without an option that changes a setting.
 #[derive(Serialize)]
 struct Shown {
     /// By the numbers of the nodes; then devices without one, of which something is chosen.
@@ -106,9 +108,9 @@ struct Configured {
     pci: String,
     /// The node. Null if there is none.
     path: Option<PathBuf>,
-    /// What is chosen for the next time that it is bound. Null for the default.
+    /// Regions for the next time that it is bound. Null for the default.
     choice: Option<String>,
-    /// What it is now. Null without a node.
+    /// Its current settings. Null without a node.
     current: Option<Details>,
 }
 
@@ -138,7 +140,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Arguments) -> Result<()> {
     let plan = manage::configure(roots, device, settings)?;
-    // What was begun is finished, or undone.
+    // A change that was begun is finished, or undone.
     let _signals = interrupt::flag()?;
     if !arguments.dry_run {
         plan.run(roots, || manage::check_adopted(roots, device, settings))
@@ -153,7 +155,7 @@ fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Argument
     report("config", &change, arguments.json, || {
         if settings.regions.is_some() && change.driver.as_deref() == Some(manage::DRIVER) {
             format!(
-                "regions count from the next time on that {} is bound\n",
+                "regions take effect the next time that {} is bound\n",
                 device.pci
             )
         } else {

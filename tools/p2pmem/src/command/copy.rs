@@ -23,65 +23,65 @@ use super::{cause::explain, complete::memory, interrupt, or_force, output};
 
 /// Copy a file or block device to another, through device memory.
 ///
-/// The data is cut into chunks. Each thread has --depth of them under way: a chunk is read into the
+/// The data is cut into chunks. Each thread has --depth of them in flight: a chunk is read into the
 /// memory, and written from there. io_uring moves a chunk by one request after the other, each of
-/// 512 KiB at most, because the kernel repeats longer ones. Ctrl-C lets those under way arrive, and
-/// tells how far it came.
+/// 512 KiB at most, because the kernel repeats longer ones. Ctrl-C ends the copy after the chunks
+/// in flight, and the summary shows where it stopped.
 ///
-/// From file to file holes are kept. A file or block device that is longer than what is copied keeps
-/// the rest of its data.
+/// From file to file holes are kept. A file or block device that is longer than what is copied
+/// keeps the rest of its data.
 #[derive(Args)]
 #[command(
     after_help = EXAMPLE,
     after_long_help = format!("{EXAMPLE}\n\n{STATUS}\n\n{P2PMEM_TEST}")
 )]
 pub struct Arguments {
-    /// What is read.
+    /// The file or block device to read.
     source: PathBuf,
-    /// What is overwritten. A file that does not exist is made, but not in /dev.
+    /// The file or block device to overwrite. A missing file is created, but not in /dev.
     destination: PathBuf,
-    /// The provider of the memory: its node, name or number, or the PCI address of its device; `none`
-    /// for ordinary memory. Default: the only one.
+    /// The provider of the memory: its node, name or number, or the PCI address of its device;
+    /// `none` for ordinary memory. Default: the only one.
     #[arg(long, add = ArgValueCandidates::new(memory))]
     via: Option<String>,
-    /// How much is copied: bytes, or with K, M or G. Default: all of the source.
+    /// Bytes to copy, or with K, M or G. Default: all of the source.
     #[arg(long, value_parser = size::parse)]
     size: Option<u64>,
-    /// How many chunks are copied, instead of --size.
+    /// Number of chunks to copy, instead of --size.
     #[arg(long, short, conflicts_with = "size")]
     count: Option<u64>,
-    /// How much is read and written at a time.
+    /// Bytes of a chunk.
     #[arg(long, short = 's', value_parser = size::parse, default_value = "1M")]
     chunk: u64,
-    /// How many threads copy, each with memory of its own.
+    /// Number of threads, each with memory of its own.
     #[arg(long, short, default_value = "1", value_parser = value_parser!(u32).range(1..=256))]
     threads: u32,
-    /// How many chunks each thread has under way. Default: 4 if there is memory for them, 1 with
-    /// --io pread.
+    /// Number of chunks that each thread has in flight. Default: 4 if there is memory for them, 1
+    /// with --io pread.
     #[arg(long, value_parser = value_parser!(u32).range(1..=4096))]
     depth: Option<u32>,
-    /// How I/O is asked for. Default: uring, or pread where the kernel allows no io_uring.
+    /// Interface for I/O. Default: uring, or pread if the kernel allows no io_uring.
     #[arg(long)]
     io: Option<Io>,
-    /// Where reading and writing start.
+    /// Offset in source and destination.
     #[arg(long, short, value_parser = size::parse, default_value = "0")]
     offset: u64,
-    /// Where reading starts, instead of --offset.
+    /// Offset in the source, instead of --offset.
     #[arg(long, value_parser = size::parse)]
     source_offset: Option<u64>,
-    /// Where writing starts, instead of --offset.
+    /// Offset in the destination, instead of --offset.
     #[arg(long, value_parser = size::parse)]
     destination_offset: Option<u64>,
-    /// How much of each thread's memory is left unused in front of the chunks.
+    /// Unused bytes of each thread's memory in front of the chunks.
     #[arg(long, value_parser = size::parse, default_value = "0")]
     buffer_offset: u64,
     /// Copy again and again for so many seconds.
     #[arg(long, short = 'D', value_name = "SECONDS")]
     duration: Option<u64>,
-    /// Go on at the offset where a file ends: more can be copied than there is.
+    /// Continue at the offset after the end of a file: SIZE may be greater than the file.
     #[arg(long, conflicts_with = "check")]
     overlap: bool,
-    /// Do not read: write what is in the memory.
+    /// Do not read: write the contents of the memory.
     #[arg(long, conflicts_with_all = ["check", "skip_write"])]
     skip_read: bool,
     /// Do not write: the destination stays as it is.
@@ -92,22 +92,23 @@ pub struct Arguments {
     /// arrive is seen. A source with one byte all over proves nothing.
     #[arg(long)]
     check: bool,
-    /// Write random data to the source first, through ordinary memory. What the source had is lost.
+    /// Write random data to the source first, through ordinary memory. The data of the source is
+    /// lost.
     #[arg(long, conflicts_with = "overlap")]
     fill: bool,
-    /// Where random data starts, for --fill and --host-access. Default: anywhere.
+    /// Seed of random data, for --fill and --host-access. Default: a random one.
     #[arg(long)]
     seed: Option<u64>,
-    /// Have the CPU write WIDTH random bytes at each of COUNT random places of the memory first, and
-    /// read them back. A negative WIDTH only reads. COUNT is 64 if it is left out.
+    /// Have the CPU write WIDTH random bytes at each of COUNT random places of the memory first,
+    /// and read them back. A negative WIDTH only reads. Default COUNT: 64.
     #[arg(long, value_name = "WIDTH[:COUNT]", allow_hyphen_values = true, value_parser = Access::parse_test)]
     host_access: Option<Access>,
-    /// Have the CPU write zeroes to the first BYTES of the memory first, WIDTH bytes at a time. BYTES
-    /// is 4096 if it is left out.
+    /// Have the CPU write zeroes to the first BYTES of the memory first, WIDTH bytes at a time.
+    /// Default BYTES: 4096.
     #[arg(long, value_name = "WIDTH[:BYTES]", value_parser = Access::parse_clear)]
     init: Option<Access>,
-    /// Write to a block device even if it is in use, and copy even if a block device below SOURCE or
-    /// DESTINATION takes no device memory or does not reach it.
+    /// Write to a block device even if it is in use, and copy even if a block device below SOURCE
+    /// or DESTINATION takes no device memory or does not reach it.
     #[arg(long)]
     force: bool,
     /// Print JSON.
@@ -122,7 +123,7 @@ const STATUS: &str = "Exit status: 0 if all was copied, and is equal with --chec
     failed; 2 for a wrong command line; 130 if interrupted.";
 
 const P2PMEM_TEST: &str = "\
-For those who know p2pmem-test (of Eideticom):
+Options of p2pmem-test (of Eideticom), and their equals:
   p2pmem-test                      p2pmem copy
   NVME-READ NVME-WRITE             SOURCE DESTINATION
   P2PMEM, left out                 --via DEV, --via none
@@ -138,7 +139,7 @@ For those who know p2pmem-test (of Eideticom):
   -D, --duration SECONDS           -D, --duration SECONDS, not limited by -c
   --check (writes data, parity)    --fill --check (compares each byte)";
 
-/// What `--json` prints.
+/// Output of `--json`.
 #[derive(Serialize)]
 struct Copied {
     /// The rest of it.
@@ -146,32 +147,33 @@ struct Copied {
     summary: Summary,
     /// Bytes of a chunk.
     chunk: u64,
-    /// How many threads copied.
+    /// Number of threads.
     threads: u32,
-    /// How many chunks each had under way.
+    /// Number of chunks that each thread had in flight.
     depth: u32,
-    /// How I/O was asked for.
+    /// Interface for I/O.
     io: Io,
     /// The node of the provider, or `host`.
     via: PathBuf,
     /// The PCI address of its device. Null for ordinary memory.
     pci: Option<String>,
     source: PathBuf,
-    /// Where reading started, in bytes.
+    /// Offset in the source, in bytes.
     source_offset: u64,
     destination: PathBuf,
-    /// Where writing started, in bytes.
+    /// Offset in the destination, in bytes.
     destination_offset: u64,
-    /// Where random data started. Null where none was asked for.
+    /// Seed of random data. Null if none was requested.
     seed: Option<u64>,
-    /// Whether both are equal. Null where no check was asked for, it was not made, or it proves nothing.
+    /// Whether both are equal. Null where no check was asked for, it was not made, or it proves
+    /// nothing.
     verified: Option<bool>,
-    /// Whether all bytes that were compared are the same, which proves nothing. Null where nothing was
-    /// compared.
+    /// Whether all bytes that were compared are the same, which proves nothing. Null where nothing
+    /// was compared.
     uniform: Option<bool>,
     /// Drives of which only `p2pmem verify` shows whether data arrives: an IOMMU translates.
     unproven: Vec<String>,
-    /// How many bytes were asked for.
+    /// Bytes that were requested.
     #[serde(skip)]
     planned: u64,
     /// Whether it begins again at the start.
@@ -182,7 +184,7 @@ struct Copied {
     is_all: bool,
 }
 
-/// Copies, and says what was done.
+/// Copies, and prints a summary.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut copied = do_copy(arguments)?;
     let failure = copied.summary.failure.take().map(|error| {
@@ -208,8 +210,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Refuses files that the memory cannot be copied from or to. Returns the drives below them of which
-/// it is not known whether data arrives.
+/// Refuses files that the memory cannot be copied from or to. Returns the drives below them of
+/// which it is not known whether data arrives.
 fn look_below(arguments: &Arguments, preflight: &Preflight) -> Result<Vec<String>> {
     let fixed = arguments.io == Some(Io::UringFixed);
     let ends = [
@@ -237,7 +239,7 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
     let source = Direct::source(&arguments.source)?;
     let preflight = Preflight::new(&via)?;
     let unproven = look_below(arguments, &preflight)?;
-    // What is not written to may be in use.
+    // A destination that is not written may be in use.
     let destination = if arguments.skip_write {
         Direct::source(&arguments.destination)?
     } else {
@@ -248,7 +250,7 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
     if arguments.fill {
         plan.check(&source, &destination)?;
         let filled = if source.is_same(&destination) && !arguments.skip_write {
-            // It is open for writing already, and for nobody else.
+            // It is open for writing already, exclusively.
             &destination
         } else {
             &Direct::destination(&arguments.source, arguments.force)?
@@ -312,14 +314,14 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
     })
 }
 
-/// Puts together what was asked for and what is usual.
+/// Combines the options with defaults.
 fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
     let source_offset = arguments.source_offset.unwrap_or(arguments.offset);
     let bytes = match (arguments.size, arguments.count) {
         (Some(bytes), _) => bytes,
         (None, Some(count)) => count
             .checked_mul(arguments.chunk)
-            .context("--count and --chunk are more than fits into 64 bits: choose less")?,
+            .context("--count and --chunk exceed 64 bits: choose less")?,
         (None, None) => source.length().saturating_sub(source_offset),
     };
     let io = arguments.io.unwrap_or_else(Io::best);
@@ -360,13 +362,13 @@ fn usual_depth(arguments: &Arguments, via: &Via) -> Result<u32> {
         return Ok(((1 << 30) / arguments.chunk.max(1)).clamp(1, USUAL) as u32);
     };
     let largest = provider.info()?.largest / u64::from(arguments.threads);
-    // What a slot of a ring takes.
+    // The limit of a slot of a ring.
     let for_each = largest.min(u32::MAX.into());
     let chunks = for_each.saturating_sub(arguments.buffer_offset) / arguments.chunk.max(1);
     Ok(chunks.clamp(1, USUAL) as u32)
 }
 
-/// Returns what shows the progress, where there is a terminal.
+/// Returns the progress line, if there is a terminal.
 fn bar(plan: &Plan, moved: u64) -> Result<ProgressBar> {
     let (bar, template) = if plan.duration.is_some() {
         (
@@ -397,7 +399,7 @@ fn onward(copied: &Copied) -> String {
         _ if copied.verified.is_some() => String::new(),
         (Some(0), _) | (None, 0) => String::new(),
         (Some(bytes), _) => format!(
-            "{} arrived, go on with --source-offset {} --destination-offset {} --size {}",
+            "{} arrived, continue with --source-offset {} --destination-offset {} --size {}",
             size::format(bytes),
             copied.source_offset + bytes,
             copied.destination_offset + bytes,

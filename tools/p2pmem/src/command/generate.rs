@@ -18,11 +18,11 @@ use super::EXIT_STATUS;
 #[derive(Args)]
 #[command(after_help = "Example:\n  p2pmem generate /usr/share")]
 pub struct Arguments {
-    /// Where: the folders in it are named as in /usr/share.
+    /// The folder to write to. Its folders are named as in /usr/share.
     directory: PathBuf,
 }
 
-/// Files that commands use, and what they are for.
+/// Files that commands use, and their purpose.
 const FILES: &[(&str, &str)] = &[
     (
         "/dev/p2pmemN",
@@ -30,11 +30,11 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "/sys/class/misc/p2pmemN/",
-        "What a provider has, and its settings.",
+        "State of a provider, and its settings.",
     ),
     (
         "/sys/module/p2pmem_rs/regions",
-        "What is to be taken of devices when they are bound.",
+        "Regions to register when devices are bound.",
     ),
 ];
 
@@ -58,7 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut command = super::Arguments::command().disable_help_subcommand(true);
     command.build();
     let pages: Vec<_> = iter::once(&command)
-        // What is hidden is not for users.
+        // Hidden commands are not for users.
         .chain(command.get_subcommands().filter(|one| !one.is_hide_set()))
         .collect();
     let man = folder("man/man1")?;
@@ -94,7 +94,7 @@ fn name_of(command: &Command) -> &str {
     command.get_display_name().unwrap_or(command.get_name())
 }
 
-/// Returns a page: what the command's definition tells, and what all pages have.
+/// Returns a page: text of the command's definition, and the sections of all pages.
 fn page(command: &Command, others: &[&str]) -> Result<Vec<u8>> {
     let man = Man::new(command.clone())
         .manual("User Commands")

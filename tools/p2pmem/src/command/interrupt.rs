@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What Ctrl-C does to commands that end in an orderly way.
+//! Effect of Ctrl-C on commands that clean up before they end.
 
 use std::{
     process,
@@ -13,7 +13,7 @@ use signal_hook::{
     flag,
 };
 
-/// Returns what is set by the signals that ask a program to end.
+/// Returns a flag that the signals set which ask a program to end.
 pub fn flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {

@@ -22,8 +22,7 @@ use super::output;
 
 /// Show the providers of device memory.
 ///
-/// Works without any rights. Who uses the memory is told as far as this user may know it: of all
-/// processes for root, of one's own for others.
+/// Needs no privileges. Root sees all processes that use the memory; other users see their own.
 ///
 /// PAGE is the size of the pages that memory is mapped in. LARGE is how much of the allocated
 /// memory is in large pages.
@@ -40,7 +39,7 @@ pub struct Arguments {
     pub json: bool,
 }
 
-/// What `--json` prints.
+/// Output of `--json`.
 #[derive(Serialize)]
 struct Listing {
     /// By the numbers of the nodes.
@@ -58,7 +57,7 @@ struct Listed {
     vendor: String,
     /// PCI device ID, four hexadecimal digits.
     device: String,
-    /// How many bytes of the device's pool nobody uses, the kernel itself included.
+    /// Free bytes of the device's pool, which the kernel itself uses as well.
     available: u64,
     /// The unit of allocation in bytes.
     granule: u64,
@@ -109,7 +108,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Err(error) => {
                 return Err(error).with_context(|| {
                     format!(
-                        "cannot read what sysfs tells of {}: does p2pmem_rs fit this program?",
+                        "cannot read attributes of {} in sysfs: does p2pmem_rs fit this program?",
                         path.display()
                     )
                 })

@@ -22,12 +22,12 @@ mod output;
 mod topo;
 mod unbind;
 
-/// What the program ends with.
+/// Exit status of the program, and its meaning.
 pub const EXIT_STATUS: &[(&str, &str)] = &[
     ("0", "All went well."),
     (
         "1",
-        "Something failed: a line on standard error says what, and what to do.",
+        "Something failed: standard error has the cause and the cure.",
     ),
     ("2", "The command line is wrong."),
     ("130", "A copy or a verification was interrupted."),
@@ -73,7 +73,7 @@ enum Command {
 }
 
 impl Arguments {
-    /// Does what the command line asks for.
+    /// Runs the command.
     pub fn run(self) -> Result<()> {
         let (command, json, result) = match &self.command {
             Command::List(arguments) => ("list", arguments.json, list::run(arguments)),
@@ -96,7 +96,7 @@ impl Arguments {
 
 /// Adds to a refusal that there is a way to go on.
 fn or_force<T>(result: Result<T>) -> Result<T> {
-    result.map_err(|error| anyhow::anyhow!("{error:#}; to go on anyway pass --force"))
+    result.map_err(|error| anyhow::anyhow!("{error:#}; pass --force to go on anyway"))
 }
 
 /// Prints text. A reader that went away, as `head` does, is no error: the exit status tells all the

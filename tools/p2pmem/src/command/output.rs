@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all commands print as JSON: an object in a line, with `version`, `command`, `error`, and
-//! what the command has to tell. `tools/p2pmem/schema/p2pmem.schema.json` describes it.
+//! Output of all commands as JSON: an object in a line, with `version`, `command`, `error`, and
+//! the result of the command. `tools/p2pmem/schema/p2pmem.schema.json` describes it.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ struct Output<'a, T> {
     version: u32,
     /// The name of the command.
     command: &'a str,
-    /// What failed; null if all went well. Standard error has the same.
+    /// The error, as on standard error. Null for success.
     error: Option<String>,
     #[serde(flatten)]
     result: T,

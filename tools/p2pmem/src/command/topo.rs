@@ -17,24 +17,24 @@ use p2pmem::fabric::{
 
 use super::{complete::numbers, output, print, width};
 
-/// Draw the PCIe fabric, and tell who reaches device memory, which way, and why not.
+/// Draw the PCIe fabric, and the route of each device to device memory, or the reason for none.
 ///
-/// Shows IOMMU groups, ATS and ACS as well: p2pmem(7) explains them. Needs no rights. A fabric can be
-/// recorded, and drawn on any other machine.
+/// Shows IOMMU groups, ATS and ACS as well: p2pmem(7) explains them. Needs no privileges. A fabric
+/// can be recorded, and drawn on any other machine.
 #[derive(Args)]
 #[command(after_help = "Example:\n  \
     p2pmem topo --record - | ssh elsewhere p2pmem topo --replay -")]
 pub struct Arguments {
-    /// Only the ways to /dev/p2pmemN.
+    /// Show only the routes to /dev/p2pmemN.
     #[arg(long, value_name = "N", add = ArgValueCandidates::new(numbers))]
     provider: Option<u32>,
-    /// Show functions that matter to nobody, too.
+    /// Show functions that no route involves as well.
     #[arg(long)]
     all: bool,
     /// Write the fabric as JSON to a file instead, `-` for standard output.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["provider", "all", "json"])]
     record: Option<PathBuf>,
-    /// Take the fabric from such a file, `-` for standard input.
+    /// Take the fabric from a recorded file, `-` for standard input.
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
     /// Print JSON.
@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(number) = arguments.provider {
         ensure!(
             fabric.providers.iter().any(|one| one.number == number),
-            "there is no /dev/p2pmem{number}: `p2pmem topo` shows those that there are"
+            "there is no /dev/p2pmem{number}: `p2pmem topo` shows all nodes"
         );
     }
 
@@ -84,10 +84,6 @@ fn record(fabric: &Fabric, path: &Path) -> Result<()> {
     if path == Path::new("-") {
         return print(&text);
     }
-    fs::write(path, text).with_context(|| {
-        format!(
-            "cannot write {}: name a file that can be made",
-            path.display()
-        )
-    })
+    fs::write(path, text)
+        .with_context(|| format!("cannot write {}: choose another file", path.display()))
 }

@@ -13,11 +13,12 @@ use super::{
     interrupt,
 };
 
-/// Take a PCI device from p2pmem_rs, and give it back to its own driver.
+/// Unbind a PCI device from p2pmem_rs, and bind it to its own driver again.
 ///
-/// A device whose ID p2pmem_rs knows is left without a driver: its driver_override is `none` until bind.
-/// Regions that were chosen are kept for the next bind. Memory in use is left alone without --force; with
-/// it, processes that have it mapped get SIGBUS, and DMA that is under way is waited for.
+/// A device whose ID p2pmem_rs knows is left without a driver: its driver_override is `none` until
+/// bind. Regions that were chosen are kept for the next bind. Without --force, the command fails if
+/// memory is in use; with it, processes that have it mapped get SIGBUS, and unbinding waits for DMA
+/// in flight.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     p2pmem unbind p2pmem0\n  \
@@ -51,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         dry_run: arguments.dry_run,
     };
 
-    // What was begun is finished, or undone.
+    // A change that was begun is finished, or undone.
     let _signals = interrupt::flag()?;
     let plan = manage::unbind(&roots, &device, how)?;
     note(&plan);
@@ -71,16 +72,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     report("unbind", &change, arguments.json, || {
         let pci = &device.pci;
         let mut text = match &change.driver {
-            Some(driver) => format!("{pci} is back with {driver}\n"),
+            Some(driver) => format!("{pci} is bound to {driver} again\n"),
             None if device.driver_override(&roots).as_deref() == Some(NO_DRIVER) => format!(
-                "{pci} has no driver now, and gets none, as its driver_override is {NO_DRIVER}: \
+                "{pci} has no driver now, because its driver_override is {NO_DRIVER}: \
                  p2pmem bind {pci} binds it again\n"
             ),
             None => format!("{pci} has no driver now: p2pmem bind {pci} binds it again\n"),
         };
         if let Ok(Some(regions)) = roots.choice(pci) {
             text += &format!(
-                "the next bind takes {regions} of it (p2pmem unbind --forget forgets that)\n"
+                "the next bind registers {regions} (p2pmem unbind --forget forgets them)\n"
             );
         }
         text

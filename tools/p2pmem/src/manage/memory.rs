@@ -3,7 +3,7 @@
 //! Whether the driver would find memory to register of a device, before the device is taken away
 //! from the driver that has it. Decides by the driver's own code.
 //!
-//! What the kernel can map is not known here, nor is whether an NVMe controller has a Persistent
+//! The limits of the kernel are not known here, nor is whether an NVMe controller has a Persistent
 //! Memory Region: then the driver decides.
 
 use std::{fs, path::Path};
@@ -29,7 +29,7 @@ const STANDARD_BARS: usize = 6;
 /// The class of NVMe controllers.
 const STORAGE_EXPRESS: u32 = 0x01_0802;
 
-/// What is known of the Controller Memory Buffer of an NVMe controller.
+/// State of the Controller Memory Buffer of an NVMe controller.
 #[derive(Clone, Copy, Debug)]
 enum Buffer {
     /// The nvme driver does not have the controller.
@@ -168,8 +168,8 @@ pub(super) fn class(folder: &Path) -> Result<u32> {
     Ok(class as u32)
 }
 
-/// Returns the BARs, by the file `resource` of sysfs. Those that the kernel forgot, because it found
-/// no room for them, are known by their registers.
+/// Returns the BARs, by the file `resource` of sysfs. Those that the kernel forgot, because it
+/// found no room for them, are known by their registers.
 fn bars(resources: &str, config: &[u8]) -> Option<Vec<Bar>> {
     const IO: u64 = 0x100;
     const MEMORY: u64 = 0x200;
@@ -227,7 +227,7 @@ fn forgotten(config: &[u8]) -> [BarKind; STANDARD_BARS] {
                 wide,
             },
         };
-        // The upper half is none of its own.
+        // The upper half is not a BAR of its own.
         number += if wide { 2 } else { 1 };
     }
     kinds

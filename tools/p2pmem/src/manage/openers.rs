@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which processes have a device node of a device open. The kernel tells only by the descriptors of
-//! each process, and of processes of other users only to root.
+//! Finds processes that have a device node of a device open, by their descriptors. Those of other
+//! users are visible to root only.
 
 use std::{
     fs, io,
@@ -70,12 +70,12 @@ fn node(folder: &Path) -> Option<Node> {
     })
 }
 
-/// What the descriptors of all processes tell.
+/// Open nodes, by the descriptors of all processes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Openers {
     /// A node that a process has open, in words.
     pub(super) first: Option<String>,
-    /// How many processes cannot be looked at.
+    /// Number of processes whose descriptors cannot be read.
     pub(super) hidden: usize,
 }
 
@@ -97,7 +97,7 @@ pub(super) fn look(roots: &Roots, nodes: &[Node]) -> io::Result<Openers> {
                 found.hidden += 1;
                 continue;
             }
-            // It ended meanwhile.
+            // The process ended.
             Err(_) => continue,
         };
         let open = descriptors.flatten().find_map(|descriptor| {
@@ -108,7 +108,7 @@ pub(super) fn look(roots: &Roots, nodes: &[Node]) -> io::Result<Openers> {
         if let (Some(node), None) = (open, &found.first) {
             let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
             found.first = Some(format!(
-                "/dev/{} is opened by {} (pid {pid})",
+                "/dev/{} is open in {} (pid {pid})",
                 node.name,
                 name.trim()
             ));
