@@ -8,7 +8,7 @@
 
 MAKEFLAGS += --no-print-directory
 
-# Where products go.
+# The folder of products.
 BUILD := build
 MO ?= $(CURDIR)/$(BUILD)/module
 
@@ -17,27 +17,27 @@ help:
 	@echo
 	@echo '  make run              build all, boot the lab, copy drive to drive through device memory'
 	@echo '  make test             all tests; T=NAME runs the guest cases whose names begin so'
-	@echo '  make test-debug       the guest cases on a kernel that looks for mistakes (10 minutes to build, once)'
+	@echo '  make test-debug       guest cases on a kernel that finds mistakes (10 minutes to build, once)'
 	@echo '  make test-all         make test on amd64 and on rt-amd64, and make test-debug'
-	@echo '  make coverage         which lines of the module the guest cases reach, in $(BUILD)/coverage/'
-	@echo '  make bench            what all costs, beside mainline and ordinary memory, in $(BUILD)/bench/'
-	@echo '                        PART="counted-map free-map-threads" measures these only, see qemu/bench'
-	@echo '  make torture          all at once, at random; SECONDS=600 for how long, SEED=N to do it again'
-	@echo '  make torture-debug    the same on the kernel that looks for mistakes'
+	@echo '  make coverage         lines of the module that guest cases reach, in $(BUILD)/coverage/'
+	@echo '  make bench            benchmarks against mainline and ordinary memory, in $(BUILD)/bench/'
+	@echo '                        PART="counted-map free-map-threads" measures only these, see qemu/bench'
+	@echo '  make torture          random load of all kinds; SECONDS=600, SEED=N to repeat a run'
+	@echo '  make torture-debug    the same on the kernel that finds mistakes'
 	@echo '  make lab              a shell in the guest; TOPOLOGY=NAME, one of qemu/topologies/'
 	@echo '  make modules          p2pmem_rs.ko for the newest stock kernel, in $(BUILD)/module/'
 	@echo '  make modules KDIR=DIR the same for any kernel build tree with Rust, 7.3 or newer'
 	@echo '  make modules_install  put the built module under /lib/modules (as root)'
-	@echo '  make tools            the user-space programs, in $(BUILD)/bin/; man pages, completions in $(BUILD)/share/'
+	@echo '  make tools            programs in $(BUILD)/bin/, man pages and completions in $(BUILD)/share/'
 	@echo '  make lint             formats, lints, warnings of all languages'
 	@echo '  make doc              rustdoc of both crates, in $(BUILD)/doc/'
 	@echo '  make clean            remove $(BUILD)/'
 	@echo
-	@echo '  FLAVOUR=amd64         which stock kernel: amd64, rt-amd64 or cloud-amd64'
+	@echo '  FLAVOUR=amd64         the stock kernel: amd64, rt-amd64 or cloud-amd64'
 	@echo '  P2PMEM_REFRESH=1      ask the mirror for a newer kernel now, not once a day'
 	@echo '  P2PMEM_MIRROR=URL     a Debian mirror, default http://deb.debian.org/debian'
-	@echo '  FEW_ROUNDS=1          do a tenth as often what cases repeat to hit a race'
-	@echo '  P2PMEM_ACCEL=tcg|kvm  how QEMU runs the guest, default: KVM where it works'
+	@echo '  FEW_ROUNDS=1          a tenth of the rounds, in cases that repeat to hit a race'
+	@echo '  P2PMEM_ACCEL=tcg|kvm  the accelerator of QEMU, default: KVM if it works'
 
 .PHONY: help clean modules modules_install test-all
 
@@ -66,8 +66,8 @@ ifeq ($(wildcard $(KDIR)/rust/libkernel.rmeta),)
 $(error KDIR=$(KDIR) has no Rust metadata (rust/libkernel.rmeta): use a tree in which CONFIG_RUST was built, or leave KDIR out to have it made for the stock kernel)
 endif
 
-# Which build of the kernel the module is made for: what uname -v says there, or a word of that. Builds of one
-# release are alike to the kernel.
+# The build of the kernel that the module is made for: the output of uname -v there, or a word of
+# it. The release does not tell builds apart.
 MADE_FOR ?= $(shell sed -n 's/^\#define UTS_VERSION "\(.*\)"$$/\1/p' $(KDIR)/include/generated/utsversion.h 2>/dev/null)
 export P2PMEM_MADE_FOR := $(MADE_FOR)
 
@@ -121,7 +121,7 @@ modules:
 	@$(QUIET_MAKE) KDIR=$(KERNEL)/kdir MADE_FOR=$$(cat $(KERNEL)/version) modules
 	@cp $(KERNEL)/release $(MO)/release
 
-# What only tests load.
+# The module that only tests load.
 kmod:
 	@$(QUIET_MAKE) -C $(KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(CURDIR)/$(BUILD)/kmod modules
 
@@ -147,7 +147,7 @@ tools:
 run: modules tools
 	@qemu/demo --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem
 
-# What things cost, side by side in one boot: ratios hold, times are those of the machine.
+# Compares costs in one boot: ratios hold, times are those of the machine.
 bench: modules tools
 	@qemu/bench --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem \
 		--output $(BUILD)/bench $(addprefix --part ,$(PART))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the scripts of this folder share: messages, steps with progress, the cache.
+# Functions that the scripts of this folder share: messages, steps with progress, the cache.
 
 die() {
 	echo "error: $*" >&2
