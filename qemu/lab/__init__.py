@@ -3,4 +3,4 @@
 
 
 class LabError(Exception):
-    """What went wrong in the lab itself, in one line that says what to do."""
+    """An error of the lab itself, in one line that names the cure."""

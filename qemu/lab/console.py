@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What the kernel's log says of mistakes."""
+"""Finds reports of mistakes in the kernel's log."""
 
 import re
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The guest's initramfs: busybox, modules, programs, and what init is to do."""
+"""The guest's initramfs: busybox, modules, programs, and the job of init."""
 
 import lzma
 import os
@@ -13,17 +13,18 @@ from lab.topology import Topology
 
 # Modules of the stock kernel that every guest has; what they depend on comes along.
 MODULES = ["nvme"]
-# More of them where a directory of the host is shared: with a shell, or for programs of the build root.
+# More of them where a directory of the host is shared: with a shell, or for programs of the build
+# root.
 SHARE_MODULES = ["virtio_pci", "9pnet_virtio", "9p"]
 # Modules that a job may load.
 SPARE_MODULES = ["ext4", "loop"]
 
 INIT = Path(__file__).resolve().parents[1] / "guest/init"
-# What init writes to the kernel log: what comes after it belongs to the job.
+# The line that init writes to the kernel log before the job: later lines belong to the job.
 MARK = "lab: the job begins"
-# What init writes to the verdict channel: the job's exit status follows.
+# The line that init writes to the verdict channel: the job's exit status follows.
 VERDICT = "lab: exit"
-# What a job writes to have QEMU do something, like pulling a device: a command of QMP follows.
+# The line that a job writes to control QEMU, as to pull a device: a command of QMP follows.
 QMP = "lab: qmp "
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Whether QEMU lost an interrupt of the guest, from what its monitor tells of the processors.
+"""Detects that QEMU lost an interrupt of the guest, by the processors' state in its monitor.
 
-A processor that is halted and would take interrupts has none in service: the handler of the last one ended
-it. If there is one all the same, the handler never ran, and no interrupt of that priority or a lower one
-will come any more: timers stand still. QEMU's TCG does that once in a hundred boots or so.
+A processor that is halted and would take interrupts has none in service: the handler of the last
+one ended it. If there is one all the same, the handler never ran, and no interrupt of that priority
+or a lower one will come any more: timers stand still. QEMU's TCG does that once in a hundred boots
+or so.
 """
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The report of the main job, from what the guest said."""
+"""The report of the main job, from the output of the guest."""
 
 import json
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Drive:
 
 @dataclass
 class Facts:
-    """What the guest said, line by line."""
+    """Lines of the guest, parsed."""
 
     drives: dict[str, Drive] = field(default_factory=dict)
     # The PCI addresses from the root to each device.
@@ -34,7 +34,7 @@ class Facts:
     providers: list[dict] = field(default_factory=list)
 
     def take(self, line: str) -> bool:
-        """Takes a line, if it is one of the kind that tells a fact."""
+        """Takes a line, if it has a fact."""
         kind, _, rest = line.partition(" ")
         if kind == "drive":
             name, serial, pci = rest.split()
@@ -53,7 +53,7 @@ class Facts:
         return True
 
     def label(self, pci: str) -> str:
-        """Returns what a PCI device is, for the tree."""
+        """Returns the label of a PCI device, for the tree."""
         for name, drive in self.drives.items():
             if drive.pci == pci:
                 return f"/dev/{name}n1"
