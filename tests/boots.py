@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Which guest cases run on which topology, and a boot that runs them."""
+"""Topologies of guest cases, and boots that run them."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ TOP = Path(__file__).resolve().parents[1]
 # Exit statuses of qemu/boot: the job is done, but the kernel reported a mistake; QEMU made one.
 LAB_FAILED = 125
 MACHINE_FAILED = 126
-# How often QEMU may make one.
+# Attempts of a boot in which QEMU makes one.
 ATTEMPTS = 3
 PROGRAMS = TOP / "build/bin"
 
-# Topology, and which of the guest cases need just that one. Those that take long come first; some have a boot of
-# their own only because of that.
+# Topologies, and the groups of guest cases that need each of them. Those that take long come first;
+# some have a boot of their own only because of that.
 BOOTS = [
     ("switch", ["unbind"]),
     ("switch", ["buffers", "handle", "uring", "slots", "copy"]),
@@ -49,7 +49,7 @@ BOOTS = [
     ("hotplug-native", ["native"]),
 ]
 
-# What is passed on to the cases.
+# Environment variables that are passed on to the cases.
 SETTINGS = ["TORTURE_SECONDS", "TORTURE_SEED", "FEW_ROUNDS"]
 
 # The cases, and then what an instrumented module counted.
@@ -60,12 +60,13 @@ for name in cnts data; do
 done
 exit $status"""
 
-# Not for the debug kernel: lockdep finds that mainline's pciehp takes its locks in either order when
-# it removes ports within ports; and it has neither TCP nor stacked block devices, nor what programs of the build root
-# need. Many providers and 64 GiB take it too long.
+# Not for the debug kernel: lockdep finds that mainline's pciehp takes its locks in either order
+# when it removes ports within ports; and it has neither TCP nor stacked block devices, nor what
+# programs of the build root need. Many providers and 64 GiB take it too long.
 STOCK_ONLY = ["hotplug-native", "stacks", "multipath", "programs", "fanout", "large-bar"]
-# Where threads handle interrupts, mainline's pciehp does nothing when it is asked for by a button or by sysfs:
-# irq_wake_thread() wakes the thread of its first handler, not the one that would do it. Polling, it does.
+# If threads handle interrupts, mainline's pciehp ignores requests of a button and of sysfs:
+# irq_wake_thread() wakes the thread of its first handler, not the one that serves them. It serves
+# them when it polls.
 REALTIME_ARGUMENTS = "pciehp.pciehp_poll_mode=1 pciehp.pciehp_poll_time=1"
 # Every report of KASAN counts, not only the first; reports are long. Five levels of page tables are
 # off: KASAN takes good addresses for bad ones while the kernel finds out what the processor can do.
@@ -100,7 +101,7 @@ def selection(cases: list[str]) -> list[str]:
 
 
 def name_of(topology: str, cases: list[str]) -> str:
-    """Returns what a boot is called."""
+    """Returns the name of a boot."""
     return "-".join([topology, *cases])
 
 
@@ -110,14 +111,14 @@ class Guests:
 
     kernel: str
     debug: bool = False
-    # Where module/ and kmod/ are.
+    # The folder of module/ and kmod/.
     products: Path | None = None
     # Takes lines of a boot, known by its name, that are for the caller.
     take: Callable[[str, str], bool] = lambda name, line: False
     tally: Tally = field(default_factory=Tally)
 
     def run(self, boots: list[tuple[str, list[str]]]) -> None:
-        """Runs all and prints what they say, one after the other."""
+        """Runs all and prints their output, one after the other."""
         if len(boots) == 1:
             self.tally.add(*self.boot(*boots[0], lambda line: print(line, end="", flush=True)))
             return
@@ -133,7 +134,7 @@ class Guests:
                 self.tally.add(*verdict)
 
     def arguments(self) -> list[str]:
-        """Returns what this kernel needs on its command line."""
+        """Returns the arguments that this kernel needs."""
         words = [DEBUG_ARGUMENTS] if self.debug else []
         if "-rt-" in (Path(self.kernel) / "release").read_text():
             words.append(REALTIME_ARGUMENTS)
@@ -142,7 +143,7 @@ class Guests:
     def boot(
         self, topology: str, cases: list[str], say: Callable[[str], None]
     ) -> tuple[str, int, int]:
-        """Boots a topology and runs the cases named, or all. Returns what is to be counted."""
+        """Boots a topology and runs the cases named, or all. Returns the report."""
         settings = [f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)]
         limit = (1800 if self.debug else 900) + int(os.environ.get("TORTURE_SECONDS") or 0)
         products = self.products or TOP / ("build/debug" if self.debug else "build")
@@ -167,7 +168,7 @@ class Guests:
                     if not self.take(name_of(topology, cases), line):
                         say(line)
                         report.feed(line)
-            # What was said so far does not count.
+            # Lines of the failed boot do not count.
             if boot.returncode != MACHINE_FAILED:
                 break
         failed = len(report.failed) + len(report.skipped) + report.missing()

@@ -14,7 +14,7 @@ PLAN = re.compile(r"^1\.\.(\d+)$")
 
 @dataclass
 class Report:
-    """What a run of cases said, line by line."""
+    """Results of a run of cases."""
 
     planned: int | None = None
     passed: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Report:
                 self.passed.append(name)
 
     def missing(self) -> int:
-        """How many planned cases have no result; all is missing where there was no plan."""
+        """Returns the number of planned cases without a result; 1 without a plan."""
         if self.planned is None:
             return 1
         done = len(self.passed) + len(self.failed) + len(self.skipped)

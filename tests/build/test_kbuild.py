@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The build: what is rebuilt, and what is refused."""
+"""Tests of the build: rebuilt files, and refusals."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ SOURCES = ("Kbuild", "Makefile", "include", "rust", "src")
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    """Runs make in a copy of the tree, and returns what it said."""
+    """Runs make in a copy of the tree, and returns its output."""
     return subprocess.run(
         ["make", "-C", str(folder), *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
@@ -23,7 +23,7 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 def copy_sources(target: Path) -> None:
-    """Copies what a build reads."""
+    """Copies the files that a build reads."""
     target.mkdir()
     for name in SOURCES:
         copy = shutil.copytree if (TOP / name).is_dir() else shutil.copy2
@@ -51,7 +51,7 @@ class Build(unittest.TestCase):
         return make(cls.tree, f"KDIR={KDIR}", "modules")
 
     def rebuilt(self, touched: str) -> set[str]:
-        """Returns what is made again after a file changed."""
+        """Returns the files that are rebuilt after a file changed."""
         with open(self.tree / touched, "a", encoding="ascii") as file:
             file.write("\n")
         run = self.build()
@@ -124,7 +124,7 @@ class Build(unittest.TestCase):
 
 
 class Refusals(unittest.TestCase):
-    """What cannot work is said in one line that names what to do."""
+    """Settings that cannot work are refused in one line that names the cure."""
 
     def error(self, *words: str) -> str:
         run = make(TOP, *words)

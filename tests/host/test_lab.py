@@ -27,7 +27,7 @@ root-port rp1
 """
 
 
-# What QEMU told of a machine that stood still.
+# Output of QEMU about a machine that stood still.
 REGISTERS = """\r
 CPU#0\r
 RAX=0000000000000000 RBX=0000000000000000\r

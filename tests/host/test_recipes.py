@@ -21,7 +21,7 @@ class Recipes(unittest.TestCase):
             # In the order of the file, which has more.
             rest = iter((TOP / "tests/example" / name).read_text().splitlines())
             for line in found[0].splitlines():
-                self.assertIn(line, rest, f"{name} has no such line, or not there")
+                self.assertIn(line, rest, f"{name} lacks the line, or has it elsewhere")
 
     def test_commands_are_in_blocks_that_are_run(self):
         page = (TOP / "docs/recipes.md").read_text()

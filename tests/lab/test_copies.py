@@ -43,8 +43,8 @@ class Copies(unittest.TestCase):
 
         for name in ("disk0", "disk1"):
             image = (outcome.folder / f"{name}.img").read_bytes()
-            self.assertTrue(image.startswith(data), f"{name} differs from what was copied")
-        # What was in it last is in the region's memory still.
+            self.assertTrue(image.startswith(data), f"{name} differs from the copied data")
+        # The last data of the region is in its memory still.
         memory = (outcome.folder / "pmr.mem").read_bytes()
         self.assertGreaterEqual(memory.find(data[-CHUNK:]), 0, "the PMR was not passed through")
         clean(outcome)

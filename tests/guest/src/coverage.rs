@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which lines of the module were executed. A module that was built for it (make coverage) counts in
-//! its own memory, which /proc/kcore shows. The counts of all times that it was loaded are added up.
+//! Collects counters of executed lines of the module. A module that was built for it (make
+//! coverage) counts in its own memory, which /proc/kcore shows. The counts of all loads are added
+//! up.
 
 use std::{
     fs::{self, File},
@@ -25,11 +26,11 @@ use crate::{guest::MODULE, kmod::TestFile};
 const SECTIONS: &str = "/sys/module/p2pmem_rs/sections";
 const COUNTERS: &str = "__llvm_prf_cnts";
 const DATA: &str = "__llvm_prf_data";
-/// What the host gets: see tests/coverage.
+/// Files for the host: see tests/coverage.
 const COUNTERS_FILE: &str = "/tmp/coverage.cnts";
 const DATA_FILE: &str = "/tmp/coverage.data";
 
-/// What the loaded module counted.
+/// Counters of the loaded module.
 pub struct Counts {
     counters: Vec<u8>,
     data: Vec<u8>,
@@ -81,7 +82,7 @@ pub fn unload(unload: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
                 }
                 thread::sleep(Duration::from_millis(5));
             }
-            // Where much else is going on the module may be gone already.
+            // Under load the module may be gone already.
             Counts::read().map_or(Ok(()), |counts| counts.map_or(Ok(()), Counts::add))
         });
         let result = unload();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the cases share: the module, its devices, mappings, processes.
+//! Helpers that cases share: the module, its devices, mappings, processes.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -33,7 +33,7 @@ const DRIVER: &str = "/sys/bus/pci/drivers/p2pmem_rs";
 const IDS: &[(&str, &str)] = &[("0x1af4", "0x1110")];
 
 pub const PAGE: usize = 4096;
-/// What one page table spans.
+/// Bytes that one page table spans.
 pub const WINDOW: usize = 2 << 20;
 
 pub const READ: ProtFlags = ProtFlags::READ;
@@ -68,7 +68,7 @@ pub fn devices() -> Result<Vec<String>> {
     for entry in fs::read_dir("/sys/bus/pci/devices")? {
         let entry = entry?;
         let id = |name| fs::read_to_string(entry.path().join(name));
-        // One that was pulled just now may be listed still, and is none.
+        // A device that was just pulled may still be listed, without its IDs.
         let (Ok(vendor), Ok(device)) = (id("vendor"), id("device")) else {
             continue;
         };
@@ -120,7 +120,7 @@ pub fn pools() -> Result<Vec<Pool>> {
         let entry = entry?;
         let folder = entry.path().join("p2pmem");
         let published = fs::read_to_string(folder.join("published"));
-        // One that goes away meanwhile is none.
+        // A provider that goes away is left out.
         if let (Ok("1"), Ok(available)) = (
             published.as_deref().map(str::trim),
             sysfs::number(&folder.join("available")),
@@ -161,7 +161,7 @@ impl Provider {
                 Some(Self {
                     path: entry.path,
                     pci: entry.pci,
-                    // One that goes away meanwhile is none.
+                    // A provider that goes away is left out.
                     size: sysfs::number(&entry.device.join("p2pmem/size")).ok()? as usize,
                     device: entry.device,
                 })
@@ -313,7 +313,7 @@ impl Map {
         let place = (room.start as usize).next_multiple_of(WINDOW) + skew;
         drop(room);
         let flags = MapFlags::SHARED | MapFlags::FIXED_NOREPLACE;
-        // SAFETY: The place is free, and what another thread maps there meanwhile is not replaced.
+        // SAFETY: The range is free, and a mapping of another thread is not replaced.
         let start = unsafe {
             rustix::mm::mmap(
                 place as *mut _,
@@ -471,7 +471,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: Nobody uses the mapping any more. Parts may be gone already.
+        // SAFETY: The mapping is not used any more. Parts may be gone already.
         let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.length) };
     }
 }
@@ -531,7 +531,7 @@ pub fn address_of(controller: &Path) -> Result<String> {
 
 /// Returns the node of the drive with a serial number, by the name of its controller.
 pub fn node_named(serial: &str) -> Result<String> {
-    let path = controller(serial)?.context("no such drive")?;
+    let path = controller(serial)?.context("no drive")?;
     let name = path.file_name().context("no name")?.to_string_lossy();
     Ok(format!("/dev/{name}n1"))
 }

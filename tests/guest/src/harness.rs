@@ -20,9 +20,9 @@ use crate::guest::{self, fork, Fork};
 
 /// A case.
 pub struct Case {
-    /// What it is called: group, underscore, what it shows.
+    /// Its name: group, underscore, claim.
     pub name: &'static str,
-    /// What it does. It finds the module loaded and all devices bound.
+    /// Its code. It finds the module loaded and all devices bound.
     pub run: fn() -> Result<()>,
 }
 
@@ -65,7 +65,7 @@ impl std::fmt::Display for ExpectedMistake {
 impl std::error::Error for ExpectedMistake {}
 
 const LIMIT: Duration = Duration::from_secs(240);
-/// How long memory may take to return to its pool: I/O in flight may hold it.
+/// Limit for memory to return to its pool: I/O in flight may hold it.
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// Exit statuses of the process of a case.
@@ -116,7 +116,7 @@ fn say(line: &str) {
 /// Runs a case. Returns why it was skipped, if it was.
 fn run_case(case: &Case) -> Result<Option<String>> {
     guest::restore()?;
-    // What other drivers took from their own pools stays taken.
+    // Other drivers keep allocations from their own pools.
     let before = guest::pools()?;
     let mut log = Log::from_now()?;
 
@@ -213,8 +213,8 @@ fn watch(child: Pid) -> Result<Option<i32>> {
     }
 }
 
-/// Has the kernel write to its log what the processors do, which tasks are blocked, and the stacks of all tasks: a case that
-/// hangs need not be blocked.
+/// Has the kernel write to its log what the processors do, which tasks are blocked, and the stacks
+/// of all tasks: a case that hangs need not be blocked.
 fn show_tasks() {
     for key in ["l", "w", "t"] {
         let _ = fs::write("/proc/sysrq-trigger", key);

@@ -40,14 +40,14 @@ pub enum Mistake {
     Leak,
 }
 
-/// How an address is mapped.
+/// The mapping of an address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     address: u64,
     /// The entry of the page table, 0 if there is none.
     pub value: u64,
-    /// How many pages it maps, and how many the folio has, as powers of two.
+    /// Orders of the entry and of the folio: pages as powers of two.
     pub leaf_order: u32,
     pub folio_order: u32,
 }
@@ -120,15 +120,15 @@ impl TestFile {
         Ok(argument.hits)
     }
 
-    /// Says for how long the module under test stays after its code has ended, and returns how often
-    /// that began.
+    /// Says for how long the module under test stays after its code has ended, and returns how
+    /// often that began.
     pub fn linger(&self, milliseconds: u32) -> Result<u32> {
         let mut argument = [milliseconds, 0];
         self.request(LINGER, &mut argument)?;
         Ok(argument[1])
     }
 
-    /// Makes a mistake, which a kernel that looks for such reports.
+    /// Makes a mistake, which the debug kernel reports.
     pub fn make(&self, mistake: Mistake) -> Result<()> {
         // SAFETY: The argument is a number.
         match unsafe { libc::ioctl(self.0.as_raw_fd(), MISTAKE, mistake as usize) } {
@@ -172,12 +172,12 @@ impl TestFile {
         Ok((argument.address, argument.length))
     }
 
-    /// Writes to a register, whoever has the device: as a reset would.
+    /// Writes to a register, even if a driver has the device: as a reset would.
     pub fn write(&self, pci: &str, bar: u16, offset: u32, value: u32) -> Result<()> {
         self.register(WRITE, pci, bar, offset, value).map(drop)
     }
 
-    /// Reads a register, whoever has the device.
+    /// Reads a register, even if a driver has the device.
     pub fn read(&self, pci: &str, bar: u16, offset: u32) -> Result<u32> {
         self.register(READ, pci, bar, offset, 0)
     }
@@ -238,7 +238,8 @@ fn numbers(pci: &str) -> Result<(u32, u8, u8)> {
     Ok((domain, bus as u8, ((device << 3) | function) as u8))
 }
 
-/// Has other users inside of the kernel do what they do (tests/kmod/roles.rs), then calls a function.
+/// Has other users inside of the kernel do what they do (tests/kmod/roles.rs), then calls a
+/// function.
 pub fn with_roles(check: impl FnOnce() -> Result<()>) -> Result<()> {
     let file = File::open(ROLES).context(ROLES)?;
     rustix::system::finit_module(&file, c"", 0).context(ROLES)?;

@@ -58,7 +58,8 @@ pub fn says(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(run.stdout)?)
 }
 
-/// Runs the command, which must fail and say why in one line. Returns what it prints, and that line.
+/// Runs the command, which must fail and say why in one line. Returns what it prints, and that
+/// line.
 pub fn failed(arguments: &[&str]) -> Result<(Vec<u8>, String)> {
     let run = p2pmem(arguments)?;
     let text = String::from_utf8_lossy(&run.stderr).into_owned();

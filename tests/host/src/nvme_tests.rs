@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an NVMe controller says of its memory.
+//! Tests of the registers of an NVMe controller that describe its memory.
 
 use crate::nvme::{
     cmb::{span, Span},

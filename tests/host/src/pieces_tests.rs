@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a run of device memory is divided at the borders of large pages.
+//! Tests of dividing a run of device memory at the borders of large pages.
 
 use crate::pieces::Pieces;
 

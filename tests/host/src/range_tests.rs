@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which bytes of which BAR are registered.
+//! Tests of the range of a BAR that is registered.
 
 use crate::regions::{
     policy::default_bar,
@@ -30,7 +30,7 @@ const LIMITS: Limits = Limits {
     mappable: 0..=u64::MAX,
 };
 
-/// What can be registered of a whole BAR.
+/// Returns the range of a whole BAR that can be registered.
 fn whole(bar: &Bar) -> Result<Region, RegionError> {
     part(bar, 0, bar.size, &[], &LIMITS)
 }
@@ -273,7 +273,7 @@ fn what_the_kernel_cannot_map_is_refused() {
     assert_eq!(range(60 * MIB, 6 * MIB), unmappable(66 * MIB - 1));
     assert_eq!(range(64 * MIB, 2 * MIB), unmappable(66 * MIB - 1));
     assert_eq!(range(2 * MIB, 4 * MIB), unmappable(6 * MIB - 1));
-    // What is trimmed does not count.
+    // Trimmed bytes do not count.
     assert_eq!(range(60 * MIB, 5 * MIB), region(0, 4 * MIB));
 }
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an administrator may write to `regions`.
+//! Tests of lines that an administrator writes to `regions`.
 
 use crate::regions::spec::{parse, ParseError, RegionSpec, MAX};
 
 const MIB: u64 = 1 << 20;
 
-/// What a line asks for, written back.
+/// Parses a line, and writes it back.
 fn written(line: &str) -> String {
     match parse(line) {
         Ok((address, Some(specs))) => format!("{address} {specs}"),
@@ -34,7 +34,7 @@ fn a_line_names_a_device_and_what_to_take_of_it() {
         ("05:00.0 default", "0000:05:00.0 default"),
     ] {
         assert_eq!(written(line), expected, "{line:?}");
-        // What is written back can be set again.
+        // A line that is written back can be set again.
         assert_eq!(written(expected), expected);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `p2pmem bench` measures: that it measures, not how much.
+//! `p2pmem bench` measures. The figures are not compared.
 
 use std::{fs, process::Command};
 
@@ -216,7 +216,7 @@ fn writes_are_asked_for() -> Result<()> {
     map.check(2 * PAGE..WINDOW, 7)
 }
 
-/// What there is no memory for is left out, and said.
+/// Measurements without enough memory are left out, with a note.
 fn full_pool() -> Result<()> {
     let provider = Provider::first()?;
     let file = provider.open()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What memory is like: cleared, limited, and to be seen.
+//! Properties of allocated memory: it is cleared, limited, and listed.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 cases!(
-    "buffers": nobody_sees_old_data, mainline_shows_old_data, clearing_can_be_turned_off,
+    "buffers": old_data_is_cleared, mainline_shows_old_data, clearing_can_be_turned_off,
     limit_of_a_file, limit_of_a_user, limits_are_reserved_first, limits_of_nonsense, no_room_is_not_no_memory, largest_run,
     attributes, fdinfo, list_for_developers, place_of_the_device, bus_address_for_root_only, trace_events,
 );
@@ -44,7 +44,7 @@ fn old_words(map: &Map, length: usize) -> usize {
         .count()
 }
 
-fn nobody_sees_old_data() -> Result<()> {
+fn old_data_is_cleared() -> Result<()> {
     let provider = Provider::first()?;
     leave_data(&provider)?;
     let map = Map::new(provider.open()?, provider.size)?;
@@ -61,7 +61,7 @@ fn nobody_sees_old_data() -> Result<()> {
     Ok(())
 }
 
-/// What users of the kernel's own file see of others.
+/// Users of the kernel's own file see data of others.
 fn mainline_shows_old_data() -> Result<()> {
     let provider = Provider::first()?;
     leave_data(&provider)?;
@@ -336,7 +336,7 @@ fn place_of_the_device() -> Result<()> {
         info.pci_devfn & 7
     );
     ensure!(name == provider.pci, "{name} is not {}", provider.pci);
-    // A kernel that knows no nodes has no such file.
+    // A kernel without NUMA nodes does not have the file.
     let node = fs::read_to_string(provider.device.join("numa_node"));
     let node = node.unwrap_or_else(|_| "-1".to_owned());
     ensure!(node.trim() == info.numa_node.to_string());

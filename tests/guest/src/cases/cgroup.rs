@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What control groups may have. Needs a kernel with CONFIG_CGROUP_DMEM: the debug kernel.
+//! Limits of control groups. Needs a kernel with CONFIG_CGROUP_DMEM: the debug kernel.
 
 use std::{fs, path::Path};
 
@@ -69,11 +69,11 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        fs::remove_dir(Path::new(ROOT).join(&self.0)).expect("nobody is in the group");
+        fs::remove_dir(Path::new(ROOT).join(&self.0)).expect("the group is empty");
     }
 }
 
-/// What the memory of a provider is called.
+/// Returns the name of a provider's memory.
 fn name(provider: &Provider) -> String {
     format!("p2pmem/{}", provider.pci)
 }
@@ -96,7 +96,7 @@ fn limited() -> Result<()> {
         expect_errno(map(&provider, 2 * WINDOW)?, Errno::DQUOT, "a mapping")?;
         let node = Node::open(&provider.path)?;
         expect_io_errno(node.alloc(2 * WINDOW as u64, 0), Errno::DQUOT, "a request")?;
-        // What failed counts for nothing.
+        // A failed request is not charged.
         group.expect_current(&provider, WINDOW)?;
         let handle = node.alloc(WINDOW as u64, 0)?;
         group.expect_current(&provider, 2 * WINDOW)?;
@@ -122,7 +122,7 @@ fn hierarchy() -> Result<()> {
     })
 }
 
-/// Whoever allocated it has it, until its last user gives it up.
+/// The process that allocated memory is charged, until the last user releases it.
 fn charged_to_the_end() -> Result<()> {
     let provider = Provider::first()?;
     let group = Group::new("end")?;

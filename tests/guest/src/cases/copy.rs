@@ -49,7 +49,7 @@ fn succeed(arguments: &str) -> Result<String> {
     let output = p2pmem(arguments)?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{arguments}: {text}");
-    // Nothing is shown of the progress where nobody looks.
+    // Without a terminal no progress is shown.
     ensure!(text.is_empty(), "{arguments}: {text}");
     Provider::first()?.expect_full()?;
     Ok(String::from_utf8(output.stdout)?)
@@ -229,7 +229,7 @@ fn skipped_directions() -> Result<()> {
     prepare(MIB)?;
     succeed(&format!("copy {SOURCE} {TARGET} --size 1M --skip-write"))?;
     check_drive(&drive(1)?, MIB, 2)?;
-    // Memory is clear when it is given out.
+    // Memory is cleared when it is allocated.
     succeed(&format!("copy {SOURCE} {TARGET} --size 1M --skip-read"))?;
     ensure!(part(1, 0, MIB)?.iter().all(|word| *word == 0));
     check_drive(&drive(0)?, MIB, 1)
@@ -426,7 +426,7 @@ fn stop_by(signal: Signal, io: &str) -> Result<()> {
     ensure!(text.contains("\"interrupted\":true"), "{text}");
     let bytes = number(&text, "bytes")? as usize;
     ensure!(bytes > 0, "{text}");
-    // What it says has arrived, and there is no more than that.
+    // The bytes of the summary have arrived, and no others.
     check_drive(&drive(1)?, bytes.min(64 * MIB), 1)?;
     if let Ok(stopped_at) = number(&text, "stopped_at") {
         ensure!(stopped_at as usize == bytes, "{text}");
@@ -767,7 +767,7 @@ fn longer_destination() -> Result<()> {
         "{text}"
     );
     ensure!(fs::metadata(&long)?.len() == 3 << 20);
-    // Who says how much knows that.
+    // With --size, the tail is not reported.
     let text = succeed(&format!("copy {short} {long} --size 1M"))?;
     ensure!(!text.contains("keeps"), "{text}");
     let text = succeed(&format!("copy {short} {long} --json"))?;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Proof that the debug kernel finds mistakes: one of each kind is made on purpose. In a boot of their own,
-//! and locks first: these are not checked any more after any report. Needs the debug kernel.
+//! Proof that the debug kernel finds mistakes: one of each kind is made on purpose. In a boot of
+//! their own, and locks first: these are not checked any more after any report. Needs the debug
+//! kernel.
 
 use std::{fs, time::Duration};
 
@@ -35,13 +36,12 @@ fn lock_order() -> Result<()> {
     reported(Mistake::LockOrder, &words)
 }
 
-/// Of objects that nobody refers to any more, the debug kernel finds those that are a few seconds
-/// old.
+/// The debug kernel finds objects without references that are a few seconds old.
 fn leak() -> Result<()> {
     const FILE: &str = "/sys/kernel/debug/kmemleak";
     fs::write(FILE, "clear").context(FILE)?;
-    // In a process that ends: what is left on its stack would keep the first of the objects, and that the others, by what
-    // the allocator left in them.
+    // In a process that ends: what is left on its stack would keep the first of the objects, and
+    // that the others, by what the allocator left in them.
     Child::spawn(|| TestFile::open()?.make(Mistake::Leak))?.expect_success()?;
     wait_until(Duration::from_secs(60), "the leak is found", || {
         std::thread::sleep(Duration::from_secs(5));

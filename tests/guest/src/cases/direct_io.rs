@@ -11,7 +11,7 @@ use crate::{
 };
 
 cases!(
-    "direct_io": both_ways, odd_places, from_untouched_memory, unmap_meanwhile, kill_meanwhile,
+    "direct_io": both_ways, odd_places, from_untouched_memory, unmap_in_flight, kill_in_flight,
     after_fork,
 );
 
@@ -46,7 +46,7 @@ fn odd_places() -> Result<()> {
     ]) {
         copy(0, 1, &map, start..start + length, seed)?;
     }
-    // What lies beside was not touched.
+    // Bytes beside the range were not touched.
     map.check(0..512, 99)?;
     map.check(4 * PAGE..7 * PAGE, 99)
 }
@@ -67,7 +67,7 @@ fn from_untouched_memory() -> Result<()> {
     Ok(())
 }
 
-fn unmap_meanwhile() -> Result<()> {
+fn unmap_in_flight() -> Result<()> {
     let provider = Provider::first()?;
     let file = provider.open()?;
     for _ in 0..20 {
@@ -99,7 +99,7 @@ fn unmap_meanwhile() -> Result<()> {
     Ok(())
 }
 
-fn kill_meanwhile() -> Result<()> {
+fn kill_in_flight() -> Result<()> {
     let provider = Provider::first()?;
     for _ in 0..10 {
         let child = Child::spawn(|| {

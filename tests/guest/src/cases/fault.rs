@@ -359,7 +359,7 @@ pub mod nth {
                 expect_nothing(&pci)
             },
         )?;
-        // Unbinding must succeed whatever fails.
+        // Unbinding must succeed after any failure.
         for number in 1..60 {
             bind(&pci)?;
             let map = Map::new(Provider::first()?.open()?, WINDOW)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The node, and memory with a descriptor, as programs that map files find them: what `stat()` tells, a library that was
-//! written for files (memmap2), and the examples in tests/example.
+//! The node, and memory with a descriptor, as programs that map files find them: what `stat()`
+//! tells, a library that was written for files (memmap2), and the examples in tests/example.
 
 use std::{
     fs::{File, OpenOptions},
@@ -33,7 +33,7 @@ cases!(
     memmap2_without_a_length, memmap2_of_a_descriptor, example_in_c, example_in_rust,
 );
 
-/// What a device node cannot have, and what programs get by on instead.
+/// A device node has no length. Programs pass one instead.
 fn node_has_no_length() -> Result<()> {
     let provider = Provider::first()?;
     let file = provider.open()?;
@@ -74,7 +74,7 @@ fn opened_in_any_way() -> Result<()> {
         map_and_check(&open(flags)?)?;
     }
     expect_io_errno(open(OFlags::DIRECT), Errno::INVAL, "O_DIRECT of the node")?;
-    // What a program is given by another one.
+    // A descriptor of another program.
     let file = provider.open()?;
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
     map_and_check(&OpenOptions::new().read(true).write(true).open(again)?)?;
@@ -107,7 +107,7 @@ fn copy_by(memory: &mut MmapMut, seed: u64) -> Result<()> {
 fn memmap2_with_a_length() -> Result<()> {
     let provider = Provider::first()?;
     let file = provider.open()?;
-    // SAFETY: Nobody else has this memory.
+    // SAFETY: No other code uses this memory.
     let mut memory = unsafe { MmapOptions::new().len(2 * WINDOW).map_mut(&file)? };
     ensure!(memory.len() == 2 * WINDOW && memory.iter().all(|&byte| byte == 0));
     provider.expect_taken(2 * WINDOW)?;
@@ -140,7 +140,7 @@ fn memmap2_with_a_length() -> Result<()> {
 /// The library asks `stat()`, which says 0 of any device: an empty slice, for which it maps a page.
 fn memmap2_without_a_length() -> Result<()> {
     let provider = Provider::first()?;
-    // SAFETY: Nobody else has this memory.
+    // SAFETY: No other code uses this memory.
     let memory = unsafe { MmapMut::map_mut(&provider.open()?)? };
     ensure!(memory.is_empty());
     provider.expect_taken(PAGE)
@@ -152,7 +152,7 @@ fn memmap2_of_a_descriptor() -> Result<()> {
     let (_node, handle) = alloc(&provider, 2 * WINDOW)?;
     let file = File::from(OwnedFd::from(handle));
     ensure!(file.metadata()?.len() == 2 * WINDOW as u64);
-    // SAFETY: Nobody else has this memory.
+    // SAFETY: No other code uses this memory.
     let mut memory = unsafe { MmapMut::map_mut(&file)? };
     ensure!(memory.len() == 2 * WINDOW);
     copy_by(&mut memory, 5)?;

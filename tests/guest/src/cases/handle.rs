@@ -207,8 +207,8 @@ fn read_only_node() -> Result<()> {
     expect_errno(result, Errno::ACCESS, "made writable")
 }
 
-/// Of an entry of an x86 page table: write-through and cache disable. The bit of the attribute table is at another place in
-/// each level, and is not used.
+/// Of an entry of an x86 page table: write-through and cache disable. The bit of the attribute
+/// table is at another place in each level, and is not used.
 pub const CACHING: u64 = 0x18;
 
 /// Returns those bits of an entry that combines writes.
@@ -291,7 +291,7 @@ fn unbind_takes_it_back() -> Result<()> {
     ensure!(!map.is_readable(0)?, "still readable");
     expect_errno(part(&handle, 0, PAGE), Errno::NODEV, "mmap")?;
     expect_io_errno(node.alloc(PAGE as u64, 0), Errno::NODEV, "alloc")?;
-    // What is of no device still works.
+    // Operations that need no device still work.
     ensure!(handle.size()? == 2 * WINDOW as u64);
     restore()?;
     // The old one stays dead.
@@ -347,7 +347,7 @@ fn many() -> Result<()> {
 }
 
 fn nvme(serial: &str) -> Result<String> {
-    address_of(&controller(serial)?.context("no such drive")?)
+    address_of(&controller(serial)?.context("no drive")?)
 }
 
 fn imported() -> Result<()> {
@@ -388,7 +388,7 @@ fn imported_and_revoked() -> Result<()> {
         unbind(&provider.pci)?;
         let late = TestFile::open()?;
         let result = late.import(&handle, &nvme("disk0")?, PEER | REVOCABLE, 0);
-        expect_errno(result, Errno::NODEV, "importing what is gone")?;
+        expect_errno(result, Errno::NODEV, "importing a gone device")?;
         restore()?;
         Provider::first()?.expect_full()?;
     }

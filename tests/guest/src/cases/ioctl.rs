@@ -78,7 +78,7 @@ fn region() -> Result<()> {
     let line = resources
         .lines()
         .nth(region.bar as usize)
-        .context("no such BAR")?;
+        .context("no BAR")?;
     let mut words = line
         .split_whitespace()
         .map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16));
@@ -164,7 +164,7 @@ fn longer_structures() -> Result<()> {
         map.check(beyond..2 * PAGE, 7)?;
     }
 
-    // What the kernel does not know must not ask for anything.
+    // Fields that the kernel does not know must be zero.
     let known = size_of::<p2pmem_region>();
     for offset in (0..known + 16).step_by(8) {
         map.set(offset, 0);
@@ -300,7 +300,7 @@ fn place_in_the_file() -> Result<()> {
     restore()
 }
 
-/// What was written is in the memory already.
+/// Written data is in the memory already.
 fn nothing_to_synchronise() -> Result<()> {
     let provider = Provider::first()?;
     let file = provider.open()?;
@@ -349,13 +349,12 @@ fn opened_in_other_ways() -> Result<()> {
         expect_errno(rustix::io::read(&file, &mut byte), Errno::INVAL, no_data)?;
     }
 
-    // What a node that can only be written to exports, can only be written to: by devices, since what is mapped must be
-    // readable.
+    // A dma-buf of a write-only node is write-only: for devices, since a mapping must be readable.
     let node = Node::from(fs::File::from(open(OFlags::WRONLY)?));
     let handle = node.alloc(PAGE as u64, 0)?;
     for prot in [ProtFlags::READ, ProtFlags::WRITE, READ_WRITE] {
         let result = Map::with(&handle, PAGE, prot, MapFlags::SHARED, 0);
-        expect_errno(result, Errno::ACCESS, "what can only be written to")?;
+        expect_errno(result, Errno::ACCESS, "a write-only node")?;
     }
     let mut byte = [0];
     let file = open(OFlags::WRONLY)?;

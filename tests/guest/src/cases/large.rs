@@ -75,12 +75,12 @@ fn leaf_and_folio() -> Result<()> {
     for offset in [0, WINDOW - PAGE, WINDOW, 2 * WINDOW - PAGE] {
         expect_orders(&map, offset, order, order)?;
     }
-    // What is shorter than a large page: a folio of two pages, and one page.
+    // Runs shorter than a large page: a folio of two pages, and one page.
     for (offset, folio) in [(2 * WINDOW, order.min(1)), (length - PAGE, 0)] {
         expect_orders(&map, offset, 0, folio)?;
     }
     map.check(0..length, 1)?;
-    // The kernel chooses such an address by itself.
+    // The kernel chooses an aligned address by itself.
     let map = Map::new(provider.open()?, WINDOW)?;
     map.fill(0..WINDOW, 1);
     expect_orders(&map, WINDOW - PAGE, order, order)?;
@@ -161,7 +161,7 @@ fn dma_buf_at_offsets() -> Result<()> {
         }
         expect_orders(&map, PAGE, leaf, order)?;
     }
-    // Where both are behind by the same, a large page is in between.
+    // If address and offset are shifted by the same, a large page is in between.
     let map = Map::placed(&handle, 2 * WINDOW, PAGE, PAGE)?;
     ensure!(map.get(0) == whole.get(PAGE) && map.get(WINDOW) == whole.get(WINDOW + PAGE));
     expect_orders(&map, 0, 0, order)?;
@@ -292,7 +292,8 @@ fn move_a_part() -> Result<()> {
     split(3, |map| {
         let place = Map::ordinary(2 * WINDOW)?.into_raw();
         let length = WINDOW + 7 * PAGE;
-        // SAFETY: The old range is within the mapping, the new one is that of one that is not in use.
+        // SAFETY: The old range is within the mapping, the new one is that of one that is not in
+        // use.
         let moved = unsafe {
             rustix::mm::mremap_fixed(
                 map.at(WINDOW + PAGE).cast(),
@@ -351,7 +352,7 @@ fn split_by_debugfs() -> Result<()> {
         }
         let (start, end) = (map.at(0) as usize, map.at(0) as usize + map.len());
         let request = format!("{},{start:#x},{end:#x},0", std::process::id());
-        // That nothing can be split is no error, and one that it could not is none of ours.
+        // An empty split is no error, and a failed one is not a failure of the module.
         let _ = fs::write(FILE, request);
         let _ = fs::write(FILE, "1");
         map.check(0..map.len(), 6)
@@ -367,7 +368,7 @@ fn memory_failure() -> Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&pagemap, &mut entry, at)?;
         let frame = u64::from_le_bytes(entry) & ((1 << 55) - 1);
         ensure!(frame != 0, "no frame");
-        // The kernel has no handler for such memory: it reports that, and nothing else happens.
+        // The kernel has no handler for device memory: it reports that, and nothing else happens.
         let result = fs::write(FILE, format!("{:#x}", frame * PAGE as u64));
         ensure!(result.is_err(), "recovered: tell so in the documentation");
         map.check(0..map.len(), 7)
@@ -421,7 +422,8 @@ fn racing_faults() -> Result<()> {
     Ok(())
 }
 
-/// A thread that is told in the middle that it gets no more large pages: the same span is touched by both kinds of faults.
+/// A thread that is told in the middle that it gets no more large pages: the same span is touched
+/// by both kinds of faults.
 fn racing_faults_of_both_kinds() -> Result<()> {
     let provider = Provider::first()?;
     let thp_disable = |on: bool| {
@@ -520,7 +522,7 @@ fn nearly_full_pool() -> Result<()> {
     provider.expect_taken(0)
 }
 
-/// What was a large page works as single pages of mainline's own users afterwards, and the other way round.
+/// Freed large pages work as single pages of mainline's own users, and the other way round.
 fn pages_go_back_to_mainline() -> Result<()> {
     let provider = Provider::first()?;
     let order = order(&provider)?;
@@ -550,8 +552,8 @@ fn pages_go_back_to_mainline() -> Result<()> {
     Ok(())
 }
 
-/// Starts a process that reads from a slow drive into device memory, and unmaps that while the reads are in flight.
-/// Returns when the memory has no mapping any more.
+/// Starts a process that reads from a slow drive into device memory, and unmaps that while the
+/// reads are in flight. Returns when the memory has no mapping any more.
 pub fn leave_reads_in_flight(provider: &Provider, length: usize) -> Result<Child> {
     let source = drive_named("disk0")?;
     put_on_drive(&source, length, 12)?;
@@ -589,7 +591,8 @@ fn outstanding() -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Memory that is unmapped with DMA in flight has an owner and a size in the list, goes to no other user, and is back in the end.
+/// Memory that is unmapped with DMA in flight has an owner and a size in the list, goes to no other
+/// user, and is back in the end.
 fn unmapped_with_reads_in_flight() -> Result<()> {
     const LENGTH: usize = 4 * WINDOW;
     let provider = Provider::first()?;
@@ -709,7 +712,8 @@ fn told_by_fdinfo_and_debugfs() -> Result<()> {
     Ok(())
 }
 
-/// What the kernel remembers of a mapping does not grow with each page, and is charged to who maps.
+/// Kernel memory of a mapping does not grow with each page, and is charged to the process that
+/// maps.
 fn memory_of_the_kernel() -> Result<()> {
     const GROUPS: &str = "/tmp/cgroup";
     let provider = Provider::first()?;
@@ -735,7 +739,7 @@ fn memory_of_the_kernel() -> Result<()> {
         )?;
         let length = provider.size - WINDOW;
         let file = provider.open()?;
-        // What is allocated once.
+        // Allocations that are made once.
         drop(Map::placed(&file, WINDOW, 0, 0)?);
         let before = charged()?;
         let map = Map::placed(&file, length, 0, 0)?;

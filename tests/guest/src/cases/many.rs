@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Much, and large: mappings, files, providers, a BAR. What it costs is said in lines that `make bench` collects.
+//! Much, and large: mappings, files, providers, a BAR. What it costs is said in lines that `make
+//! bench` collects.
 
 use std::{
     fs,

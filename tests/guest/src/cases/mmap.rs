@@ -117,7 +117,7 @@ fn full_and_free_in_the_middle() -> Result<()> {
     maps.push(Map::new(&file, PIECE)?);
     provider.expect_taken(provider.size)?;
 
-    // Nobody's memory was touched by the others.
+    // No process touched the memory of another one.
     ensure!(maps[0].get(0) == 0 && maps[1].get(0) == 2 && maps[2].get(0) == 3);
     Ok(())
 }
@@ -268,7 +268,7 @@ fn window_with_pages_present() -> Result<()> {
     );
     ensure!(
         !present[first + 30] && !present[first + 100],
-        "beyond what was there"
+        "beyond the mapped pages"
     );
     map.check(0..map.len(), 4)
 }
@@ -309,7 +309,7 @@ fn mremap_move() -> Result<()> {
 
     let old = map.into_raw();
     let flags = MremapFlags::MAYMOVE;
-    // SAFETY: The old range is that of the mapping, the new one that of one nobody uses.
+    // SAFETY: The old range is that of the mapping, the new one that of an unused mapping.
     let new = unsafe { rustix::mm::mremap_fixed(old.cast(), length, length, flags, place.cast())? };
     let map = Map::from_raw(new.cast(), length);
     map.check(0..WINDOW, 8)?;
@@ -421,7 +421,8 @@ fn flags() -> Result<()> {
 }
 
 fn uncached() -> Result<()> {
-    // Of the bits that say how memory is cached PCD (0x10) is set, PWT (0x8) and PAT (0x80) are not.
+    // Of the bits that say how memory is cached PCD (0x10) is set, PWT (0x8) and PAT (0x80) are
+    // not.
     let map = Map::new(Provider::first()?.open()?, PAGE)?;
     map.set(0, 1);
     let entry = TestFile::open()?.pte(map.at(0))?.value;
@@ -435,7 +436,7 @@ fn uncached() -> Result<()> {
 fn lock() -> Result<()> {
     let provider = Provider::first()?;
     let map = Map::new(provider.open()?, PAGE)?;
-    // Pinning for long is refused for such pages, and the mapping stays good.
+    // Long-term pinning is refused for these pages, and the mapping stays good.
     // SAFETY: The range is that of the mapping.
     let result = unsafe { libc::mlock(map.at(0).cast(), PAGE) };
     ensure!(

@@ -18,7 +18,7 @@ use crate::{
 
 cases!("module": node, load_and_unload_twenty_times, load_twice, unload_in_use);
 
-/// Unloads the module; somebody who looks at its files may hold it for a moment.
+/// Unloads the module. A process that reads its files may hold it for a moment.
 fn unload() -> Result<()> {
     wait_until(Duration::from_secs(5), "rmmod", || match rmmod() {
         Ok(()) => Ok(true),

@@ -113,7 +113,7 @@ impl Drop for Taken {
         }
         fs::write(format!("{DEVICES}/{pci}/driver_override"), "\n").expect("an attribute");
         choose(&format!("{pci} default")).expect("the default can be set");
-        restore().expect("what is bound by its ID is bound again");
+        restore().expect("devices are bound by their IDs again");
     }
 }
 
@@ -136,7 +136,7 @@ fn refused(pci: &str, what: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Where the memory of a provider lies: BAR, offset, size.
+/// Returns the regions of a provider: BAR, offset, size.
 fn regions(provider: &Provider) -> Result<Vec<(u32, u64, u64)>> {
     let node = Node::open(&provider.path)?;
     (0..node.info()?.regions)
@@ -275,7 +275,7 @@ fn choice_is_kept() -> Result<()> {
     unbind(&pci)?;
     bind(&pci)?;
     ensure!(taken.provider()?.size as u64 == 4 * MIB);
-    // What can be read can be written.
+    // A line that was read can be written.
     let line = choices()?;
     choose(&line)?;
     ensure!(choices()? == line);
@@ -378,7 +378,7 @@ fn no_memory_bar() -> Result<()> {
 fn absent_bar() -> Result<()> {
     let why = "the device has no BAR 4: choose";
     refused(&devices()?.small, "bar4", &[why])?;
-    // The upper half of a 64-bit BAR is none.
+    // The upper half of a 64-bit BAR is not a BAR.
     refused(&devices()?.large, "bar3", &["no BAR 3"])?;
     refused(&devices()?.huge, "bar3", &["no BAR 3"])
 }
@@ -455,7 +455,8 @@ fn map_resource(pci: &str, offset: u64) -> Result<Map, Errno> {
     Map::with(file, PAGE, READ_WRITE, MapFlags::SHARED, offset)
 }
 
-/// The ranges within a device's BAR 2 that the driver has, as offsets of the first and the last byte.
+/// The ranges within a device's BAR 2 that the driver has, as offsets of the first and the last
+/// byte.
 fn claims(pci: &str) -> Result<Vec<(u64, u64)>> {
     let resources = fs::read_to_string(format!("{DEVICES}/{pci}/resource"))?;
     let range = |text: &str, between| -> Option<(u64, u64)> {
@@ -474,8 +475,8 @@ fn claims(pci: &str) -> Result<Vec<(u64, u64)>> {
         .collect())
 }
 
-/// Whether the kernel keeps programs from what drivers have claimed (CONFIG_IO_STRICT_DEVMEM). The debug
-/// kernel does not.
+/// Whether the kernel keeps programs from what drivers have claimed (CONFIG_IO_STRICT_DEVMEM). The
+/// debug kernel does not.
 fn is_strict() -> bool {
     !on_debug_kernel()
 }
@@ -498,7 +499,7 @@ fn rest_is_left_to_others() -> Result<()> {
     // The kernel takes mappings of what is claimed away.
     ensure!(
         memory.is_readable(0)? != is_strict(),
-        "what is claimed is readable: {}",
+        "a claimed range is readable: {}",
         !is_strict()
     );
     // And while the driver has it.
@@ -514,7 +515,7 @@ fn rest_is_left_to_others() -> Result<()> {
     Ok(())
 }
 
-/// The kernel asks for the first page of a BAR only, whatever is to be mapped of it.
+/// The kernel checks the first page of a BAR only, for mappings of any part.
 fn first_page_decides_for_resource_files() -> Result<()> {
     let pci = devices()?.parts;
     let taken = Taken::with(&pci, "bar2+2M")?;
@@ -531,7 +532,7 @@ fn first_page_decides_for_resource_files() -> Result<()> {
 
 fn msix_table_is_left_out() -> Result<()> {
     // QEMU's controllers have table and registers in the same BAR, of 16 KiB.
-    let pci = address_of(&controller("disk1")?.context("no such drive")?)?;
+    let pci = address_of(&controller("disk1")?.context("no drive")?)?;
     let config = fs::read(format!("{DEVICES}/{pci}/config"))?;
     let word = |at: usize| u16::from_le_bytes([config[at], config[at + 1]]);
     let mut at = usize::from(config[0x34]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs of Debian that map files take the node for one, and recipes for them in docs/recipes.md. Needs the topology
-//! programs.
+//! Programs of Debian that map files take the node for one, and recipes for them in
+//! docs/recipes.md. Needs the topology programs.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ cases!(
 );
 
 const RECIPES: &str = include_str!("../../../../docs/recipes.md");
-/// What is written and read.
+/// Bytes to write and read.
 const SIZE: usize = 2 << 20;
 
 /// Runs a script in Python: node, bytes of its memory, drive.
@@ -84,8 +84,8 @@ fn fio(arguments: &[&str]) -> Result<usize> {
     Ok(most)
 }
 
-/// Writes and reads by an engine of fio. Either way goes through device memory once, and is verified by way of ordinary
-/// memory.
+/// Writes and reads by an engine of fio. Either way goes through device memory once, and is
+/// verified by way of ordinary memory.
 fn engine(arguments: &[&str]) -> Result<()> {
     const BUFFERS: usize = 8 * (64 << 10);
     let provider = Provider::first()?;
@@ -113,7 +113,7 @@ fn engine(arguments: &[&str]) -> Result<()> {
     };
     for rw in ["write", "randwrite"] {
         for device_writes in [true, false] {
-            // What is there already must not count.
+            // Data that is there already must not count.
             put_on_drive(&drive(0)?, SIZE, 8)?;
             run(rw, device_writes, &["--do_verify=0"])?;
             run(rw, !device_writes, &["--verify_only"])?;

@@ -40,7 +40,7 @@ fn take_the_lowest_number() -> Result<()> {
     let (one, two) = pair()?;
     ensure!(one.path.ends_with("p2pmem0") && two.path.ends_with("p2pmem1"));
 
-    // Whoever comes first gets the lowest one that is free.
+    // The first device gets the lowest free number.
     unbind(&one.pci)?;
     unbind(&two.pci)?;
     bind(&two.pci)?;

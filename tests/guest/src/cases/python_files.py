@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What Python's open() and mmap do with a node. Arguments: node, bytes of its memory, drive."""
+"""Uses a node by Python's open() and mmap. Arguments: node, bytes of its memory, drive."""
 
 import errno
 import mmap

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What numpy does with a node. Arguments: node, bytes of its memory, drive."""
+"""Uses a node by numpy. Arguments: node, bytes of its memory, drive."""
 
 import errno
 import os

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Other users of p2pdma inside of the kernel: who looks for memory, and who does DMA to it. What they do is
-//! in tests/kmod/roles.rs, which checks addresses by itself.
+//! Other users of p2pdma inside of the kernel: who looks for memory, and who does DMA to it. What
+//! they do is in tests/kmod/roles.rs, which checks addresses by itself.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ cases!("roles": share_memory, find_none_when_unbound, take_turns);
 /// Returns where a BAR starts.
 fn start_of(provider: &Provider, bar: usize) -> Result<u64> {
     let text = fs::read_to_string(provider.device.join("resource"))?;
-    let line = text.lines().nth(bar).context("no such BAR")?;
+    let line = text.lines().nth(bar).context("no BAR")?;
     let start = line.split_whitespace().next().context("an empty line")?;
     Ok(u64::from_str_radix(start.trim_start_matches("0x"), 16)?)
 }
@@ -31,7 +31,7 @@ fn share_memory() -> Result<()> {
     with_roles(|| {
         mark.expect(&["2 clients", &provider.pci, "distance 8"])?;
         for serial in ["disk0", "disk1"] {
-            let pci = address_of(&controller(serial)?.context("no such drive")?)?;
+            let pci = address_of(&controller(serial)?.context("no drive")?)?;
             mark.expect(&["p2pmem_roles", &pci, "distance 4"])?;
             mark.expect(&["p2pmem_roles", &pci, &start])?;
         }
@@ -47,7 +47,8 @@ fn find_none_when_unbound() -> Result<()> {
     Ok(bind(&provider.pci)?)
 }
 
-/// With all memory given to user space there is none for others, who say so and leave nothing behind.
+/// With all memory given to user space there is none for others, who say so and leave nothing
+/// behind.
 fn take_turns() -> Result<()> {
     let provider = Provider::first()?;
     let all = Map::new(provider.open()?, provider.size)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a slot of an io_uring gets past, which is why it takes a privilege. Where the kernel refuses one of these one day, it
-//! was repaired: then the privilege can go.
+//! Checks that a slot of an io_uring bypasses, for which it needs a privilege. If a kernel refuses
+//! one of these requests, it was repaired: then the privilege can go.
 
 use std::{
     fs::{self, File},
@@ -59,8 +59,8 @@ impl Drop for Loop {
     }
 }
 
-/// A block device that does not take device memory refuses what is mapped, and takes a slot: only pages that are pinned are
-/// asked what they are.
+/// A block device that does not take device memory refuses what is mapped, and takes a slot: only
+/// pages that are pinned are asked what they are.
 fn loop_device_takes_one() -> Result<()> {
     const LENGTH: usize = 64 << 10;
     let provider = Provider::first()?;
@@ -96,8 +96,9 @@ pub mod merged {
 
     const PART: usize = 16 << 10;
 
-    /// Writes four parts of a drive that follow each other at once: the first one from device memory, the others from
-    /// ordinary memory. Returns whether the requests of ordinary memory succeeded, and the drive has their data.
+    /// Writes four parts of a drive that follow each other at once: the first one from device
+    /// memory, the others from ordinary memory. Returns whether the requests of ordinary memory
+    /// succeeded, and the drive has their data.
     fn write_four(fixed: bool) -> Result<bool> {
         let provider = Provider::first()?;
         let drive = drive_named("disk0")?;
@@ -117,7 +118,7 @@ pub mod merged {
         } else {
             opcode::Write::new(fd, device.at(0), length).build()
         };
-        // What becomes of the memory below the switch is another matter: this IOMMU does not let it be read.
+        // The memory below the switch is not checked: this IOMMU does not let it be read.
         let mut entries = vec![first.user_data(0)];
         for part in 1..4 {
             entries.push(
@@ -128,7 +129,8 @@ pub mod merged {
             );
         }
         for entry in &entries {
-            // SAFETY: What the requests refer to lives until they have completed, which is waited for.
+            // SAFETY: What the requests refer to lives until they have completed, which is waited
+            // for.
             unsafe { ring.submission().push(entry)? };
         }
         ring.submit_and_wait(4)?;
@@ -145,8 +147,8 @@ pub mod merged {
                 .all(|offset| found.get(offset) == pattern(3, offset)))
     }
 
-    /// The requests are merged, and all of their memory is mapped as that of the first one: data of ordinary memory is
-    /// lost.
+    /// The requests are merged, and all of their memory is mapped as that of the first one: data of
+    /// ordinary memory is lost.
     fn slot_with_ordinary_memory() -> Result<()> {
         let arrived = (0..8)
             .map(|_| write_four(true))
@@ -189,7 +191,8 @@ pub mod sent {
         let request = opcode::SendZc::new(Fd(sender.as_raw_fd()), memory, LENGTH as u32)
             .buf_index(slot)
             .build();
-        // SAFETY: The memory lives until the kernel tells that it does not use it any more, which is waited for.
+        // SAFETY: The memory lives until the kernel tells that it does not use it any more, which
+        // is waited for.
         unsafe { ring.submission().push(&request)? };
         ring.submit_and_wait(1)?;
         let event = ring.completion().next().context("no event")?;
@@ -203,7 +206,8 @@ pub mod sent {
         Ok((event.result(), arrived))
     }
 
-    /// The network takes a slot for ordinary memory: an adapter would map it as that. It refuses mapped device memory.
+    /// The network takes a slot for ordinary memory: an adapter would map it as that. It refuses
+    /// mapped device memory.
     fn without_a_copy() -> Result<()> {
         ensure!(Command::new("ip")
             .args(["link", "set", "lo", "up"])

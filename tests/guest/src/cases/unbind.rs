@@ -20,9 +20,9 @@ use rustix::{
 use crate::{
     cases,
     guest::{
-        bind, choose, drive, drive_named, expect_errno, expect_io_errno, on_debug_kernel, patience, qemu, read_at,
-        restore, rounds, sleep, unbind, wait_until, write_at, Child, Map, Mark, Provider, PAGE,
-        READ_WRITE, WINDOW,
+        bind, choose, drive, drive_named, expect_errno, expect_io_errno, on_debug_kernel, patience,
+        qemu, read_at, restore, rounds, sleep, unbind, wait_until, write_at, Child, Map, Mark,
+        Provider, PAGE, READ_WRITE, WINDOW,
     },
     kmod::TestFile,
 };
@@ -282,7 +282,7 @@ fn mapping_of_before_stays_dead() -> Result<()> {
     unbind_promptly(&provider)?;
     restore()?;
 
-    // The whole memory belongs to somebody else now.
+    // All of the memory is free for a new process.
     let new = Map::new(Provider::first()?.open()?, provider.size)?;
     new.fill(0..WINDOW, 2);
     expect_gone(&old)?;
@@ -353,7 +353,7 @@ fn caller_that_blocks() -> Result<()> {
         );
         descriptor
     };
-    // SAFETY: Nobody else has the descriptor.
+    // SAFETY: No other code has the descriptor.
     let _faults: std::os::fd::OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(descriptor) };
 
     let file = provider.open()?;
@@ -382,7 +382,7 @@ fn caller_that_blocks() -> Result<()> {
     })
 }
 
-/// What a process runs between the file's part of mmap() and the linking of the area.
+/// A function that runs between the file's part of mmap() and the linking of the area.
 const BEFORE_LINKING: &str = "mas_store_prealloc";
 
 /// Maps a file in a child process, which the kernel delays at that place, and has it touch the
@@ -406,7 +406,7 @@ fn map_slowly(file: impl AsFd, after: Duration) -> Result<Child> {
         };
         std::thread::sleep(after);
         loop {
-            // Whoever comes round still has the memory of a device that is gone.
+            // A process that gets here still has the memory of a device that is gone.
             map.set(0, 1);
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -495,7 +495,7 @@ fn other_mount_namespace() -> Result<()> {
     child.expect_signal(libc::SIGBUS)
 }
 
-/// Mappings survive a reset of the function: nobody is told of it.
+/// Mappings survive a reset of the function: no driver is notified of it.
 /// Mappings stay while all devices sleep.
 fn asleep() -> Result<()> {
     let provider = Provider::first()?;
@@ -623,7 +623,7 @@ fn says_for_whom_it_waits() -> Result<()> {
     let child = Child::spawn(|| {
         let map = Map::new(provider.open()?, LENGTH)?;
         match read_at(&source, &map, 0..LENGTH, 0) {
-            // What was in flight was waited for.
+            // Unbinding waited for requests in flight.
             Ok(()) | Err(Errno::FAULT | Errno::IO) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -641,7 +641,8 @@ fn says_for_whom_it_waits() -> Result<()> {
     child.expect_success()
 }
 
-/// Unbinds a device, which must wait until somebody lets go, and say in the log for whom.
+/// Unbinds a device, which must wait until a user releases the memory, and name the user in the
+/// log.
 pub fn unbind_says(
     provider: &Provider,
     words: &[&str],

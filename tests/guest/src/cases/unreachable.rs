@@ -102,7 +102,7 @@ fn verify_says_why() -> Result<()> {
             "below different root ports",
         ],
     )?;
-    // What went wrong each time is written once.
+    // A repeated error is printed once.
     let output = p2pmem("verify /dev/nvme0n1 --size 64k --write --force")?;
     let text = String::from_utf8_lossy(&output.stdout);
     for (reason, times) in [
@@ -118,14 +118,14 @@ fn verify_says_why() -> Result<()> {
 fn not_imported() -> Result<()> {
     let provider = Provider::first()?;
     let handle = Node::open(&provider.path)?.alloc(WINDOW as u64, 0)?;
-    let pci = address_of(&controller("disk0")?.context("no such drive")?)?;
+    let pci = address_of(&controller("disk0")?.context("no drive")?)?;
     let mark = Mark::new()?;
     let result = TestFile::open()?.import(&handle, &pci, PEER | REVOCABLE, 0);
     expect_errno(result, Errno::REMOTEIO, "out of reach")?;
     mark.expect(&[&pci, "cannot reach the peer-to-peer memory"])
 }
 
-/// Registering asks nobody who will use it; the drive refuses then.
+/// Registering checks no drive; the drive refuses then.
 fn registered_buffer() -> Result<()> {
     let provider = Provider::first()?;
     let node = Node::open(&provider.path)?;

@@ -134,7 +134,7 @@ fn part_of_a_buffer() -> Result<()> {
         let result = submit(&mut ring, &read_request(&source, 0, offset, length));
         expect_errno(result, Errno::FAULT, &format!("{offset:#x}+{length:#x}"))?;
     }
-    // What remains.
+    // The rest.
     submit(&mut ring, &uring::register(&node, &handle, 1, 15, 0))?;
     let result = submit(&mut ring, &read_request(&source, 1, 0, 2 * PAGE));
     expect_errno(result, Errno::FAULT, "more than the last page")?;
@@ -228,7 +228,7 @@ fn nonsense() -> Result<()> {
             &format!("{number:#x}"),
         )?;
     }
-    // What must be zero.
+    // Fields that must be zero.
     register(&mut ring, &node, &handle, 0)?;
     for byte in 4..16 {
         let mut bytes = [0; 16];
@@ -360,7 +360,7 @@ fn handle_is_closed() -> Result<()> {
     register(&mut ring, &node, &handle, 0)?;
     drop((node, handle));
     submit(&mut ring, &read_request(&source, 0, 0, WINDOW))?;
-    // Nobody else was given that memory.
+    // The memory was not allocated again.
     let all = Map::with(
         &provider.open()?,
         provider.size - WINDOW,
@@ -439,7 +439,7 @@ fn unbind_empties_own_slots() -> Result<()> {
     Ok(())
 }
 
-/// What cannot be had on this kernel: to empty a slot of another thread's ring. The log says so at once.
+/// This kernel cannot empty a slot of another thread's ring. The log says so at once.
 fn unbind_waits_and_says_for_whom() -> Result<()> {
     let provider = Provider::first()?;
     let (node, handle) = alloc(&provider, WINDOW)?;
@@ -509,7 +509,8 @@ fn cloned_into_another_ring() -> Result<()> {
     Ok(())
 }
 
-/// A slot passes checks of the block layer, so that it takes a right, or what the administrator says.
+/// A slot passes checks of the block layer, so that it takes a right, or what the administrator
+/// says.
 fn takes_a_privilege() -> Result<()> {
     let provider = Provider::first()?;
     let (node, handle) = alloc(&provider, PAGE)?;
@@ -527,7 +528,7 @@ fn takes_a_privilege() -> Result<()> {
             export == expected,
             "an export: {export:?}, expected {expected:?}"
         );
-        // What can be taken back takes none.
+        // Revocable memory needs no privilege.
         node.alloc(PAGE as u64, 0)?;
         Ok(())
     };
@@ -544,9 +545,9 @@ fn takes_a_privilege() -> Result<()> {
     fs::write(&setting, "everybody")?;
     as_user(Ok(()))?;
     fs::write(&setting, "nobody")?;
-    let nobody = attempt(Err(Errno::PERM)).and_then(|()| as_user(Err(Errno::PERM)));
+    let none = attempt(Err(Errno::PERM)).and_then(|()| as_user(Err(Errno::PERM)));
     fs::write(&setting, "privileged")?;
-    nobody?;
+    none?;
     for nonsense in ["", "root", "1", "privileged everybody"] {
         if !nonsense.is_empty() {
             expect_errno(errno(fs::write(&setting, nonsense)), Errno::INVAL, nonsense)?;
@@ -564,7 +565,7 @@ fn polled_when_the_device_goes() -> Result<()> {
             let mut ring = ring()?;
             register(&mut ring, &node, &handle, 0)?;
             ready();
-            // What every program should do.
+            // Every program should poll the node.
             let mut files = [PollFd::new(&node, PollFlags::empty())];
             let limit = Timespec {
                 tv_sec: 20,
@@ -583,7 +584,7 @@ fn polled_when_the_device_goes() -> Result<()> {
     Ok(())
 }
 
-/// Unbinds while requests of a process are under way, which does not poll and is killed.
+/// Unbinds while requests of a process are in flight, which does not poll and is killed.
 fn requests_in_flight() -> Result<()> {
     let pci = Provider::first()?.pci;
     choose(&format!("{pci} bar2+8M"))?;
