@@ -88,7 +88,7 @@ impl Members {
             None => Ok(mirrors.then(|| Self {
                 path: path.to_owned(),
                 top,
-                is_file: matches!(target, Target::File(_)),
+                is_file: !matches!(target, Target::Device(_)),
                 shapes,
             })),
         }

@@ -10,17 +10,15 @@ use std::path::Path;
 use anyhow::{bail, Context, Result};
 
 use crate::{
-    fabric::{Fabric, ObstacleKind, Provider, Stack, Target},
+    fabric::{DirectIo, Fabric, ObstacleKind, Provider, Stack, Target},
     sysfs, Via,
 };
-
-/// File systems whose files are in host memory: the CPU copies.
-const IN_MEMORY: &[&str] = &["tmpfs", "ramfs", "rootfs", "devtmpfs", "hugetlbfs"];
 
 /// This machine, as it was when this was made, and the memory that data is to go through.
 #[derive(Debug)]
 pub struct Preflight {
-    fabric: Fabric,
+    /// Nothing if it could not be read, and is not needed.
+    fabric: Option<Fabric>,
     /// Nothing for ordinary memory.
     provider: Option<Provider>,
 }
@@ -34,7 +32,7 @@ impl Preflight {
     pub fn new(via: &Via) -> Result<Self> {
         let Via::Device { provider, path, .. } = via else {
             return Ok(Self {
-                fabric: Fabric::read(Path::new("/")).unwrap_or_default(),
+                fabric: Fabric::read(Path::new("/")).ok(),
                 provider: None,
             });
         };
@@ -52,8 +50,13 @@ impl Preflight {
         let provider = providers.find(|one| one.number == number).cloned();
         Ok(Self {
             provider: Some(provider.with_context(gone)?),
-            fabric,
+            fabric: Some(fabric),
         })
+    }
+
+    /// Returns this machine, if it could be looked at.
+    pub fn fabric(&self) -> Option<&Fabric> {
+        self.fabric.as_ref()
     }
 
     /// Returns what is below a file or block device. A file that does not exist will be in the
@@ -64,7 +67,11 @@ impl Preflight {
             _ => Path::new("."),
         };
         let target = Target::of(if path.exists() { path } else { parent })?;
-        Ok(self.fabric.stack(&target))
+        // A machine that is not known has nothing below.
+        Ok(match &self.fabric {
+            Some(fabric) => fabric.stack(&target),
+            None => Fabric::default().stack(&target),
+        })
     }
 
     /// Refuses a file or block device with something below it that cannot take part. With `fixed` the
@@ -74,7 +81,7 @@ impl Preflight {
     ///
     /// Names the block device that cannot take part, and why.
     pub fn check(&self, path: &Path, fixed: bool) -> Result<()> {
-        let Some(provider) = &self.provider else {
+        let (Some(provider), Some(fabric)) = (&self.provider, &self.fabric) else {
             return Ok(());
         };
         let stack = self.stack(path)?;
@@ -83,9 +90,9 @@ impl Preflight {
             path.display(),
             provider.node()
         );
-        if let Some(obstacle) = self.fabric.obstacles(&stack, provider).first() {
+        if let Some(obstacle) = fabric.obstacles(&stack, provider).first() {
             let effect = match obstacle.kind {
-                ObstacleKind::NotReached if self.fabric.is_redundant(&stack) => {
+                ObstacleKind::NotReached if fabric.is_redundant(&stack) => {
                     "writes may succeed and leave old data there, and reads may fail"
                 }
                 ObstacleKind::NotReached => "direct I/O would fail",
@@ -93,11 +100,14 @@ impl Preflight {
                     "the kernel takes memory in a slot all the same, and data may be lost"
                 }
                 ObstacleKind::NotTaken => "direct I/O would fail",
+                ObstacleKind::FileSystem if fixed => {
+                    "direct I/O with mapped memory would fail, and slots are not proven there"
+                }
+                ObstacleKind::FileSystem => "direct I/O would fail",
             };
             bail!("{head}: {obstacle}; {effect}");
         }
-        let file_system = stack.file_system.as_deref().unwrap_or_default();
-        if fixed && stack.devices.is_empty() && !IN_MEMORY.contains(&file_system) {
+        if fixed && stack.devices.is_empty() && stack.direct_io != Some(DirectIo::Copied) {
             bail!(
                 "{head} through a slot: it is on no block device of which is known that it takes \
                  device memory ({}); use mapped memory",
@@ -114,20 +124,20 @@ impl Preflight {
     /// Returns why a file or block device does not exchange data with the memory. Nothing if it is not
     /// known to be so.
     pub fn obstacle(&self, path: &Path) -> Option<String> {
-        let provider = self.provider.as_ref()?;
+        let (provider, fabric) = (self.provider.as_ref()?, self.fabric.as_ref()?);
         let stack = self.stack(path).ok()?;
-        let obstacles = self.fabric.obstacles(&stack, provider);
+        let obstacles = fabric.obstacles(&stack, provider);
         obstacles.first().map(ToString::to_string)
     }
 
     /// Returns the drives below a file that reach the memory below a switch although an IOMMU
     /// translates: only `p2pmem verify` shows whether the data arrives.
     pub fn unproven(&self, path: &Path) -> Result<Vec<String>> {
-        let Some(provider) = &self.provider else {
+        let (Some(provider), Some(fabric)) = (&self.provider, &self.fabric) else {
             return Ok(Vec::new());
         };
         let stack = self.stack(path)?;
-        let unproven = self.fabric.unproven(&stack, provider);
+        let unproven = fabric.unproven(&stack, provider);
         Ok(unproven.into_iter().map(str::to_owned).collect())
     }
 

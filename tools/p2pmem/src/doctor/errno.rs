@@ -66,10 +66,10 @@ const ALL: &[Explanation] = &[
             case(
                 DIRECT,
                 "The memory is mapped, and a block device on the way takes no device memory: dm (LVM, \
-                 dm-crypt), md raid5, loop, nbd, zram, virtio-blk, SCSI, SATA; or the file system is \
-                 not on a local drive. The same memory in a slot of an io_uring is not refused: data \
+                 dm-crypt), md raid5, loop, nbd, zram, virtio-blk, SCSI, SATA, USB; or the file system \
+                 takes none (vfat, jfs, nilfs2, udf), or is not on a local drive. The same memory in a slot of an io_uring is not refused: data \
                  may be lost.",
-                "`p2pmem doctor FILE` names it. Use an NVMe drive, a partition of one, or md raid0, \
+                "`p2pmem doctor --try FILE` names it. Use an NVMe drive, a partition of one, or md raid0, \
                  raid1 or raid10 of NVMe drives that all reach the memory.",
             ),
             case(

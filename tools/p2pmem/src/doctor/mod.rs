@@ -17,7 +17,8 @@ pub use errno::{explain, Case, Explanation};
 
 use crate::{
     fabric::{
-        topo, BlockDevice, Fabric, Function, Provider, Reach, Stack, Target, Translation, Verdict,
+        topo, BlockDevice, DirectIo, Fabric, Function, Provider, Reach, Stack, Target, Translation,
+        Verdict,
     },
     size, table,
 };
@@ -671,6 +672,9 @@ fn reached(verdict: &Verdict) -> String {
     )
 }
 
+/// What shows what the tables do not know.
+const TRY: &str = "p2pmem doctor --try FILE";
+
 fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> Check {
     let found = match &*stack.description {
         "" => "neither mounted nor a block device in sysfs",
@@ -678,15 +682,36 @@ fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> Check
     };
     let check = |status| Check::new(path, status, found);
 
-    if let Some(trouble) = stack.file_system.as_deref().and_then(FileSystem::of) {
-        return check(trouble.status)
-            .because(trouble.cause)
-            .cured_by(trouble.cure);
+    if let Some(refusal) = stack.file_refusal() {
+        let error = stack.direct_io.map_or("", DirectIo::error);
+        return check(Status::Problem)
+            .because(format!(
+                "{refusal}; direct reads into mapped memory fail with {error}."
+            ))
+            .cured_by("Use ext4 or XFS on an NVMe drive of this machine.");
+    }
+    match stack.direct_io {
+        Some(DirectIo::Copied) => {
+            return check(Status::Warning)
+                .because("The files are in host memory, and the CPU copies: no device does DMA.")
+                .cured_by("Use a file system on an NVMe drive.");
+        }
+        Some(DirectIo::Layered) => {
+            return check(Status::Unknown)
+                .because("Direct I/O goes on to the file system of one of the layers.")
+                .cured_by(format!(
+                    "Name the directory of the upper layer, which /proc/self/mountinfo shows, or a \
+                     file: {TRY}."
+                ));
+        }
+        _ => (),
     }
     if stack.devices.is_empty() {
         return check(Status::Unknown)
             .because("There is no block device below it that could be looked at.")
-            .cured_by("Name a file on a local file system, or a block device.");
+            .cured_by(format!(
+                "Name a file on a local file system, or a block device, or try it: {TRY}."
+            ));
     }
     if let Some(refusal) = &stack.refusal {
         return check(Status::Problem)
@@ -699,9 +724,38 @@ fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> Check
                  NVMe drives that all reach the memory.",
             );
     }
+    if stack.direct_io == Some(DirectIo::Unknown) {
+        return check(Status::Unknown)
+            .because("It is not known how this file system does direct I/O.")
+            .cured_by(format!("Try it with a file: {TRY}."));
+    }
     match ways.best(&stack.functions) {
         Some(verdict) if verdict.reach.works() == Some(true) => {
-            Check::new(path, Status::Ok, format!("{found}; {}", reached(verdict)))
+            let found = format!("{found}; {}", reached(verdict));
+            let mut unproven = fabric
+                .providers
+                .iter()
+                .filter(|one| one.number == verdict.provider)
+                .flat_map(|one| fabric.unproven(stack, one));
+            if let Some(drive) = unproven.next() {
+                return Check::new(path, Status::Warning, found)
+                    .because(format!(
+                        "An IOMMU translates the addresses of {drive}: some machines lose such data, \
+                         and report success."
+                    ))
+                    .cured_by(format!("Prove that data arrives: p2pmem verify, or {TRY}."));
+            }
+            match stack.direct_io {
+                Some(DirectIo::Checksummed) => Check::new(path, Status::Warning, found)
+                    .because(
+                        "The CPU copies what is written to files with checksums or several copies, and \
+                         checks what is read.",
+                    )
+                    .cured_by(
+                        "Turn checksums off for new files (chattr +C DIRECTORY), or use ext4 or XFS.",
+                    ),
+                _ => Check::new(path, Status::Ok, found),
+            }
         }
         Some(verdict) if verdict.reach == Reach::None => check(Status::Problem)
             .because(format!(
@@ -721,51 +775,5 @@ fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> Check
                 "All block devices take device memory; no provider tells the way to the drive.",
             )
             .cured_by("See the checks of the module and the providers."),
-    }
-}
-
-/// A file system on which direct I/O with device memory does not work as elsewhere.
-struct FileSystem {
-    status: Status,
-    cause: &'static str,
-    cure: &'static str,
-}
-
-impl FileSystem {
-    fn of(kind: &str) -> Option<Self> {
-        let (status, cause, cure) = match kind {
-            "tmpfs" | "ramfs" | "rootfs" | "devtmpfs" | "hugetlbfs" => (
-                Status::Problem,
-                "The files are in host memory: there is no device that could do DMA.",
-                "Use a file system on an NVMe drive.",
-            ),
-            "overlay" => (
-                Status::Unknown,
-                "Direct I/O goes on to the file system of one of the layers.",
-                "Name the directory of the upper layer: /proc/self/mountinfo shows it.",
-            ),
-            "btrfs" => (
-                Status::Warning,
-                "Files with checksums, and mirrored ones, are written through the page cache; what is \
-                 read is checked by the CPU.",
-                "Turn checksums off for new files (chattr +C DIRECTORY), or use ext4 or XFS.",
-            ),
-            "nfs" | "nfs4" | "cifs" | "9p" | "ceph" | "fuse" | "fuseblk" | "virtiofs" => (
-                Status::Problem,
-                "The data comes from another machine or program, through host memory; direct I/O fails.",
-                "Use a file system on an NVMe drive of this machine.",
-            ),
-            "zfs" => (
-                Status::Problem,
-                "It takes no device memory: data goes through its cache in host memory.",
-                "Use ext4 or XFS on an NVMe drive.",
-            ),
-            _ => return None,
-        };
-        Some(Self {
-            status,
-            cause,
-            cure,
-        })
     }
 }

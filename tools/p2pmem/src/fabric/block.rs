@@ -13,9 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::ioctl::{ioctl, opcode, Getter, Opcode};
 use serde::Serialize;
 
-use super::{BlockDevice, BlockKind, Fabric, Mount};
+use super::{BlockDevice, BlockKind, DirectIo, Fabric, Mount};
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Target {
     Device(String),
     /// A file or directory, by its whole path.
     File(String),
+    /// A file or directory of XFS whose data is on the realtime device, by its whole path.
+    RealtimeFile(String),
 }
 
 impl Target {
@@ -41,7 +44,12 @@ impl Target {
                 return Ok(Self::Device(format!("{major}:{minor}")));
             }
             let path = fs::canonicalize(path)?;
-            Ok(Self::File(path.to_string_lossy().into_owned()))
+            let text = path.to_string_lossy().into_owned();
+            let is_file = metadata.is_file() || metadata.is_dir();
+            Ok(match is_file && is_realtime(&path) {
+                true => Self::RealtimeFile(text),
+                false => Self::File(text),
+            })
         };
         look().map_err(|error: std::io::Error| {
             anyhow::Error::new(error).context(format!(
@@ -68,6 +76,24 @@ impl Target {
     }
 }
 
+/// Returns whether the data of a file is on the realtime device of its XFS, or that of new files of a
+/// directory will be. What cannot be looked at is taken for an ordinary file.
+fn is_realtime(path: &Path) -> bool {
+    /// `struct fsxattr`, of which the flags come first.
+    type Attributes = [u32; 7];
+    /// `FS_IOC_FSGETXATTR` of linux/fs.h.
+    const GET: Opcode = opcode::read::<Attributes>(b'X', 31);
+    /// `FS_XFLAG_REALTIME` and `FS_XFLAG_RTINHERIT`.
+    const REALTIME: u32 = 0x1 | 0x100;
+
+    let look = || -> std::io::Result<Attributes> {
+        let file = fs::File::open(path)?;
+        // SAFETY: The request writes such a structure.
+        Ok(unsafe { ioctl(&file, Getter::<GET, Attributes>::new())? })
+    };
+    look().is_ok_and(|attributes| attributes[0] & REALTIME != 0)
+}
+
 /// A file or block device, and all that is below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stack {
@@ -75,9 +101,11 @@ pub struct Stack {
     pub description: String,
     /// The file system, for what is not a block device itself.
     pub file_system: Option<String>,
+    /// What that does with the memory of direct I/O.
+    pub direct_io: Option<DirectIo>,
     /// The block devices from the top down, by name.
     pub devices: Vec<String>,
-    /// Whether the first level of them is more than one: the file system has several.
+    /// Whether the file system has several, and may have copies of data on them.
     pub several: bool,
     /// The PCI functions of the drives at the bottom.
     pub functions: Vec<String>,
@@ -207,6 +235,16 @@ impl Fabric {
             .max_by_key(|mount| mount.point.len())
     }
 
+    /// Returns what all layers of an overlay are on, if that is the same.
+    fn mount_of_layers(&self, mount: &Mount) -> Option<&Mount> {
+        let mut mounts = mount.layers.iter().map(|path| self.mount_of(path));
+        let first = mounts.next()??;
+        let is_same =
+            |other: Option<&Mount>| other.is_some_and(|other| other.number == first.number);
+        // A path that leads back to an overlay is one of another mount namespace.
+        (first.kind != mount.kind && mounts.all(is_same)).then_some(first)
+    }
+
     /// Returns what is below a file or block device.
     pub fn stack(&self, target: &Target) -> Stack {
         let by_number = |number: &str| {
@@ -216,12 +254,21 @@ impl Fabric {
         };
         let mut tops: Vec<&str> = Vec::new();
         let mut file_system = None;
+        let mut words = Vec::new();
         match target {
             Target::Device(number) => tops.extend(by_number(number).map(|one| &*one.name)),
-            Target::File(path) => {
-                if let Some(mount) = self.mount_of(path) {
+            Target::File(path) | Target::RealtimeFile(path) => {
+                let mount = self.mount_of(path);
+                let lower = mount.and_then(|mount| self.mount_of_layers(mount));
+                if lower.is_some() {
+                    words.extend(mount.map(|mount| mount.kind.clone()));
+                }
+                if let Some(mount) = lower.or(mount) {
                     file_system = Some(mount.kind.clone());
-                    tops.extend(mount.devices.iter().map(String::as_str));
+                    match (target, &mount.realtime) {
+                        (Target::RealtimeFile(_), Some(device)) => tops.push(device),
+                        _ => tops.extend(mount.devices.iter().map(String::as_str)),
+                    }
                     // A file system that can have several devices (btrfs) has a number of its own.
                     if tops.is_empty() {
                         let top = by_number(&mount.number)
@@ -232,9 +279,14 @@ impl Fabric {
             }
         }
 
-        let devices_of_its_own = tops.len();
+        let is_stable = |name: &&str| self.block_device(name).is_some_and(|one| one.stable_writes);
+        let direct_io = file_system.as_deref().map(|kind| match DirectIo::of(kind) {
+            DirectIo::Passed if kind == "xfs" && tops.iter().any(is_stable) => DirectIo::Bounced,
+            direct_io => direct_io,
+        });
+        let several = tops.len() > 1 && file_system.as_deref() == Some("btrfs");
         let levels = self.levels(tops);
-        let mut words: Vec<_> = file_system.iter().cloned().collect();
+        words.extend(file_system.clone());
         words.extend(levels.iter().map(|level| {
             let level: Vec<_> = level.iter().map(ToString::to_string).collect();
             level.join(", ")
@@ -249,9 +301,10 @@ impl Fabric {
         Stack {
             description: words.join(" on "),
             file_system,
+            direct_io,
             refusal: devices.iter().find_map(|device| device.refusal()),
             devices: devices.iter().map(|device| device.name.clone()).collect(),
-            several: devices_of_its_own > 1,
+            several,
             functions,
         }
     }
@@ -268,6 +321,7 @@ mod tests {
             kind,
             below: below.iter().map(|name| (*name).to_owned()).collect(),
             functions: Vec::new(),
+            stable_writes: false,
         }
     }
 
@@ -297,6 +351,8 @@ mod tests {
             kind: kind.to_owned(),
             source: source.to_owned(),
             devices: Vec::new(),
+            realtime: None,
+            layers: Vec::new(),
         }
     }
 
@@ -341,6 +397,66 @@ mod tests {
         let raid5 = Target::recorded(Path::new("/dev/md1"), &fabric).unwrap();
         assert!(fabric.stack(&raid5).refusal.unwrap().contains("md raid5"));
         assert!(Target::recorded(Path::new("/dev/sda"), &fabric).is_err());
+    }
+
+    #[test]
+    fn a_realtime_file_is_on_another_device() {
+        let mut fabric = Fabric {
+            block_devices: vec![nvme(0), nvme(1)],
+            mounts: vec![mount("259:0", "/data", "xfs", "/dev/nvme0n1")],
+            ..Fabric::default()
+        };
+        fabric.mounts[0].realtime = Some("nvme1n1".to_owned());
+        let path = || "/data/file".to_owned();
+        let plain = fabric.stack(&Target::File(path()));
+        let realtime = fabric.stack(&Target::RealtimeFile(path()));
+        assert_eq!(plain.devices, ["nvme0n1"]);
+        assert_eq!(realtime.devices, ["nvme1n1"]);
+        assert_eq!(plain.direct_io, Some(DirectIo::Passed));
+
+        // XFS alone reads into memory of its own if data must not change.
+        fabric.block_devices[0].stable_writes = true;
+        let way = |fabric: &Fabric| fabric.stack(&Target::File(path())).direct_io;
+        assert_eq!(way(&fabric), Some(DirectIo::Bounced));
+        fabric.mounts[0].kind = "ext4".to_owned();
+        assert_eq!(way(&fabric), Some(DirectIo::Passed));
+        fabric.mounts[0].kind = "vfat".to_owned();
+        assert_eq!(way(&fabric), Some(DirectIo::Refused));
+        let device = Target::Device("259:0".to_owned());
+        assert_eq!(fabric.stack(&device).direct_io, None);
+    }
+
+    #[test]
+    fn an_overlay_is_where_all_its_layers_are() {
+        let mut fabric = Fabric {
+            block_devices: vec![nvme(0), nvme(1)],
+            mounts: vec![
+                mount("259:0", "/one", "ext4", "/dev/nvme0n1"),
+                mount("259:1", "/two", "xfs", "/dev/nvme1n1"),
+                mount("0:40", "/both", "overlay", "overlay"),
+            ],
+            ..Fabric::default()
+        };
+        let layers = |fabric: &mut Fabric, paths: &[&str]| {
+            fabric.mounts[2].layers = paths.iter().map(|&path| path.to_owned()).collect();
+            fabric.stack(&Target::File("/both/file".to_owned()))
+        };
+        let same = layers(&mut fabric, &["/one/upper", "/one/lower"]);
+        assert_eq!(
+            same.description,
+            "overlay on ext4 on nvme0n1 (0000:00:00.0)"
+        );
+        assert_eq!(same.direct_io, Some(DirectIo::Passed));
+        for paths in [
+            &["/one/upper", "/two/lower"][..],
+            &["/both/upper"],
+            &["/none"],
+            &[],
+        ] {
+            let other = layers(&mut fabric, paths);
+            assert_eq!(other.direct_io, Some(DirectIo::Layered), "{paths:?}");
+            assert!(other.devices.is_empty());
+        }
     }
 
     #[test]

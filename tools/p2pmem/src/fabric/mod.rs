@@ -7,6 +7,7 @@
 //! not; [`topo`] draws it.
 
 mod block;
+mod file_system;
 #[cfg(test)]
 mod golden;
 mod obstacle;
@@ -21,7 +22,8 @@ use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 
 pub use block::{Stack, Target};
-pub use obstacle::{Obstacle, ObstacleKind};
+pub use file_system::DirectIo;
+pub use obstacle::{Obstacle, ObstacleKind, Prospect};
 pub use routes::{Redirection, Route, RouteKind};
 pub use verdict::{Reach, Verdict};
 
@@ -258,6 +260,9 @@ pub struct BlockDevice {
     /// The PCI functions that are the drive: several where it has several paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub functions: Vec<String>,
+    /// Whether data must not change while it is written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stable_writes: bool,
 }
 
 /// What a block device is.
@@ -333,6 +338,12 @@ pub struct Mount {
     /// The names of its block devices, where the file system has several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
+    /// The name of the block device with the data of realtime files (XFS), where it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realtime: Option<String>,
+    /// The directories whose files it shows (overlay).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
 }
 
 impl Fabric {

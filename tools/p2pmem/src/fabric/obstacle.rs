@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Block devices that cannot take part in direct I/O with the memory of a provider.
+//! File systems and block devices that cannot take part in direct I/O with the memory of a provider.
 //!
 //! A stacked device may report success although one of its members failed: md's raid1 and raid10 do.
 //! So each member is looked at before data is moved.
@@ -9,27 +9,69 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{BlockDevice, BlockKind, Fabric, Iommu, Provider, Reach, Stack};
+use super::{BlockDevice, BlockKind, DirectIo, Fabric, Iommu, Provider, Reach, Stack};
 
-/// A block device that cannot take part.
+/// A file system or block device that cannot take part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Obstacle {
     /// Its name.
-    pub device: String,
+    pub name: String,
     /// In which way.
     pub kind: ObstacleKind,
     /// Why, in a line.
     pub why: String,
 }
 
-/// In which way a block device cannot take part.
+/// In which way something cannot take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObstacleKind {
+    /// It is a file system that does not pass device memory on.
+    FileSystem,
     /// Its queue takes no device memory.
     NotTaken,
     /// It is a drive that does not reach the memory, or one of its paths does not.
     NotReached,
+}
+
+/// What is known of direct I/O before it is tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// It works.
+    Works,
+    /// It is not refused, and some machines lose the data.
+    Unproven,
+    /// It fails: this is in the way.
+    Fails(Obstacle),
+    /// It is not known.
+    Unknown,
+}
+
+impl fmt::Display for Prospect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Works => "works",
+            Self::Unproven => "unproven",
+            Self::Fails(_) => "fails",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+impl Stack {
+    /// Returns the drives at the bottom.
+    pub fn drives<'a>(&self, fabric: &'a Fabric) -> Vec<&'a BlockDevice> {
+        let devices = self.devices.iter();
+        devices
+            .filter_map(|name| fabric.block_device(name))
+            .filter(|device| !device.functions.is_empty())
+            .collect()
+    }
+
+    /// Returns why the file system takes no device memory, if it does not.
+    pub fn file_refusal(&self) -> Option<String> {
+        self.direct_io?.refusal(self.file_system.as_deref()?)
+    }
 }
 
 impl fmt::Display for Obstacle {
@@ -46,22 +88,46 @@ impl BlockDevice {
 }
 
 impl Fabric {
-    /// Returns the block devices of a stack that cannot take part in direct I/O with the memory of a
-    /// provider, from the top down. Drives whose route the driver does not list are left out.
+    /// Returns what cannot take part in direct I/O of a stack with the memory of a provider, from the top
+    /// down. Drives whose route the driver does not list are left out.
     pub fn obstacles(&self, stack: &Stack, provider: &Provider) -> Vec<Obstacle> {
-        stack
+        let devices = stack
             .devices
             .iter()
             .filter_map(|name| self.block_device(name))
             .filter_map(|device| match device.refusal() {
                 Some(why) => Some(Obstacle {
-                    device: device.name.clone(),
+                    name: device.name.clone(),
                     kind: ObstacleKind::NotTaken,
                     why,
                 }),
                 None => self.not_reached(device, provider),
-            })
-            .collect()
+            });
+        let file_system = stack.file_refusal().map(|why| Obstacle {
+            name: stack.file_system.clone().unwrap_or_default(),
+            kind: ObstacleKind::FileSystem,
+            why,
+        });
+        file_system.into_iter().chain(devices).collect()
+    }
+
+    /// Returns what is known of direct I/O between a stack and the memory of a provider.
+    pub fn prospect(&self, stack: &Stack, provider: &Provider) -> Prospect {
+        let works = |address: &String| {
+            let function = self.function(address)?;
+            self.verdict(provider, function).reach.works()
+        };
+        if let Some(obstacle) = self.obstacles(stack, provider).into_iter().next() {
+            return Prospect::Fails(obstacle);
+        }
+        match stack.direct_io {
+            Some(DirectIo::Copied) => Prospect::Works,
+            Some(DirectIo::Layered | DirectIo::Unknown) => Prospect::Unknown,
+            _ if stack.functions.is_empty() => Prospect::Unknown,
+            _ if !self.unproven(stack, provider).is_empty() => Prospect::Unproven,
+            _ if stack.functions.iter().all(|one| works(one) == Some(true)) => Prospect::Works,
+            _ => Prospect::Unknown,
+        }
     }
 
     /// Returns why a drive does not reach the memory by each of its paths.
@@ -69,7 +135,7 @@ impl Fabric {
         device.functions.iter().find_map(|address| {
             let verdict = self.verdict(provider, self.function(address)?);
             (verdict.reach == Reach::None).then(|| Obstacle {
-                device: device.name.clone(),
+                name: device.name.clone(),
                 kind: ObstacleKind::NotReached,
                 why: format!(
                     "{} ({address}) does not reach {}: {}",
@@ -120,7 +186,7 @@ impl Fabric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fabric::{Function, Port, Route, RouteKind, Target};
+    use crate::fabric::{Function, Mount, Port, Route, RouteKind, Target};
     use std::path::Path;
 
     fn function(address: &str, parent: Option<&str>) -> Function {
@@ -141,6 +207,7 @@ mod tests {
             },
             below: Vec::new(),
             functions: functions.iter().map(|one| (*one).to_owned()).collect(),
+            stable_writes: false,
         }
     }
 
@@ -153,6 +220,7 @@ mod tests {
             },
             below: below.iter().map(|one| (*one).to_owned()).collect(),
             functions: Vec::new(),
+            stable_writes: false,
         }
     }
 
@@ -225,7 +293,7 @@ mod tests {
             let found = obstacles(name);
             assert_eq!(found.len(), 1, "{name}");
             assert_eq!(found[0].kind, ObstacleKind::NotReached);
-            assert_eq!(found[0].device, member);
+            assert_eq!(found[0].name, member);
             let why = format!("{member} (0000:03:00.0) does not reach /dev/p2pmem0: ");
             assert!(found[0].to_string().starts_with(&why), "{}", found[0]);
         }
@@ -236,6 +304,53 @@ mod tests {
         // What is not known is no obstacle.
         let silent = Provider::default();
         assert!(fabric.obstacles(&stack(&fabric, "md1"), &silent).is_empty());
+    }
+
+    #[test]
+    fn what_is_known_before_it_is_tried() {
+        let mut fabric = fabric();
+        let prospect = |fabric: &Fabric, name: &str| {
+            let stack = stack(fabric, name);
+            fabric.prospect(&stack, &fabric.providers[0]).to_string()
+        };
+        for (name, known) in [
+            ("nvme1n1", "unproven"),
+            ("nvme2n1", "works"),
+            ("nvme3n1", "fails"),
+            ("md0", "unproven"),
+            ("md2", "fails"),
+        ] {
+            assert_eq!(prospect(&fabric, name), known, "{name}");
+        }
+        fabric.providers[0].routes = None;
+        assert_eq!(prospect(&fabric, "nvme2n1"), "unknown");
+
+        let mount = |kind: &str| Mount {
+            number: "259:2".to_owned(),
+            point: "/".to_owned(),
+            kind: kind.to_owned(),
+            source: "/dev/nvme2n1".to_owned(),
+            devices: Vec::new(),
+            realtime: None,
+            layers: Vec::new(),
+        };
+        let mut fabric = self::fabric();
+        for (kind, known) in [
+            ("ext4", "works"),
+            ("btrfs", "works"),
+            ("vfat", "fails"),
+            ("iso9660", "fails"),
+            ("overlay", "unknown"),
+            ("new", "unknown"),
+        ] {
+            fabric.mounts = vec![mount(kind)];
+            let stack = fabric.stack(&Target::File("/file".to_owned()));
+            let found = fabric.prospect(&stack, &fabric.providers[0]);
+            assert_eq!(found.to_string(), known, "{kind}");
+            if let Prospect::Fails(obstacle) = found {
+                assert_eq!(obstacle.kind, ObstacleKind::FileSystem);
+            }
+        }
     }
 
     #[test]

@@ -49,6 +49,10 @@ impl Fabric {
         }
         for index in 0..fabric.mounts.len() {
             fabric.mounts[index].devices = several_devices(root, &fabric, &fabric.mounts[index]);
+            // As the one who mounted it wrote it.
+            let realtime = fabric.mounts[index].realtime.take();
+            let realtime = realtime.and_then(|path| fabric.device_of_source(&path));
+            fabric.mounts[index].realtime = realtime.map(|device| device.name.clone());
         }
         Ok(fabric)
     }
@@ -395,8 +399,14 @@ fn block_device(path: &Path, functions: &[Function]) -> Option<BlockDevice> {
             driver: driver.unwrap_or_default(),
         }
     };
+    // A partition has the queue of its disk.
+    let queue = match kind {
+        BlockKind::Partition => path.parent().unwrap_or(path).join("queue"),
+        _ => path.join("queue"),
+    };
 
     Some(BlockDevice {
+        stable_writes: text(queue.join("stable_writes")).as_deref() == Some("1"),
         name: name(path),
         number: text(path.join("dev"))?,
         kind,
@@ -454,18 +464,41 @@ fn mounts(root: &Path) -> Result<Vec<Mount>> {
     Ok(text.lines().filter_map(mount).collect())
 }
 
-/// Reads a line: id, parent, device, root, mount point, options, optional fields, `-`, file system, source.
+/// Reads a line: id, parent, device, root, mount point, options, optional fields, `-`, file system, source,
+/// options of the file system.
 fn mount(line: &str) -> Option<Mount> {
     let (first, second) = line.split_once(" - ")?;
     let mut first = first.split(' ');
     let mut second = second.split(' ');
+    let (kind, source) = (second.next()?, second.next()?);
+    let options: Vec<_> = second.next().unwrap_or_default().split(',').collect();
     Some(Mount {
         number: first.nth(2)?.to_owned(),
         point: unescape(first.nth(1)?),
-        kind: second.next()?.to_owned(),
-        source: unescape(second.next()?),
+        kind: kind.to_owned(),
+        source: unescape(source),
         devices: Vec::new(),
+        realtime: options
+            .iter()
+            .find_map(|option| option.strip_prefix("rtdev=").map(unescape)),
+        layers: match kind {
+            "overlay" => layers(&options),
+            _ => Vec::new(),
+        },
     })
+}
+
+/// Returns the directories of an overlay, by its options.
+fn layers(options: &[&str]) -> Vec<String> {
+    const NAMES: &[&str] = &["upperdir", "lowerdir", "lowerdir+", "datadir+"];
+    options
+        .iter()
+        .filter_map(|option| option.split_once('='))
+        .filter(|(name, _)| NAMES.contains(name))
+        .flat_map(|(_, paths)| paths.split(':'))
+        .filter(|path| !path.is_empty())
+        .map(unescape)
+        .collect()
 }
 
 /// Returns the names of the block devices of a file system that has several: mountinfo names one.
@@ -473,9 +506,28 @@ fn several_devices(root: &Path, fabric: &Fabric, mount: &Mount) -> Vec<String> {
     let Some(device) = fabric.device_of_source(&mount.source) else {
         return Vec::new();
     };
-    if mount.kind != "btrfs" {
-        return Vec::new();
+    match &*mount.kind {
+        "btrfs" => devices_of_btrfs(root, device),
+        "f2fs" => {
+            let map = root.join(format!("proc/fs/f2fs/{}/disk_map", device.name));
+            devices_of_f2fs(fabric, &text(map).unwrap_or_default())
+        }
+        _ => Vec::new(),
     }
+}
+
+/// Returns the block devices that a map of f2fs lists, which has such lines only if there are several:
+/// `Disk: 0 (zoned=0): 0x0000000000 - 0x000001ffff on /dev/nvme0n1`.
+fn devices_of_f2fs(fabric: &Fabric, map: &str) -> Vec<String> {
+    map.lines()
+        .filter(|line| line.starts_with("Disk:"))
+        .filter_map(|line| fabric.device_of_source(line.rsplit_once(" on ")?.1))
+        .map(|device| device.name.clone())
+        .collect()
+}
+
+/// Returns the block devices of a btrfs, if there are several.
+fn devices_of_btrfs(root: &Path, device: &BlockDevice) -> Vec<String> {
     entries(root.join("sys/fs/btrfs"))
         .iter()
         .map(|folder| {
@@ -641,7 +693,21 @@ mod tests {
         machine.file("sys/module/p2pmem_rs/refcnt", "0\n");
         machine.file(
             "proc/self/mountinfo",
-            "21 1 254:0 / /mnt/a\\040b rw shared:1 master:2 - ext4 /dev/mapper/vault rw\n",
+            "21 1 254:0 / /mnt/a\\040b rw shared:1 master:2 - ext4 /dev/mapper/vault rw\n\
+             22 1 259:1 / /mnt/rt rw - xfs /dev/nvme0n1p1 rw,attr2,rtdev=/dev/mapper/vault,noquota\n\
+             23 1 259:0 / /mnt/f rw - f2fs /dev/nvme0n1 rw\n\
+             24 1 0:40 / /mnt/o rw - overlay none rw,lowerdir=/mnt/a\\040b/1:/mnt/rt,upperdir=/mnt/f/2\n",
+        );
+        machine.file(
+            "proc/fs/f2fs/nvme0n1/disk_map",
+            "Address Layout   :  4096B Block address (# of Segments)\n\n\
+             Disk: 0 (zoned=0): 0x0000000000 - 0x00000001ff on /dev/nvme0n1\n\
+             Disk: 1 (zoned=0): 0x0000000200 - 0x00000003ff on /dev/nvme0n1p1\n",
+        );
+        machine.file(
+            "sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:00.0/0000:03:00.0/nvme/nvme0/\
+             nvme0n1/queue/stable_writes",
+            "1\n",
         );
         let fabric = Fabric::read(&machine.0).unwrap();
 
@@ -702,6 +768,19 @@ mod tests {
         assert_eq!(provider.routes.as_ref().unwrap()[1].kind, RouteKind::Switch);
         assert_eq!(fabric.mounts[0].point, "/mnt/a b");
         assert_eq!(fabric.mounts[0].source, "/dev/mapper/vault");
+        assert_eq!(fabric.mounts[0].realtime, None);
+        assert_eq!(fabric.mounts[1].realtime.as_deref(), Some("dm-0"));
+        assert_eq!(fabric.mounts[2].devices, ["nvme0n1", "nvme0n1p1"]);
+        assert_eq!(
+            fabric.mounts[3].layers,
+            ["/mnt/a b/1", "/mnt/rt", "/mnt/f/2"]
+        );
+        let stable: Vec<_> = fabric
+            .block_devices
+            .iter()
+            .map(|one| one.stable_writes)
+            .collect();
+        assert_eq!(stable, [false, true, true]);
 
         let again = Fabric::from_json(&fabric.to_json().unwrap()).unwrap();
         assert_eq!(again, fabric);
