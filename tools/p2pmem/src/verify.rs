@@ -6,12 +6,9 @@
 //! Each direction is judged for itself, against what goes through ordinary memory. Before a transfer
 //! its target is given other data, so that what did not arrive is seen.
 
-use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 use serde::Serialize;
 
 use crate::{
@@ -203,13 +200,19 @@ pub fn judge(expected: &[u8], found: &[u8], before: &[u8]) -> Verdict {
 
 /// Moves data and judges it. Once `stop` is set nothing more is moved, but what was on the drive is put
 /// back: by another process, if this one dies. To be called by a process with one thread, if the drive may
-/// be written to.
+/// be written to. `fabric` is this machine: it tells which members an array has.
 ///
 /// # Errors
 ///
 /// Those of the drive without device memory, and of getting memory. What becomes of data that goes
 /// through device memory is in the report.
-pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<Report> {
+pub fn run(
+    drive: &Direct,
+    via: &Via,
+    plan: &Plan,
+    fabric: Option<&Fabric>,
+    stop: &AtomicBool,
+) -> Result<Report> {
     let granule = drive.granule().max(8);
     ensure!(
         plan.bytes > 0 && plan.bytes % granule == 0 && plan.offset % granule == 0,
@@ -220,10 +223,10 @@ pub fn run(drive: &Direct, via: &Via, plan: &Plan, stop: &AtomicBool) -> Result<
     drive.check_range(Way::Read, plan.offset, plan.bytes)?;
 
     let length = usize::try_from(plan.bytes)?;
-    let members = if plan.write {
-        Fabric::read(Path::new("/")).and_then(|fabric| Members::of(drive.path(), &fabric))
-    } else {
-        Ok(None)
+    let members = match fabric {
+        Some(fabric) if plan.write => Members::of(drive.path(), fabric),
+        None if plan.write => Err(anyhow!("this machine could not be looked at")),
+        _ => Ok(None),
     };
     let (members, members_unknown) = match members {
         Ok(members) => (members, None),
@@ -461,7 +464,7 @@ impl Trial<'_> {
 }
 
 /// Writes memory by the CPU, and waits until it is there: writes are posted, a read comes after them.
-fn put(passage: &mut Passage<'_>, bytes: &[u8]) -> Result<()> {
+pub(crate) fn put(passage: &mut Passage<'_>, bytes: &[u8]) -> Result<()> {
     let memory = passage.memory()?;
     memory.store(0, bytes);
     memory.load(bytes.len() - 8, &mut [0; 8]);

@@ -6,12 +6,15 @@ use anyhow::{anyhow, Error};
 use p2pmem::{copy::Direct, preflight::Preflight};
 use rustix::io::Errno;
 
-/// Returns why a file or block device does not exchange data with the memory, and where to look
-/// further.
-pub fn cause(preflight: &Preflight, file: &Direct) -> String {
-    match preflight.obstacle(file.path()) {
+/// Returns why one of these files or block devices does not exchange data with the memory, and where to
+/// look further.
+pub fn cause(preflight: &Preflight, files: &[&Direct]) -> String {
+    let mut obstacles = files
+        .iter()
+        .filter_map(|file| preflight.obstacle(file.path()));
+    match obstacles.next() {
         Some(obstacle) => format!("{obstacle}; p2pmem topo tells what to do"),
-        None => format!("see p2pmem doctor {}", file.path().display()),
+        None => format!("see p2pmem doctor --try {}", files[0].path().display()),
     }
 }
 
@@ -24,9 +27,6 @@ pub fn explain(error: Error, preflight: &Preflight, files: [&Direct; 2]) -> Erro
     if !is_refused {
         return error;
     }
-    let known = files
-        .iter()
-        .find(|file| preflight.obstacle(file.path()).is_some());
-    let cause = cause(preflight, known.unwrap_or(&files[0]));
+    let cause = cause(preflight, &files);
     anyhow!("{error:#}: {cause}")
 }

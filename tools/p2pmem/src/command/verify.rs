@@ -114,7 +114,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Direct::source(drive)?
     };
     let stop = interrupt::flag()?;
-    let report = verify(&source, &via, &plan, &stop)?;
+    let report = verify(&source, &via, &plan, preflight.fabric(), &stop)?;
 
     let unproven = preflight.unproven(drive)?;
     let failure = report.failure().map(|check| {
@@ -129,7 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             way(check.direction),
             match &check.verdict {
                 // The reason is in the table, or in the JSON.
-                Verdict::Refused { .. } => format!("refused: {}", cause(&preflight, &source)),
+                Verdict::Refused { .. } => format!("refused: {}", cause(&preflight, &[&source])),
                 _ => outcome(check),
             }
         )
