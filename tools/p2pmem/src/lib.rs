@@ -26,6 +26,7 @@ pub mod size;
 pub mod stream;
 pub mod sysfs;
 pub mod table;
+pub mod trial;
 pub mod uring;
 pub mod users;
 pub mod verify;

@@ -4,11 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{anyhow, Result};
+use anyhow::{anyhow, ensure, Result};
 use clap::Args;
 use p2pmem::{
-    doctor::{self, Check, Explanation, Status},
+    doctor::{self, Check, Explanation, Status, Tried},
     fabric::{Fabric, Target},
+    trial::Trial,
+    Via,
 };
 use serde::Serialize;
 
@@ -20,8 +22,15 @@ use super::{output, print, topo::replay, width};
 /// isolation and drives, and the block devices below each PATH. Several PATHs must reach the same
 /// memory. With --errno only explains the error, unless there is a PATH. A problem makes the exit
 /// status 1.
+///
+/// What is below a PATH is looked up in tables of what Linux 7.3 does. With --try up to 64 KiB of each
+/// PATH are read into the memory of each provider as well, past the page cache, and compared with what a
+/// read into ordinary memory returns; where PATH is on several drives, also of each of them. Nothing is
+/// written.
 #[derive(Args)]
-#[command(after_help = "Example:\n  p2pmem doctor /srv/data")]
+#[command(
+    after_help = "Examples:\n  p2pmem doctor /srv/data\n  p2pmem doctor --try /srv/data/file"
+)]
 pub struct Arguments {
     /// Files, directories or block devices that are to be read or written.
     #[arg(value_name = "PATH")]
@@ -29,6 +38,9 @@ pub struct Arguments {
     /// An error that a program got: a name or a number.
     #[arg(long, value_name = "NAME_OR_NUMBER", allow_hyphen_values = true)]
     errno: Option<String>,
+    /// Read a little of each PATH into the memory of each provider, and report what arrives.
+    #[arg(long, requires = "paths", conflicts_with = "replay")]
+    r#try: bool,
     /// Take the machine from a file that `p2pmem topo --record` wrote, `-` for standard input.
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
@@ -44,6 +56,8 @@ struct Report {
     errno: Option<&'static Explanation>,
     /// The checks, in the order in which to cure; empty if none was asked for.
     checks: Vec<Check>,
+    /// What --try read.
+    trials: Vec<Tried>,
 }
 
 /// Checks and explains. Fails if there is a problem.
@@ -53,12 +67,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .as_deref()
         .map(doctor::explain)
         .transpose()?;
-    let checks = if errno.is_some() && arguments.paths.is_empty() {
-        Vec::new()
+    let (checks, trials) = if errno.is_some() && arguments.paths.is_empty() {
+        (Vec::new(), Vec::new())
     } else {
         examine(arguments)?
     };
-    let report = Report { errno, checks };
+    let report = Report {
+        errno,
+        checks,
+        trials,
+    };
 
     let problems = doctor::count(&report.checks, Status::Problem);
     let failure = (problems > 0)
@@ -76,7 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     failure.map_or(Ok(()), Err)
 }
 
-fn examine(arguments: &Arguments) -> Result<Vec<Check>> {
+fn examine(arguments: &Arguments) -> Result<(Vec<Check>, Vec<Tried>)> {
     let recorded = arguments.replay.as_deref().map(replay).transpose()?;
     let target = |path: &Path| match &recorded {
         Some(fabric) => Target::recorded(path, fabric),
@@ -91,5 +109,42 @@ fn examine(arguments: &Arguments) -> Result<Vec<Check>> {
         Some(fabric) => fabric,
         None => Fabric::read(Path::new("/"))?,
     };
-    Ok(doctor::examine(&fabric, &targets))
+    let mut checks = doctor::examine(&fabric, &targets);
+    let mut trials = Vec::new();
+    if arguments.r#try {
+        for (path, target) in &targets {
+            trials.extend(try_one(&fabric, path, target)?);
+        }
+        checks.extend(doctor::tried(&trials));
+    }
+    Ok((checks, trials))
+}
+
+/// Tries a path with the memory of each provider. Of several drives the path may read one only: each is
+/// tried, too.
+fn try_one(fabric: &Fabric, path: &str, target: &Target) -> Result<Vec<Tried>> {
+    let stack = fabric.stack(target);
+    let mut files = vec![(path.to_owned(), stack.clone())];
+    let drives = stack.drives(fabric);
+    if drives.len() > 1 {
+        files.extend(drives.into_iter().map(|drive| {
+            let target = Target::Device(drive.number.clone());
+            (format!("/dev/{}", drive.name), fabric.stack(&target))
+        }));
+    }
+
+    let usable: Vec<_> = fabric.providers.iter().filter(|one| one.usable).collect();
+    ensure!(
+        !usable.is_empty(),
+        "there is no provider whose memory could be tried: p2pmem doctor tells why"
+    );
+    let mut trials = Vec::new();
+    for provider in usable {
+        let via = Via::open(Path::new("/sys"), Some(&provider.node()))?;
+        for (file, stack) in &files {
+            let trial = Trial::new(Path::new(file), &via);
+            trials.push(Tried::new(fabric, stack, provider, path, file, trial));
+        }
+    }
+    Ok(trials)
 }

@@ -7,6 +7,7 @@
 mod errno;
 mod isolation;
 mod memory;
+mod tried;
 
 use std::fmt;
 
@@ -14,6 +15,7 @@ use rustix::param::page_size;
 use serde::Serialize;
 
 pub use errno::{explain, Case, Explanation};
+pub use tried::{tried, Tried};
 
 use crate::{
     fabric::{
