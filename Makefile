@@ -20,6 +20,7 @@ help:
 	@echo '  make test-debug       guest cases on a kernel that finds mistakes (10 minutes to build, once)'
 	@echo '  make test-all         make test on amd64 and on rt-amd64, and make test-debug'
 	@echo '  make coverage         lines of the module that guest cases reach, in $(BUILD)/coverage/'
+	@echo '  make stacks           write docs/stacks.md: direct I/O on each stack of the lab'
 	@echo '  make bench            benchmarks against mainline and ordinary memory, in $(BUILD)/bench/'
 	@echo '                        PART="counted-map free-map-threads" measures only these, see qemu/bench'
 	@echo '  make torture          random load of all kinds; SECONDS=600, SEED=N to repeat a run'
@@ -94,7 +95,7 @@ modules_install:
 	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
 
-INSIDE := run test bench test-debug coverage torture torture-debug lab lint doc tools modules modules-debug kmod kdir
+INSIDE := run test stacks bench test-debug coverage torture torture-debug lab lint doc tools modules modules-debug kmod kdir
 
 .PHONY: $(INSIDE)
 
@@ -154,6 +155,10 @@ bench: modules tools
 
 test: modules kmod tools
 	@tests/run --kernel $(KERNEL) $(if $(T),--case '$(T)')
+
+# docs/stacks.md: what direct I/O really does on each stack of the lab. The cases compare it.
+stacks: modules kmod tools
+	@tests/stacks --kernel $(KERNEL)
 
 # The stock kernel with a module that counts.
 COVERAGE := $(CURDIR)/$(BUILD)/coverage

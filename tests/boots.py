@@ -35,6 +35,8 @@ BOOTS = [
     ("programs", ["programs"]),
     ("iommu", ["translated", "merged"]),
     ("stacks", ["stacks"]),
+    ("stacks", ["table"]),
+    ("stacks-iommu", ["iotable"]),
     ("multipath", ["multipath"]),
     ("any-bar", ["override", "manage"]),
     ("any-bar", ["lockdown"]),
@@ -63,7 +65,9 @@ exit $status"""
 # Not for the debug kernel: lockdep finds that mainline's pciehp takes its locks in either order
 # when it removes ports within ports; and it has neither TCP nor stacked block devices, nor what
 # programs of the build root need. Many providers and 64 GiB take it too long.
-STOCK_ONLY = ["hotplug-native", "stacks", "multipath", "programs", "fanout", "large-bar"]
+STOCK_ONLY = [
+    "hotplug-native", "stacks", "stacks-iommu", "multipath", "programs", "fanout", "large-bar",
+]
 # If threads handle interrupts, mainline's pciehp ignores requests of a button and of sysfs:
 # irq_wake_thread() wakes the thread of its first handler, not the one that serves them. It serves
 # them when it polls.

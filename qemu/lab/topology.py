@@ -26,7 +26,7 @@ KINDS = {
 # These are part of the machine, on no bus of it.
 BUSLESS = ("intel-iommu", "nvme-subsys")
 # These sit on the first bus of a controller with the name of the controller and a number.
-NUMBERED_BUS = ("ide-hd", "scsi-hd", "usb-storage")
+NUMBERED_BUS = ("ide-hd", "scsi-hd", "usb-storage", "usb-uas")
 # These are slots of a chassis.
 SLOTS = ("pcie-root-port", "xio3130-downstream")
 SIZE = re.compile(r"^(\d+)([KMG])$")

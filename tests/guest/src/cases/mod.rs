@@ -31,6 +31,7 @@ mod roles;
 mod share;
 mod slots;
 mod stacks;
+mod table;
 mod torture;
 mod unbind;
 mod unreachable;
@@ -74,6 +75,8 @@ pub const CASES: &[&[Case]] = &[
     slots::sent::CASES,
     stacks::CASES,
     stacks::multipath::CASES,
+    table::CASES,
+    table::iommu::CASES,
     override_::CASES,
     override_::unmappable::CASES,
     override_::lockdown::CASES,

@@ -36,11 +36,11 @@ cases!(
     slots_are_taken_by_all, others_are_refused,
 );
 
-const LENGTH: usize = 64 << 10;
+pub(super) const LENGTH: usize = 64 << 10;
 const MIB: usize = 1 << 20;
 
 /// Runs a program of the build root, which must succeed.
-fn debian(words: &[&str]) -> Result<()> {
+pub(super) fn debian(words: &[&str]) -> Result<()> {
     let mut command = programs::debian(words[0]);
     command
         .args(&words[1..])
@@ -50,12 +50,12 @@ fn debian(words: &[&str]) -> Result<()> {
     programs::output(&mut command).map(drop)
 }
 
-fn name(node: &str) -> &str {
+pub(super) fn name(node: &str) -> &str {
     node.trim_start_matches("/dev/")
 }
 
 /// Opens a block device for direct I/O, as soon as its driver lets that be done.
-fn direct(node: &str) -> Result<File> {
+pub(super) fn direct(node: &str) -> Result<File> {
     let mut file = None;
     wait_until(Duration::from_secs(30), node, || {
         file = match open_direct(node) {
@@ -68,10 +68,10 @@ fn direct(node: &str) -> Result<File> {
 }
 
 /// Something that a program ends when this value goes.
-struct Undo(Vec<String>);
+pub(super) struct Undo(Vec<String>);
 
 impl Undo {
-    fn new(words: &[&str]) -> Self {
+    pub(super) fn new(words: &[&str]) -> Self {
         Self(words.iter().map(|word| (*word).to_owned()).collect())
     }
 }
@@ -84,7 +84,7 @@ impl Drop for Undo {
 }
 
 /// Makes an array of md. Its node is /dev/md9.
-fn array(level: &str, members: &[String]) -> Result<Undo> {
+pub(super) fn array(level: &str, members: &[String]) -> Result<Undo> {
     let _ = run(
         "modprobe",
         &[if level == "raid5" { "raid456" } else { level }],
@@ -110,10 +110,10 @@ fn array(level: &str, members: &[String]) -> Result<Undo> {
     Ok(Undo::new(&["mdadm", "--stop", ARRAY]))
 }
 
-const ARRAY: &str = "/dev/md9";
+pub(super) const ARRAY: &str = "/dev/md9";
 
 /// Returns what the drive of a member has at the start of an array of md.
-fn member_data(member: &str) -> Result<Vec<u64>> {
+pub(super) fn member_data(member: &str) -> Result<Vec<u64>> {
     let folder = format!("/sys/block/{}/md/dev-{}", name(ARRAY), name(member));
     let sectors: u64 = fs::read_to_string(format!("{folder}/offset"))?
         .trim()
@@ -123,7 +123,7 @@ fn member_data(member: &str) -> Result<Vec<u64>> {
     Ok((0..LENGTH).step_by(8).map(|at| map.get(at)).collect())
 }
 
-fn patterned(seed: u64) -> Vec<u64> {
+pub(super) fn patterned(seed: u64) -> Vec<u64> {
     (0..LENGTH).step_by(8).map(|at| pattern(seed, at)).collect()
 }
 
@@ -498,7 +498,7 @@ fn mapped_mirror(path: &str, members: &[String], result: &str) -> Result<()> {
 }
 
 /// Returns the node of a disk of sd, by a part of its path in sysfs.
-fn scsi_disk(bus: &str) -> Result<String> {
+pub(super) fn scsi_disk(bus: &str) -> Result<String> {
     let mut found = None;
     wait_until(Duration::from_secs(30), bus, || {
         found = fs::read_dir("/sys/block")?.flatten().find_map(|entry| {
