@@ -7,8 +7,9 @@
 //! tells when the driver has the device, and before it loses it: then the memory is taken back from
 //! its users, so that the driver finds nothing but DMA in flight to wait for.
 //!
-//! A driver may also leave memory alone, like the stock nvme driver a Persistent Memory Region. If the
-//! administrator asks for it, it is registered here, and is gone before the driver loses the device.
+//! A driver may also leave memory alone, like the stock nvme driver a Persistent Memory Region. If
+//! the administrator asks for it, it is registered here, and is gone before the driver loses the
+//! device.
 
 use kernel::{
     page::PAGE_SIZE,
@@ -28,9 +29,9 @@ use kernel::{
 use kernel_ext::{
     pci::{
         bus::{
-            Watch,
-            WatchedDevice,
-            Watcher, //
+            BusEvents,
+            BusNotifier,
+            NotifiedDevice, //
         },
         is_present,
         p2pdma::{
@@ -71,7 +72,7 @@ use core::ptr;
 struct Adopted {
     /// None once the device is being unbound.
     node: Option<Pin<KBox<Node>>>,
-    /// What is to be done if the device is gone by then.
+    /// Finishes the revocation of a device that is gone by then.
     rest: Pin<KBox<RetryWork<Rest>>>,
     /// Whether the memory was registered here, beside the other driver.
     registered: bool,
@@ -86,16 +87,16 @@ pub(crate) struct Adopter {
 }
 
 /// Begins to adopt, with the devices that are there.
-pub(crate) fn start() -> Result<Arc<Watch<Adopter>>> {
+pub(crate) fn start() -> Result<Arc<BusNotifier<Adopter>>> {
     Arc::pin_init(
-        Watch::new(pin_init!(Adopter {
+        BusNotifier::new(pin_init!(Adopter {
             devices <- new_mutex!(RBTree::new()),
         })),
         GFP_KERNEL,
     )
 }
 
-impl file::Applier for Arc<Watch<Adopter>> {
+impl file::Applier for Arc<BusNotifier<Adopter>> {
     fn apply(&self, device: &CStr) {
         self.tell_again(device);
     }
@@ -105,8 +106,8 @@ fn key(pdev: &pci::Device) -> usize {
     ptr::from_ref(pdev).addr()
 }
 
-impl Watcher for Adopter {
-    fn bound(&self, pdev: &WatchedDevice<'_>) {
+impl BusEvents for Adopter {
+    fn bound(&self, pdev: &NotifiedDevice<'_>) {
         if pdev.driver_name() == NAME {
             return;
         }
@@ -140,15 +141,15 @@ impl Watcher for Adopter {
         }
     }
 
-    fn unbinding(&self, pdev: &WatchedDevice<'_>) {
+    fn unbinding(&self, pdev: &NotifiedDevice<'_>) {
         if self.devices.lock().get(&key(pdev)).is_none() {
             return;
         }
-        // DMA of a device that is gone ends when its driver finds out, and that is not before this returns. The device
-        // may have memory of its own in use.
+        // DMA of a device that is gone ends when its driver finds out, and that is not before this
+        // returns. The device may have memory of its own in use.
         if is_present(pdev) || !pdev.leave() {
-            // Without the lock: dropping waits for users of the memory. The device's resources are released
-            // afterwards.
+            // Without the lock: dropping waits for users of the memory. The device's resources are
+            // released afterwards.
             let adopted = self.devices.lock().remove(&key(pdev));
             drop(adopted);
             return;
@@ -174,13 +175,13 @@ impl Watcher for Adopter {
     }
 }
 
-/// Gives memory of other drivers up before the system sleeps, and adopts it again afterwards: the devices lose their
-/// registers, and their drivers do not tell when DMA begins again.
-pub(crate) struct Sleep(pub(crate) Arc<Watch<Adopter>>);
+/// Gives memory of other drivers up before the system sleeps, and adopts it again afterwards: the
+/// devices lose their registers, and their drivers do not tell when DMA begins again.
+pub(crate) struct Sleep(pub(crate) Arc<BusNotifier<Adopter>>);
 
 impl Sleeper for Sleep {
     fn prepare(&self) -> Result {
-        self.0.watcher().check_slots()?;
+        self.0.events().check_slots()?;
         self.0.pause();
         Ok(())
     }
@@ -191,7 +192,8 @@ impl Sleeper for Sleep {
 }
 
 impl Adopter {
-    /// `EBUSY` if memory is in a ring: a process has to take it out, and does not run while the system goes to sleep.
+    /// `EBUSY` if memory is in a ring: a process has to take it out, and does not run while the
+    /// system goes to sleep.
     fn check_slots(&self) -> Result {
         let mut providers = KVec::new();
         let devices = self.devices.lock();
@@ -214,7 +216,7 @@ impl Adopter {
 
     /// Adopts what there is: the memory that the other driver published, or else the Persistent
     /// Memory Region if that is wanted.
-    fn adopt(&self, pdev: &WatchedDevice<'_>, wants_pmr: bool) -> Result {
+    fn adopt(&self, pdev: &NotifiedDevice<'_>, wants_pmr: bool) -> Result {
         let entry = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let adopted = pdev.acquire(|pdev| {
             let published = Pool::of(pdev)?;

@@ -27,7 +27,7 @@ use crate::{
 /// The PCI driver.
 pub(crate) struct P2pmem;
 
-/// What is known of a device by its ID.
+/// Data of an entry of the ID table.
 pub(crate) struct IdInfo {
     /// The BAR that is memory.
     bar: u32,
@@ -73,7 +73,7 @@ impl pci::Driver for P2pmem {
     }
 
     fn unbind<'bound>(pdev: &'bound pci::Device<Core<'_>>, _node: Pin<&Node>) {
-        // Nobody who looks for memory finds it any more. The rest is done by dropping the node.
+        // No client finds the memory any more. Dropping the node does the rest.
         p2pdma::publish(pdev, false);
     }
 }

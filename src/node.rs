@@ -50,7 +50,7 @@ use shared::Shared;
 /// The node of a device. Its fields are dropped in this order, before the device's memory.
 #[pin_data]
 pub(crate) struct Node {
-    /// First, nobody finds out more, and no more files are opened.
+    /// First: no more files are opened.
     #[pin]
     _allocations: debugfs::File<AllocationsFile>,
     #[pin]
@@ -64,8 +64,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Gives the memory in `pool`, which is that of `regions`, to user space. `adopted` says whether
-    /// another driver has the device.
+    /// Gives the memory in `pool`, which is that of `regions`, to user space. `adopted` says
+    /// whether another driver has the device.
     pub(crate) fn new<'a>(
         pdev: &'a pci::Device<Bound>,
         pool: p2pdma::Pool,
@@ -115,8 +115,8 @@ impl Node {
         &self.revocation.provider
     }
 
-    /// Switches memory on again after the device was reset or without power. If that is not possible it is taken back from
-    /// all processes.
+    /// Switches memory on again after the device was reset or without power. If that is not
+    /// possible it is taken back from all processes.
     pub(crate) fn restarted(&self, pdev: &pci::Device) {
         if self.switches.is_empty() {
             return;

@@ -3,7 +3,7 @@
 //! PCI peer-to-peer memory for user space.
 //!
 //! Turns memory of PCI devices into buffers that programs can hold: `/dev/p2pmemN`. Direct I/O
-//! into such a buffer goes from device to device.
+//! into that buffer goes from device to device.
 
 #![deny(unsafe_code)]
 
@@ -21,14 +21,14 @@ use kernel::{
 };
 
 use kernel_ext::{
-    global::Loan,
     module::{
         AttributeFile,
         Parameter,
         ParameterFiles, //
     },
+    module_cell::ModuleCellGuard,
     pci::{
-        bus::Watch,
+        bus::BusNotifier,
         driver::Adapter, //
     },
     suspend::SleepNotifier, //
@@ -39,23 +39,23 @@ use regions::{
     file, //
 };
 
-/// What the module does while it is loaded. The fields are dropped in this order.
+/// Registrations of the module. The fields are dropped in this order.
 #[pin_data]
 struct Module {
     /// First, the administrator asks for nothing more.
-    _file: Pin<KBox<AttributeFile<file::File<Arc<Watch<adopt::Adopter>>>>>>,
+    _file: Pin<KBox<AttributeFile<file::File<Arc<BusNotifier<adopt::Adopter>>>>>>,
     _parameters: ParameterFiles,
     /// Then nothing is adopted after sleep any more.
     _sleep: Option<Pin<KBox<SleepNotifier<adopt::Sleep>>>>,
     /// Then memory of other drivers is given up.
-    _adopter: Option<Arc<Watch<adopt::Adopter>>>,
+    _adopter: Option<Arc<BusNotifier<adopt::Adopter>>>,
     #[pin]
     _driver: Registration<Adapter<driver::P2pmem>>,
-    /// What the driver looks at when it binds a device.
-    _config: Loan<file::Config>,
+    /// Regions that the administrator specified, for the driver.
+    _config: ModuleCellGuard<file::Config>,
 }
 
-/// What can be read in `/sys/module/p2pmem_rs/parameters/`.
+/// Parameters that can be read in `/sys/module/p2pmem_rs/parameters/`.
 const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: c"adopt",

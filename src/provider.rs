@@ -8,16 +8,18 @@
 //!    misc device lock (open): neither is taken by us with one of the following held;
 //! 2. the mmap lock of a process (mmap, faults, the end of a VMA);
 //! 3. the gate of a provider. Entering never waits. Closing waits for those inside, so it is done
-//!    with none of these locks held but the device lock, which nobody takes inside;
-//! 4. the lock of an allocation, while a piece of it is prepared, and of a pool, while memory is aligned;
-//! 5. the lock of a registry, of the allocations, of the users, or of the list of adopted devices: nothing is called
-//!    with it held.
+//!    with none of these locks held but the device lock, which no caller takes inside;
+//! 4. the lock of an allocation, while a piece of it is prepared, and of a pool, while memory is
+//!    aligned;
+//! 5. the lock of a registry, of the allocations, of the users, or of the list of adopted devices:
+//!    nothing is called with it held.
 //!
-//! The lock of an io_uring, under which a slot is filled or released, comes before 3 to 5. It is not taken inside the gate, nor
-//! waited for by revocation: a user can hold it for any time.
+//! The lock of an io_uring, under which a slot is filled or released, comes before 3 to 5. It is
+//! not taken inside the gate, nor waited for by revocation: a user can hold it for any time.
 //!
 //! A provider outlives the binding of its device, since open files and mappings refer to it.
-//! [`Provider::withdraw`] and [`Provider::finish`] are the end of the binding; after them it is an empty shell.
+//! [`Provider::withdraw`] and [`Provider::finish`] are the end of the binding; after them it is an
+//! empty shell.
 
 use kernel::{
     device::{
@@ -44,8 +46,8 @@ use kernel_ext::{
     fs::AnonInode,
     gate::{
         Gate,
-        Gated,
-        Guard, //
+        RegistrationGuard,
+        SleepableRevocable, //
     },
     io_uring::cmd::Slot,
     p2pmem::Allocation,
@@ -80,10 +82,11 @@ use allocations::{
 };
 use registry::Registry;
 
-/// Who may have memory that is not mapped: in a slot of an io_uring, or exported to devices that cannot let go.
+/// Processes that may have memory which is not mapped: in a slot of an io_uring, or exported to
+/// devices that cannot let go.
 ///
-/// Both pass checks of the kernel that mapped memory does not pass: whether a block device takes memory of devices at all,
-/// and that requests for it are not merged with others.
+/// Both pass checks of the kernel that mapped memory does not pass: whether a block device takes
+/// memory of devices at all, and that requests for it are not merged with others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Privilege {
     /// No process.
@@ -107,11 +110,11 @@ impl Privilege {
     }
 }
 
-/// What the administrator decides while the device is in use.
+/// Settings that the administrator changes while the device is in use.
 pub(crate) struct Settings {
     /// Whether memory is cleared before its first use.
     pub(crate) clear: Atomic<bool>,
-    /// Who may fill slots, as an index of [`Privilege::ALL`].
+    /// Processes that may fill slots, as an index of [`Privilege::ALL`].
     slots: Atomic<u32>,
 }
 
@@ -134,7 +137,8 @@ impl Settings {
 
 /// Memory that other devices may have imported.
 pub(crate) trait Export: Send + Sync {
-    /// Tells importers to let go of the memory, and refuses it to others from now on. Does not wait.
+    /// Tells importers to let go of the memory, and refuses it to others from now on. Does not
+    /// wait.
     fn revoke(&self);
 
     /// Returns whether an importer has not let go yet. May sleep.
@@ -155,20 +159,20 @@ pub(crate) struct Provider {
     adopted: bool,
     pub(crate) settings: Settings,
     pub(crate) accounts: Arc<Accounts>,
-    /// What control groups are charged for. None once the device is gone: its name can be used again then.
-    charged: Pin<KBox<Gated<Option<DeviceMemory>>>>,
+    /// Charges of control groups. None once the device is gone: its name can be used again then.
+    charged: Pin<KBox<SleepableRevocable<Option<DeviceMemory>>>>,
     /// Through its address space all files and dma-bufs are mapped.
     pub(crate) inode: Arc<AnonInode>,
-    /// What is allocated. An entry is added inside the gate.
+    /// Allocations. An entry is added inside the gate.
     #[pin]
     allocations: RetryWork<Allocations>,
-    /// What others may have imported. An entry is added inside the gate.
+    /// Exports that other devices may have imported. An entry is added inside the gate.
     #[pin]
     pub(crate) exports: Registry<Arc<dyn Export>>,
     /// Slots of rings that memory is in.
     #[pin]
     pub(crate) slots: Registry<Arc<Slot>>,
-    /// Who waits for the device to go away.
+    /// Waiters for the end of the device.
     #[pin]
     pub(crate) gone: PollCondVar,
 }
@@ -189,7 +193,10 @@ impl Provider {
         let device: &Device = pdev.as_ref();
         let name = CString::try_from_fmt(fmt!("p2pmem/{}", device.name()))?;
         let charged = Some(DeviceMemory::new(size, &name)?);
-        let charged = KBox::pin_init(Gated::new(gate.clone(), Ok(charged)), GFP_KERNEL)?;
+        let charged = KBox::pin_init(
+            SleepableRevocable::new(gate.clone(), Ok(charged)),
+            GFP_KERNEL,
+        )?;
 
         Arc::pin_init(
             pin_init!(Self {
@@ -215,7 +222,7 @@ impl Provider {
     }
 
     /// Enters the gate: the device stays bound while the guard lives. `ENODEV` once it is gone.
-    pub(crate) fn enter(&self) -> Result<Guard<'_>> {
+    pub(crate) fn enter(&self) -> Result<RegistrationGuard<'_>> {
         self.gate.enter().ok_or(ENODEV)
     }
 
@@ -277,10 +284,10 @@ impl Provider {
         allowed.then_some(()).ok_or(EPERM)
     }
 
-    /// Allocates `size` bytes for an open file. The memory goes back to the pool when the device goes away, or when
-    /// [`Provider::free`] was called and no user refers to its pages any more.
+    /// Allocates `size` bytes for an open file. The memory goes back to the pool when the device
+    /// goes away, or when [`Provider::free`] was called and no user refers to its pages any more.
     ///
-    /// It starts at a large page if there is such a run.
+    /// It starts at a large page if a run of that alignment is free.
     ///
     /// # Errors
     ///
@@ -290,7 +297,7 @@ impl Provider {
         &self,
         account: &Arc<Account>,
         size: usize,
-        inside: &Guard<'_>,
+        inside: &RegistrationGuard<'_>,
     ) -> Result<(Key, Memory)> {
         if size as u64 > self.size() {
             return Err(ENOSPC);
@@ -311,7 +318,7 @@ impl Provider {
         let clear = self.settings.clear.load(Relaxed);
         let allocation = Allocation::new(run, clear);
         let memory = Arc::pin_init(
-            Gated::new(self.gate.clone(), allocation),
+            SleepableRevocable::new(self.gate.clone(), allocation),
             GFP_KERNEL_ACCOUNT,
         )?;
 
@@ -323,7 +330,8 @@ impl Provider {
         Ok((self.allocations.insert(place, start, entry), memory))
     }
 
-    /// Passes what is to be told of each allocation to `see`, until that fails. Allocations may come and go during that.
+    /// Passes what is to be told of each allocation to `see`, until that fails. Allocations may
+    /// come and go during that.
     pub(crate) fn for_each_allocation<E>(
         &self,
         see: impl FnMut(Summary) -> Result<(), E>,

@@ -45,9 +45,9 @@ use spec::{
     RegionSpecs, //
 };
 
-/// Finds what to register: what the administrator chose, the BAR `known` that the ID table names, the memory
-/// of an NVMe controller, or else the BAR that most likely is memory. The regions, and the
-/// registers of a controller, are claimed as long as the device is bound.
+/// Finds what to register: what the administrator chose, the BAR `known` that the ID table names,
+/// the memory of an NVMe controller, or else the BAR that most likely is memory. The regions, and
+/// the registers of a controller, are claimed as long as the device is bound.
 pub(crate) fn find(
     pdev: &pci::Device<Core<'_>>,
     known: Option<u32>,
@@ -134,8 +134,8 @@ fn choose(
     Ok(())
 }
 
-/// Checks that a BAR may be given to user space of which only the administrator says that it is memory: as that of any device,
-/// by which a process could do what the kernel does not allow.
+/// Checks that a BAR may be given to user space of which only the administrator says that it is
+/// memory: as that of any device, by which a process could do what the kernel does not allow.
 fn check_access(pdev: &pci::Device) -> Result {
     security::check_pci_access().inspect_err(|_| {
         dev_err!(
@@ -165,7 +165,8 @@ fn refuse(pdev: &pci::Device, error: RegionError) -> Error {
 fn log_in_use(pdev: &pci::Device, bar: u32) {
     dev_err!(
         pdev,
-        "BAR {} is in use: unbind who has it, see /proc/iomem\n",
+        "BAR {} is claimed by another driver: \
+         unbind that driver first (see /proc/iomem)\n",
         bar
     );
 }

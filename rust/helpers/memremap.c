@@ -20,7 +20,7 @@ __rust_helper struct dev_pagemap *rust_helper_page_pgmap(const struct page *page
 
 /*
  * A run of device memory is kept in folios that are as large as alignment and length allow, up to
- * the size of a large page, where such pages can be mapped. Elsewhere it is single pages.
+ * the size of a large page, where large pages can be mapped. Elsewhere it is single pages.
  */
 static unsigned int p2pmem_block_order(const struct page *page, unsigned long nr)
 {

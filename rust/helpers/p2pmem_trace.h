@@ -41,7 +41,7 @@ DEFINE_EVENT(p2pmem_memory, p2pmem_map,
 	TP_ARGS(pdev, address, size)
 );
 
-/* A run that nobody referred to went back to the pool. */
+/* A run without references went back to the pool. */
 DEFINE_EVENT(p2pmem_memory, p2pmem_free,
 	TP_PROTO(struct pci_dev *pdev, u64 address, u64 size),
 	TP_ARGS(pdev, address, size)

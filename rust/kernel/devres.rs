@@ -38,7 +38,7 @@ impl Group {
     /// Makes a group of what `acquire` adds to the resources of a device. If it fails, all of that
     /// is released.
     ///
-    /// The caller holds the device lock, so that nobody else adds resources meanwhile. May sleep.
+    /// The caller holds the device lock, so that no other thread adds resources. May sleep.
     pub(crate) fn collect<T>(
         pdev: &pci::Device<Bound>,
         acquire: impl FnOnce() -> Result<T>,

@@ -2,9 +2,9 @@
 
 //! Shared buffers of peer-to-peer memory.
 //!
-//! A dma-buf is memory with a file descriptor: it can be mapped, passed to other processes, and given
-//! to other devices, which import it. Here is the exporter's side, for memory of a PCI device that
-//! may go away: importers are told to let go of it ([`Exported::revoke`]).
+//! A dma-buf is memory with a file descriptor: it can be mapped, passed to other processes, and
+//! given to other devices, which import it. Here is the exporter's side, for memory of a PCI device
+//! that may go away: importers are told to let go of it ([`Exported::revoke`]).
 //!
 //! Importers must be able to access memory of other devices at all, and to let go of it when they
 //! are told to. Those that cannot let go are refused, unless the exporter allows them.
@@ -32,7 +32,7 @@ use kernel::{
 use crate::{
     bindings,
     fs::AnonInode,
-    gate::Hold,
+    gate::UseGuard,
     p2pmem::Allocation,
     pci::as_raw, //
 };
@@ -46,7 +46,7 @@ use core::{
     }, //
 };
 
-/// What is behind a dma-buf: an [`Allocation`] that may be taken back.
+/// The memory of a dma-buf: an [`Allocation`] that may be taken back.
 #[vtable]
 pub trait Memory: Send + Sync + 'static {
     /// Name of the exporter, for those who look at all dma-bufs.
@@ -58,7 +58,7 @@ pub trait Memory: Send + Sync + 'static {
         Self: Sized;
 
     /// Holds the memory, while other devices access it. [`None`] if it is gone. Must not sleep.
-    fn hold(&self) -> Option<Hold<Allocation>>;
+    fn hold(&self) -> Option<UseGuard<Allocation>>;
 
     /// Sets up a VMA that shows the memory. Its offset and length lie within the buffer. May sleep.
     fn mmap(&self, vma: &VmaNew) -> Result;
@@ -67,7 +67,7 @@ pub trait Memory: Send + Sync + 'static {
     fn released(&self);
 }
 
-/// Who may have a dma-buf.
+/// Access to a dma-buf: the mode of its file, and which importers it admits.
 #[derive(Clone, Copy)]
 pub struct Access {
     /// The access mode of the file (`O_RDONLY`, `O_RDWR`).
@@ -77,12 +77,12 @@ pub struct Access {
     pub irrevocable: bool,
 }
 
-/// What the lock of the reservation object guards.
+/// State that the lock of the reservation object guards.
 struct State {
     /// Null before there is one, and when it is being released.
     dmabuf: *mut bindings::dma_buf,
-    /// What importers have mapped, each known by the table that it got.
-    mappings: KVec<(*mut bindings::sg_table, Hold<Allocation>)>,
+    /// Mappings of importers, each known by its scatter-gather table.
+    mappings: KVec<(*mut bindings::sg_table, UseGuard<Allocation>)>,
 }
 
 /// Memory that is exported, as its exporter has it. That may outlive the dma-buf, and the dma-buf
@@ -92,14 +92,15 @@ struct State {
 ///
 /// - `resv` is initialised. `state` is accessed with its lock held only.
 /// - `state.dmabuf` is null or valid.
-/// - `state.mappings` has an entry for each table of an importer. What it holds is the memory in that table.
+/// - `state.mappings` has an entry for each table of an importer. What it holds is the memory in
+///   that table.
 #[pin_data(PinnedDrop)]
 pub struct Exported<T: Memory> {
     #[pin]
     resv: Opaque<bindings::dma_resv>,
     state: UnsafeCell<State>,
     irrevocable: bool,
-    /// Whose address space the file of the dma-buf has.
+    /// The file of the dma-buf has its address space.
     inode: Arc<AnonInode>,
     data: T,
 }
@@ -110,7 +111,8 @@ unsafe impl<T: Memory> Send for Exported<T> {}
 unsafe impl<T: Memory> Sync for Exported<T> {}
 
 impl<T: Memory> Exported<T> {
-    /// Makes a dma-buf of `size` bytes, which is mapped through the address space of `inode`. May sleep.
+    /// Makes a dma-buf of `size` bytes, which is mapped through the address space of `inode`. May
+    /// sleep.
     pub fn new(
         size: usize,
         access: Access,
@@ -154,8 +156,8 @@ impl<T: Memory> Exported<T> {
         // the dma-buf owns a reference to.
         match from_err_ptr(unsafe { bindings::dma_buf_export(&info) }) {
             Ok(dmabuf) => {
-                // SAFETY: The dma-buf is new and its file not in use. It owns a reference to `this`, and by that
-                // to the inode.
+                // SAFETY: The dma-buf is new and its file not in use. It owns a reference to
+                // `this`, and by that to the inode.
                 unsafe { this.inode.share_with((*dmabuf).file) };
                 this.lock().state().dmabuf = dmabuf;
                 // SAFETY: Not an error, so a dma-buf, and the reference is owned.
@@ -163,7 +165,7 @@ impl<T: Memory> Exported<T> {
                 Ok((this, dmabuf))
             }
             Err(error) => {
-                // SAFETY: Comes from `into_foreign()` above, and nobody else has it.
+                // SAFETY: Comes from `into_foreign()` above, and is the only reference.
                 drop(unsafe { Arc::<Self>::from_foreign(owned) });
                 Err(error)
             }
@@ -175,9 +177,9 @@ impl<T: Memory> Exported<T> {
         &self.data
     }
 
-    /// Tells all importers that the memory goes away. They may have it for a while still: as long as
-    /// [`Exported::is_in_use`]. [`Memory::hold`] must return none from before
-    /// this call on. May sleep.
+    /// Tells all importers that the memory goes away. They may have it for a while still: as long
+    /// as [`Exported::is_in_use`]. [`Memory::hold`] must return none from before this call on. May
+    /// sleep.
     pub fn revoke(&self) {
         let mut locked = self.lock();
         let dmabuf = locked.state().dmabuf;
@@ -188,12 +190,12 @@ impl<T: Memory> Exported<T> {
         }
     }
 
-    /// Returns whether importers may still access the memory: they have it mapped, or what they said
-    /// that they wait for has not happened. May sleep.
+    /// Returns whether importers may still access the memory: they have it mapped, or what they
+    /// said that they wait for has not happened. May sleep.
     pub fn is_in_use(&self) -> bool {
         let mut locked = self.lock();
 
-        // With the lock held, so that nobody unmaps and leaves something to wait for in between.
+        // With the lock held, so that no importer unmaps and leaves a fence in between.
         //
         // SAFETY: By the type invariants, the object is initialised.
         let settled = unsafe {
@@ -240,7 +242,7 @@ impl<T: Memory> Exported<T> {
 #[pinned_drop]
 impl<T: Memory> PinnedDrop for Exported<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants, the object is initialised, and nobody uses it any more.
+        // SAFETY: By the type invariants, the object is initialised, and has no user any more.
         unsafe { bindings::dma_resv_fini(self.resv.get()) };
     }
 }
@@ -274,7 +276,7 @@ impl DmaBuf {
     ///
     /// # Errors
     ///
-    /// `EBADF` if there is no such descriptor, `EINVAL` if it is not one of a dma-buf.
+    /// `EBADF` if the descriptor is not open, `EINVAL` if it is not one of a dma-buf.
     pub fn get(fd: i32) -> Result<Self> {
         // SAFETY: Has no requirements.
         let dmabuf = from_err_ptr(unsafe { bindings::dma_buf_get(fd) })?;
@@ -286,7 +288,7 @@ impl DmaBuf {
 
     /// Returns the file.
     pub fn file(&self) -> &File {
-        // SAFETY: By the type invariants, the dma-buf and its file are valid. Nobody has an active
+        // SAFETY: By the type invariants, the dma-buf and its file are valid. There is no active
         // `fdget_pos()` of it: a dma-buf has no position.
         unsafe { File::from_raw_file((*self.0.as_ptr()).file) }
     }
@@ -299,8 +301,8 @@ impl DmaBuf {
                 return None;
             }
 
-            // SAFETY: With operations of this kind it was made by `Exported::<T>::new()`, and has not been
-            // released: no other kind is at the same address.
+            // SAFETY: With operations of this kind it was made by `Exported::<T>::new()`, and has
+            // not been released: no other kind is at the same address.
             let exported = Arc::<Exported<T>>::borrow((*self.0.as_ptr()).priv_);
             Some(exported.into())
         }
@@ -314,10 +316,10 @@ impl Drop for DmaBuf {
     }
 }
 
-/// What all dma-bufs have in common whose memory is a `T`, and by whose address they are known.
+/// Operations that all dma-bufs of `T` share. Its address identifies them.
 ///
-/// It has a cell, so that a reference to it that lives for ever is one to a static (or to memory that is never freed), and
-/// not to a constant, which may be at the same address as another one.
+/// It has a cell, so that a reference to it that lives for ever is one to a static (or to memory
+/// that is never freed), and not to a constant, which may be at the same address as another one.
 ///
 /// # Examples
 ///
@@ -399,7 +401,8 @@ impl<T: Memory> Kind<T> {
             return EOPNOTSUPP.to_errno();
         }
 
-        // SAFETY: The device is valid, and so is the client. Who asks again and again must not fill the log.
+        // SAFETY: The device is valid, and so is the client. Who asks again and again must not fill
+        // the log.
         unsafe {
             let pdev = as_raw(memory.device());
             if bindings::pci_p2pdma_distance_many(pdev, &mut client, 1, false) < 0 {

@@ -2,11 +2,11 @@
 
 //! Sleepable revocation.
 //!
-//! A [`Gate`] stands between the callers of a driver and the device. Whoever wants to use the
-//! device enters the gate and may sleep inside. When the device goes away the gate is closed:
-//! nobody enters any more, and closing waits for those who are inside. A value that only exists
-//! as long as the device does is kept in a [`Gated`]: it is reached from inside the gate, and
-//! is changed behind the closed gate only.
+//! A [`Gate`] stands between the callers of a driver and the device. A caller that uses the
+//! device enters the gate and may sleep inside. When the device goes away the gate is closed: no
+//! caller enters any more, and closing waits for those that are inside. A value that only exists as
+//! long as the device does is kept in a [`SleepableRevocable`]: it is reached from inside the gate,
+//! and is changed behind the closed gate only.
 //!
 //! [`Revocable`](kernel::revocable::Revocable) is the same for code that does not sleep.
 //!
@@ -16,7 +16,7 @@
 //!
 //! ```ignore
 //! let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
-//! let value = Arc::pin_init(Gated::new(gate.clone(), 42), GFP_KERNEL)?;
+//! let value = Arc::pin_init(SleepableRevocable::new(gate.clone(), 42), GFP_KERNEL)?;
 //!
 //! // A system call.
 //! let guard = gate.enter().ok_or(ENODEV)?;
@@ -76,7 +76,7 @@ impl Gate {
     /// Enters the gate. Returns [`None`] once it is closed.
     ///
     /// The caller may sleep while it holds the guard, but must not call [`Gate::close`].
-    pub fn enter(&self) -> Option<Guard<'_>> {
+    pub fn enter(&self) -> Option<RegistrationGuard<'_>> {
         let srcu = self.srcu.read_lock();
 
         // The order of this load and the store in `close()` is that of the SRCU read side and of
@@ -86,7 +86,7 @@ impl Gate {
         }
 
         // INVARIANT: The gate was open inside the read-side critical section.
-        Some(Guard {
+        Some(RegistrationGuard {
             gate: self,
             _srcu: srcu,
         })
@@ -104,7 +104,7 @@ impl Gate {
         self.closed.store(true, Relaxed);
         self.srcu.synchronize();
 
-        // INVARIANT: All guards are gone, and `enter()` gives out no more.
+        // INVARIANT: All guards are gone, and `enter()` creates no more.
         Closed { gate: self }
     }
 }
@@ -114,16 +114,16 @@ impl Gate {
 /// # Invariants
 ///
 /// [`Gate::close`] does not return while a guard of that gate exists.
-pub struct Guard<'a> {
+pub struct RegistrationGuard<'a> {
     gate: &'a Gate,
     _srcu: srcu::Guard<'a>,
 }
 
-/// Proof that a [`Gate`] is closed and nobody is inside.
+/// Proof that a [`Gate`] is closed and empty.
 ///
 /// # Invariants
 ///
-/// No [`Guard`] of the gate exists, nor will one exist again.
+/// No [`RegistrationGuard`] of the gate exists, nor will one exist again.
 #[derive(Clone, Copy)]
 pub struct Closed<'a> {
     gate: &'a Gate,
@@ -135,11 +135,13 @@ pub struct Closed<'a> {
 ///
 /// # Invariants
 ///
-/// - A mutable reference to `value` exists only where `self` is borrowed exclusively; or while `claimed` is 1, and no
-///   [`Guard`] of `gate` and no [`Hold`] of this value exists.
-/// - `holds` is the number of [`Hold`]s. It grows only while there is a [`Guard`] of `gate`.
+/// - A mutable reference to `value` exists only where `self` is borrowed exclusively; or while
+///   `claimed` is 1, and no [`RegistrationGuard`] of `gate` and no [`UseGuard`] of this value
+///   exists.
+/// - `holds` is the number of [`UseGuard`]s. It grows only while there is a [`RegistrationGuard`]
+///   of `gate`.
 #[pin_data]
-pub struct Gated<T> {
+pub struct SleepableRevocable<T> {
     gate: Arc<Gate>,
     holds: Atomic<usize>,
     claimed: Atomic<i32>,
@@ -148,12 +150,12 @@ pub struct Gated<T> {
 }
 
 // SAFETY: The value is owned, and can be changed by another thread.
-unsafe impl<T: Send> Send for Gated<T> {}
+unsafe impl<T: Send> Send for SleepableRevocable<T> {}
 // SAFETY: The value is shared between guards, which needs `Sync`, and can be changed through a
 // shared reference, which needs `Send`. Access is ordered by the gate.
-unsafe impl<T: Send + Sync> Sync for Gated<T> {}
+unsafe impl<T: Send + Sync> Sync for SleepableRevocable<T> {}
 
-impl<T> Gated<T> {
+impl<T> SleepableRevocable<T> {
     /// Puts a value behind `gate`.
     pub fn new(gate: Arc<Gate>, value: impl PinInit<T, Error>) -> impl PinInit<Self, Error> {
         // INVARIANT: There is no reference yet.
@@ -166,7 +168,7 @@ impl<T> Gated<T> {
     }
 
     /// Returns the value. [`None`] if `guard` is not of this value's gate.
-    pub fn get<'a>(&'a self, guard: &'a Guard<'_>) -> Option<&'a T> {
+    pub fn get<'a>(&'a self, guard: &'a RegistrationGuard<'_>) -> Option<&'a T> {
         if !ptr::eq(guard.gate, &*self.gate) {
             return None;
         }
@@ -177,21 +179,23 @@ impl<T> Gated<T> {
     }
 
     /// Holds the value beyond the guard. [`None`] if the guard is one of another gate.
-    pub fn hold(this: &Arc<Self>, guard: &Guard<'_>) -> Option<Hold<T>> {
+    pub fn hold(this: &Arc<Self>, guard: &RegistrationGuard<'_>) -> Option<UseGuard<T>> {
         this.get(guard)?;
-        // INVARIANT: The guard exists, so there is no exclusive access before it is dropped. Then this is seen.
+        // INVARIANT: The guard exists, so there is no exclusive access before it is dropped. Then
+        // this is seen.
         this.holds.fetch_add(1, Relaxed);
 
-        Some(Hold(this.clone()))
+        Some(UseGuard(this.clone()))
     }
 
-    /// Returns whether there is a [`Hold`] of the value.
+    /// Returns whether there is a [`UseGuard`] of the value.
     pub fn is_held(&self) -> bool {
         self.holds.load(Acquire) != 0
     }
 
-    /// Passes the value to `change`, behind a closed gate. [`None`] if there is a [`Hold`] of it, if another thread does
-    /// the same at this moment, or if `closed` is not of this value's gate.
+    /// Passes the value to `change`, behind a closed gate. [`None`] if there is a [`UseGuard`] of
+    /// it, if another thread does the same at this moment, or if `closed` is not of this value's
+    /// gate.
     pub fn with_closed<R>(
         &self,
         closed: &Closed<'_>,
@@ -204,15 +208,17 @@ impl<T> Gated<T> {
             return None;
         }
 
-        // SAFETY: `closed` shows that no guard of the gate exists, so that the value is not held any more either, and
-        // `claimed` was 0 until now. The value is pinned: `self` is made by a pinned initializer only.
+        // SAFETY: `closed` shows that no guard of the gate exists, so that the value is not held
+        // any more either, and `claimed` was 0 until now. The value is pinned: `self` is made by a
+        // pinned initializer only.
         let result = change(unsafe { Pin::new_unchecked(&mut *self.value.get()) });
 
         self.claimed.store(0, Release);
         Some(result)
     }
 
-    /// Returns the value of one that is borrowed exclusively, so that there is neither guard nor [`Hold`] in use.
+    /// Returns the value of one that is borrowed exclusively, so that there is neither guard nor
+    /// [`UseGuard`] in use.
     pub fn value_mut(self: Pin<&mut Self>) -> Pin<&mut T> {
         // SAFETY: The value is pinned with `self`.
         unsafe { self.map_unchecked_mut(|this| this.value.get_mut()) }
@@ -224,9 +230,9 @@ impl<T> Gated<T> {
 /// # Invariants
 ///
 /// It is counted in the value's `holds`.
-pub struct Hold<T>(Arc<Gated<T>>);
+pub struct UseGuard<T>(Arc<SleepableRevocable<T>>);
 
-impl<T> Deref for Hold<T> {
+impl<T> Deref for UseGuard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -235,7 +241,7 @@ impl<T> Deref for Hold<T> {
     }
 }
 
-impl<T> Drop for Hold<T> {
+impl<T> Drop for UseGuard<T> {
     fn drop(&mut self) {
         // Exclusive access comes after all that was done with it.
         self.0.holds.fetch_sub(1, Release);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the [`kernel`] crate lacks for a driver that hands PCI memory to user space.
+//! Abstractions that the [`kernel`] crate lacks for a driver that maps PCI memory to user space.
 //!
 //! Every module here stands for one C header, knows nothing of the driver, and could move into
 //! the [`kernel`] crate as it is. All unsafe code of the module is in this crate.
@@ -15,11 +15,11 @@ mod devres;
 pub mod dma_buf;
 pub mod fs;
 pub mod gate;
-pub mod global;
 pub mod io_uring;
 pub mod miscdevice;
 pub mod mm;
 pub mod module;
+pub mod module_cell;
 pub mod p2pmem;
 pub mod pci;
 pub mod security;

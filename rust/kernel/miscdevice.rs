@@ -55,7 +55,7 @@ use core::{
     ptr, //
 };
 
-/// What `poll()` tells of a device that is gone: `EPOLLERR | EPOLLHUP`.
+/// Events that `poll()` reports of a device that is gone: `EPOLLERR | EPOLLHUP`.
 pub const POLL_GONE: u32 = bindings::EPOLLERR | bindings::EPOLLHUP;
 
 /// How a misc device appears to user space.
@@ -82,9 +82,9 @@ pub struct Attribute<D: 'static> {
 
 /// A file in the directory of a misc device in sysfs that may be longer than a page.
 ///
-/// The function may sleep, and is called by several processes at once. Who reads a long text in pieces may
-/// get pieces of different texts.
-pub struct Listing<D: 'static> {
+/// The function may sleep, and is called by several processes at once. Who reads a long text in
+/// pieces may get pieces of different texts.
+pub struct BinAttribute<D: 'static> {
     /// Name of the file.
     pub name: &'static CStr,
     /// Returns all of the text.
@@ -97,41 +97,43 @@ pub struct Listing<D: 'static> {
 /// after the device was deregistered. The module stays loaded as long as a file is open.
 #[vtable]
 pub trait MiscDevice: Sized + Send + Sync + 'static {
-    /// What all files of a device share.
+    /// Data that all files of a device share.
     type Data: Send + Sync + 'static;
 
     /// The data of a mapping.
     type Area: Operations;
 
-    /// Whether areas that are as long as what one page table spans, or longer, start where one starts, if nobody
-    /// says where: so that they need no more page tables than they must. Only where the kernel has
-    /// transparent huge pages.
+    /// Whether areas that are as long as what one page table spans, or longer, start where one
+    /// starts, if the caller passes no address: so that they need no more page tables than they
+    /// must. Only where the kernel has transparent huge pages.
     const ALIGN_AREAS: bool = false;
 
     /// The files of a device in sysfs.
     const ATTRIBUTES: &'static [Attribute<Self::Data>] = &[];
 
     /// The longer ones.
-    const LISTINGS: &'static [Listing<Self::Data>] = &[];
+    const BIN_ATTRIBUTES: &'static [BinAttribute<Self::Data>] = &[];
 
-    /// Returns the inode whose address space all files of the device share, through whatever node they were opened. Without
-    /// one each node has an address space of its own.
+    /// Returns the inode whose address space all files of the device share, through any node
+    /// they were opened. Without one each node has an address space of its own.
     fn address_space(_data: &Self::Data) -> Option<&Arc<AnonInode>> {
         None
     }
 
-    /// Opens a file. Called with the lock of all misc devices held: must not wait for somebody
-    /// who registers or deregisters one.
+    /// Opens a file. Called with the lock of all misc devices held: must not wait for a
+    /// thread that registers or deregisters one.
     fn open(file: &File, data: ArcBorrow<'_, Self::Data>) -> Result<Arc<Self>>;
 
-    /// Says what a mapping of the file is to be like, or why there can be none. Must not take anything that has to be given
-    /// back: there may be no mapping after all. The mmap write lock is held.
+    /// Says what a mapping of the file is to be like, or why there can be none. Must not take
+    /// anything that has to be given back: there may be no mapping after all. The mmap write lock
+    /// is held.
     fn mmap_prepare(_this: ArcBorrow<'_, Self>, _area: &AreaDescription) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Returns the data of a mapping that was just made and is linked to the file already: code that takes pages away from all
-    /// mappings finds it. May insert pages, and may sleep; the mmap write lock is held. If it fails, the mapping is removed.
+    /// Returns the data of a mapping that was just made and is linked to the file already: code
+    /// that takes pages away from all mappings finds it. May insert pages, and may sleep; the mmap
+    /// write lock is held. If it fails, the mapping is removed.
     fn mapped(_this: ArcBorrow<'_, Self>, _vma: &VmaRef) -> Result<Arc<Self::Area>> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -142,14 +144,14 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Handles a command of io_uring, and returns its result. Must not wait for anything that may take
-    /// long.
+    /// Handles a command of io_uring, and returns its result. Must not wait for anything that may
+    /// take long.
     fn uring_cmd(_this: ArcBorrow<'_, Self>, _file: &File, _command: &Command<'_>) -> Result<i32> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Returns where the end of the file is for `lseek()`, in bytes. A file with an end can be synchronised as well, which does
-    /// nothing: programs expect both of what they map. May sleep.
+    /// Returns where the end of the file is for `lseek()`, in bytes. A file with an end can be
+    /// synchronised as well, which does nothing: programs expect both of what they map. May sleep.
     fn size(_this: ArcBorrow<'_, Self>) -> Result<u64> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -169,8 +171,8 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// `misc` is registered, `misc.name` points to the text of `name`, `misc.fops` is the table of `T`, and
-/// `misc.groups` points into `files`, which has an entry for each attribute of `T`.
+/// `misc` is registered, `misc.name` points to the text of `name`, `misc.fops` is the table of `T`,
+/// and `misc.groups` points into `files`, which has an entry for each attribute of `T`.
 #[pin_data(PinnedDrop)]
 pub struct Registration<T: MiscDevice> {
     name: CString,
@@ -206,7 +208,7 @@ impl<T: MiscDevice> Registration<T> {
         // Taken before: inside `try_pin_init!` the names of the fields are those of the fields.
         let text = options.name.as_char_ptr();
         let shared = ptr::from_ref(&*data);
-        let made = Files::new(T::ATTRIBUTES, T::LISTINGS);
+        let made = Files::new(T::ATTRIBUTES, T::BIN_ATTRIBUTES);
         let groups = made
             .as_ref()
             .map_or(ptr::null(), |files| files.groups.as_ptr());
@@ -236,8 +238,8 @@ impl<T: MiscDevice> Registration<T> {
                 unsafe { slot.write(WithData { misc, data: shared }) };
 
                 // SAFETY: The misc device is initialised, and is pinned until it is deregistered
-                // when `Self` is dropped. So are the name, whose text does not move, the attributes,
-                // and the parent.
+                // when `Self` is dropped. So are the name, whose text does not move, the
+                // attributes, and the parent.
                 to_result(unsafe { bindings::misc_register(slot.cast()) })
             }),
             _file: PhantomData,
@@ -264,7 +266,7 @@ struct Entry<D: 'static> {
 #[repr(C)]
 struct LongEntry<D: 'static> {
     raw: bindings::bin_attribute,
-    listing: &'static Listing<D>,
+    listing: &'static BinAttribute<D>,
 }
 
 /// The attributes of a device. All vectors have their final length, so that nothing moves.
@@ -280,7 +282,7 @@ struct Files<D: 'static> {
 impl<D: Send + Sync + 'static> Files<D> {
     fn new(
         attributes: &'static [Attribute<D>],
-        listings: &'static [Listing<D>],
+        listings: &'static [BinAttribute<D>],
     ) -> Result<Pin<KBox<Self>>> {
         let mut entries = KVec::with_capacity(attributes.len(), GFP_KERNEL)?;
         let mut list = KVec::with_capacity(attributes.len() + 1, GFP_KERNEL)?;
@@ -342,7 +344,7 @@ impl<D: Send + Sync + 'static> Files<D> {
     }
 }
 
-// SAFETY: The pointers are to what the value owns, and nobody changes that.
+// SAFETY: The pointers are to memory that the value owns and that does not change.
 unsafe impl<D> Send for Files<D> {}
 // SAFETY: As above.
 unsafe impl<D> Sync for Files<D> {}
@@ -353,8 +355,8 @@ unsafe impl<D> Sync for Files<D> {}
 ///
 /// `device` must be that of a registered misc device whose data is `D`.
 unsafe fn data_of<'a, D>(device: *mut bindings::device) -> &'a D {
-    // SAFETY: By the safety requirements; the core stored a pointer to the misc device. Files are removed
-    // before the registration goes, and that waits for calls.
+    // SAFETY: By the safety requirements; the core stored a pointer to the misc device. Files are
+    // removed before the registration goes, and that waits for calls.
     unsafe {
         let misc = bindings::dev_get_drvdata(device).cast::<WithData<D>>();
 
@@ -417,8 +419,8 @@ impl<D: Send + Sync + 'static> Entry<D> {
 impl<D: Send + Sync + 'static> LongEntry<D> {
     /// # Safety
     ///
-    /// `kobject` must be part of the device of a registered misc device whose data is `D`, `attribute`
-    /// part of one of its entries, and `to` valid for writing `size` bytes.
+    /// `kobject` must be part of the device of a registered misc device whose data is `D`,
+    /// `attribute` part of one of its entries, and `to` valid for writing `size` bytes.
     unsafe extern "C" fn read(
         _: *mut bindings::file,
         kobject: *mut bindings::kobject,
@@ -531,7 +533,7 @@ impl<T: MiscDevice> Table<T> {
                 kernel::container_of!(Opaque::cast_from(misc), Registration<T>, misc);
             &(*registration).data
         };
-        // SAFETY: The file is valid, and nobody else uses it yet.
+        // SAFETY: The file is valid, and not shared yet.
         let file = unsafe { File::from_raw_file(raw) };
 
         match T::open(file, data.as_arc_borrow()) {
@@ -555,8 +557,9 @@ impl<T: MiscDevice> Table<T> {
         // SAFETY: `open()` stored the result of `into_foreign()`, and there are no other calls.
         drop(unsafe { Arc::<T>::from_foreign((*file).private_data) });
 
-        // SAFETY: The file and its inode are valid. If the address space is not that of the node, `open()` gave the file
-        // another one, which is not used through the file any more: it has no mapping.
+        // SAFETY: The file and its inode are valid. If the address space is not that of the node,
+        // `open()` gave the file another one, which is not used through the file any more: it has
+        // no mapping.
         unsafe {
             let shared = (*file).f_mapping;
             if shared != (*inode).i_mapping {
@@ -574,7 +577,8 @@ impl<T: MiscDevice> Table<T> {
 
     /// # Safety
     ///
-    /// `description` must be one of a mapping of an open file with this table, that is being filled in.
+    /// `description` must be one of a mapping of an open file with this table, that is being filled
+    /// in.
     unsafe extern "C" fn mmap_prepare(description: *mut bindings::vm_area_desc) -> c_int {
         // SAFETY: By the safety requirements, the file is open.
         let (this, _) = unsafe { Self::borrow((*description).file) };
@@ -593,8 +597,8 @@ impl<T: MiscDevice> Table<T> {
 
     /// # Safety
     ///
-    /// `file` must be an open file with this table, of which the current process has just made a mapping at `start`. `data` is
-    /// valid for writing.
+    /// `file` must be an open file with this table, of which the current process has just made a
+    /// mapping at `start`. `data` is valid for writing.
     unsafe extern "C" fn mapped(
         start: c_ulong,
         _end: c_ulong,
@@ -656,7 +660,8 @@ impl<T: MiscDevice> Table<T> {
 
     /// # Safety
     ///
-    /// `command` must be one to an open file with this table, that is being issued with these flags.
+    /// `command` must be one to an open file with this table, that is being issued with these
+    /// flags.
     unsafe extern "C" fn uring_cmd(command: *mut bindings::io_uring_cmd, flags: c_uint) -> c_int {
         // SAFETY: The command is valid, and its file is open.
         let (this, file) = unsafe { Self::borrow(bindings::io_uring_cmd_file(command)) };
@@ -672,7 +677,7 @@ impl<T: MiscDevice> Table<T> {
     unsafe extern "C" fn show_fdinfo(seq: *mut bindings::seq_file, file: *mut bindings::file) {
         // SAFETY: The file is open.
         let (this, _) = unsafe { Self::borrow(file) };
-        // SAFETY: By the safety requirements, and nobody else uses it meanwhile.
+        // SAFETY: By the safety requirements; no other thread uses it.
         let seq = unsafe { SeqFile::from_raw(seq) };
 
         T::show_fdinfo(this, seq);

@@ -25,7 +25,7 @@ use core::{
     ptr, //
 };
 
-/// What is behind a file.
+/// Data and functions of a file.
 ///
 /// The methods are called by several processes at once, and may sleep.
 pub trait Attribute: Send + Sync + 'static {
@@ -74,7 +74,8 @@ impl<T: Attribute> AttributeFile<T> {
                 attribute.attr.mode = 0o644;
                 attribute.show = Some(Self::show);
                 attribute.store = Some(Self::store);
-                // Files of a module are a lock class of their own: what is written to one may remove files of devices.
+                // Files of a module are a lock class of their own: what is written to one may
+                // remove files of devices.
                 let class = static_lock_class!().as_ptr();
                 // SAFETY: `slot` is valid for writing, and then initialised.
                 unsafe {
@@ -192,7 +193,7 @@ impl ParameterFiles {
     /// Creates the files.
     ///
     /// `ENODEV` if the module is built into the kernel, and has no directory. `EEXIST` if there are
-    /// such files already.
+    /// these files already.
     pub fn new(module: &'static ThisModule, parameters: &[Parameter]) -> Result<Self> {
         let kobj = kobject(module).ok_or(ENODEV)?;
         let mut files = KVec::with_capacity(parameters.len(), GFP_KERNEL)?;

@@ -185,12 +185,13 @@ pub fn is_present(pdev: &pci::Device) -> bool {
 }
 
 /// Marks a range of a memory BAR as used by `name` for as long as the device is bound
-/// (`devm_request_mem_region()`). Offset and size are in bytes. The rest of the BAR is left to others.
+/// (`devm_request_mem_region()`). Offset and size are in bytes. The rest of the BAR is left to
+/// others.
 ///
 /// # Errors
 ///
-/// `EINVAL` if the range is empty, or not within a memory BAR that has an address; `EBUSY` if another
-/// driver uses a part of it.
+/// `EINVAL` if the range is empty, or not within a memory BAR that has an address; `EBUSY` if
+/// another driver uses a part of it.
 pub fn request_range(
     pdev: &pci::Device<Core<'_>>,
     bar: u32,
@@ -266,8 +267,8 @@ impl MsixCapability {
     }
 }
 
-/// Where a device is.
-pub struct Place {
+/// Address of a PCI device, and its NUMA node.
+pub struct PciLocation {
     /// PCI domain.
     pub domain: u32,
     /// PCI bus.
@@ -278,7 +279,7 @@ pub struct Place {
     pub numa_node: i32,
 }
 
-impl Place {
+impl PciLocation {
     /// Returns where a device is.
     pub fn of(pdev: &pci::Device) -> Self {
         let raw = as_raw(pdev);
@@ -297,42 +298,44 @@ impl Place {
     }
 }
 
-/// Returns the address of a BAR as the bus sees it, which may differ from the one that the CPU uses.
+/// Returns the address of a BAR as the bus sees it, which may differ from the one that the CPU
+/// uses.
 pub fn bus_address(pdev: &pci::Device, bar: u32) -> Result<u64> {
     if bar >= STD_NUM_BARS {
         return Err(EINVAL);
     }
 
-    // SAFETY: The device is valid and has such a BAR.
+    // SAFETY: The device is valid and has that BAR.
     Ok(unsafe { bindings::pci_bus_address(as_raw(pdev), bar.try_into()?) })
 }
 
 /// Registers: the first `SIZE` bytes of a BAR, mapped.
 ///
-/// In contrast to [`pci::Bar`] the BAR is not claimed, so that the registers of a device that another
-/// driver has can be accessed.
+/// In contrast to [`pci::Bar`] the BAR is not claimed, so that the registers of a device that
+/// another driver has can be accessed.
 ///
 /// # Invariants
 ///
-/// `io` is such a mapping of a BAR of `pdev`.
-pub struct Window<const SIZE: usize> {
+/// `io` is a mapping of a BAR of `pdev`.
+pub struct UnclaimedBar<const SIZE: usize> {
     pdev: ARef<pci::Device>,
     io: MmioRaw<Region<SIZE>>,
 }
 
-impl<const SIZE: usize> Window<SIZE> {
+impl<const SIZE: usize> UnclaimedBar<SIZE> {
     /// Maps registers for as long as the device is bound. May sleep.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if there is no such BAR, or if it is smaller; `ENOMEM` if it cannot be mapped.
+    /// `EINVAL` if the device has no BAR of that number, or if it is smaller; `ENOMEM` if it cannot
+    /// be mapped.
     pub fn map(pdev: &pci::Device<Bound>, bar: u32) -> Result<Devres<Self>> {
         if Resource::of(pdev, bar)?.size < SIZE as u64 {
             return Err(EINVAL);
         }
 
         let number = bar.try_into()?;
-        // SAFETY: The device is valid and has such a BAR, at least that long.
+        // SAFETY: The device is valid and has that BAR, at least that long.
         let address = unsafe { bindings::pci_iomap_range(as_raw(pdev), number, 0, SIZE) }.addr();
         if address == 0 {
             return Err(ENOMEM);
@@ -348,16 +351,16 @@ impl<const SIZE: usize> Window<SIZE> {
     }
 }
 
-impl<const SIZE: usize> Drop for Window<SIZE> {
+impl<const SIZE: usize> Drop for UnclaimedBar<SIZE> {
     fn drop(&mut self) {
         let address = ptr::with_exposed_provenance_mut::<c_void>(self.io.addr());
 
-        // SAFETY: By the type invariants; nobody has a reference to the mapping any more.
+        // SAFETY: By the type invariants; there is no reference to the mapping any more.
         unsafe { bindings::pci_iounmap(as_raw(&self.pdev), address) };
     }
 }
 
-impl<'a, const SIZE: usize> IoBase<'a> for &'a Window<SIZE> {
+impl<'a, const SIZE: usize> IoBase<'a> for &'a UnclaimedBar<SIZE> {
     type Backend = MmioBackend;
     type Target = Region<SIZE>;
 
@@ -367,7 +370,7 @@ impl<'a, const SIZE: usize> IoBase<'a> for &'a Window<SIZE> {
     }
 }
 
-/// What is known of a BAR.
+/// A BAR as the PCI core describes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Resource {
     /// CPU address of the first byte.
@@ -389,7 +392,7 @@ impl Resource {
         }
         let number = i32::try_from(bar)?;
 
-        // SAFETY: The device is valid and has such a BAR.
+        // SAFETY: The device is valid and has that BAR.
         let flags = unsafe { bindings::pci_resource_flags(as_raw(pdev), number) } as u64;
         Ok(Self {
             start: pdev.resource_start(bar)?,

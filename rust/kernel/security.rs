@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel does not allow anybody, root included.
+//! Access that the kernel denies to all processes, root included.
 //!
 //! C header: [`include/linux/security.h`](srctree/include/linux/security.h)
 

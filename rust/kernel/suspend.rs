@@ -16,11 +16,12 @@ use core::ffi::c_void;
 
 /// Is told of sleep. The methods follow each other, and may sleep.
 pub trait Sleeper: Send + Sync + 'static {
-    /// The system is going to sleep: processes still run, and devices work. If this fails the system stays awake.
+    /// The system is going to sleep: processes still run, and devices work. If this fails the
+    /// system stays awake.
     fn prepare(&self) -> Result;
 
-    /// The system is awake again, or did not sleep after all: processes run already. May be called without
-    /// [`Sleeper::prepare`].
+    /// The system is awake again, or did not sleep after all: processes run already. May be called
+    /// without [`Sleeper::prepare`].
     fn awake(&self);
 }
 

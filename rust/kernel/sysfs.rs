@@ -37,8 +37,8 @@ pub(crate) unsafe fn show(page: *mut c_char, text: impl FnOnce() -> Result<CStri
     })
 }
 
-/// Gives a part of a text to a process, from `offset` on, and returns what the C side is to be told: how
-/// many bytes, 0 at the end, or an error.
+/// Gives a part of a text to a process, from `offset` on, and returns what the C side is to be
+/// told: how many bytes, 0 at the end, or an error.
 ///
 /// # Safety
 ///

@@ -20,8 +20,8 @@ pub fn is_killed() -> bool {
     unsafe { bindings::fatal_signal_pending(kernel::current!().as_ptr()) != 0 }
 }
 
-/// Returns whether the calling thread may administer the system (`CAP_SYS_ADMIN`). To decide what is shown: that it may not
-/// is not recorded as an attempt.
+/// Returns whether the calling thread may administer the system (`CAP_SYS_ADMIN`). To decide what
+/// is shown: that it may not is not recorded as an attempt.
 pub fn is_administrator() -> bool {
     // SAFETY: The initial namespace is valid.
     unsafe {

@@ -2,7 +2,8 @@
 
 //! Work that is repeated until it is done.
 //!
-//! [`kernel::workqueue`] has work items that keep their data alive, and cannot be cancelled. This one ends with its owner.
+//! [`kernel::workqueue`] has work items that keep their data alive, and cannot be cancelled. This
+//! one ends with its owner.
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
@@ -23,7 +24,7 @@ use crate::bindings;
 
 use core::ops::Deref;
 
-/// What is to be repeated.
+/// Work that repeats.
 pub trait Retry: Send + Sync + 'static {
     /// After how many milliseconds it is tried again.
     const INTERVAL: Msecs;
@@ -58,7 +59,8 @@ impl<T: Retry> RetryWork<T> {
 
         pin_init!(Self {
             work <- Opaque::ffi_init(move |slot: *mut bindings::delayed_work| {
-                // SAFETY: `slot` is valid for writing, and pinned. The timer's function is the one for delayed work.
+                // SAFETY: `slot` is valid for writing, and pinned. The timer's function is the one
+                // for delayed work.
                 unsafe {
                     bindings::init_work_with_key(
                         &raw mut (*slot).work,
@@ -80,8 +82,8 @@ impl<T: Retry> RetryWork<T> {
         })
     }
 
-    /// Tries after [`Retry::INTERVAL`], and again until [`Retry::retry`] says that it is done. Does nothing if that is
-    /// scheduled, or if [`RetryWork::disable`] was called. Does not sleep.
+    /// Tries after [`Retry::INTERVAL`], and again until [`Retry::retry`] says that it is done. Does
+    /// nothing if that is scheduled, or if [`RetryWork::disable`] was called. Does not sleep.
     pub fn schedule(&self) {
         // SAFETY: By the type invariants, the work is initialised. It is disabled before it goes.
         unsafe {
@@ -94,7 +96,8 @@ impl<T: Retry> RetryWork<T> {
         };
     }
 
-    /// Cancels what is scheduled, waits for work that is under way, and lets no more be scheduled. May sleep.
+    /// Cancels what is scheduled, waits for work that is under way, and lets no more be scheduled.
+    /// May sleep.
     pub fn disable(&self) {
         // SAFETY: By the type invariants, the work is initialised.
         unsafe { bindings::disable_delayed_work_sync(self.work.get()) };

@@ -22,8 +22,8 @@ include!(concat!(
     "/rust/uapi/uapi_generated.rs"
 ));
 
-/// Says that structures are plain integers, `$size` bytes in all: equal only where there is no padding,
-/// for 32-bit and 64-bit callers alike.
+/// Says that structures are plain integers, `$size` bytes in all: equal only where there is no
+/// padding, for 32-bit and 64-bit callers alike.
 macro_rules! plain {
     ($($name:ident: $size:literal),* $(,)?) => {
         $(

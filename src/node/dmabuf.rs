@@ -21,7 +21,7 @@ use kernel_ext::{
         Kind,
         Memory, //
     },
-    gate::Hold,
+    gate::UseGuard,
     p2pmem::Allocation, //
 };
 
@@ -35,7 +35,7 @@ use crate::{
 
 use super::mmap;
 
-/// What is behind a dma-buf.
+/// The memory of a dma-buf, and its entry in the list of exports.
 pub(crate) struct Handle {
     pub(crate) buffer: Arc<Buffer>,
     /// Its entry in the list of exports.
@@ -88,7 +88,7 @@ impl Memory for Handle {
         &KIND
     }
 
-    fn hold(&self) -> Option<Hold<Allocation>> {
+    fn hold(&self) -> Option<UseGuard<Allocation>> {
         self.buffer.hold().ok()
     }
 

@@ -20,7 +20,7 @@ use kernel_ext::{
     io_uring::cmd::Command,
     miscdevice::{
         Attribute,
-        Listing,
+        BinAttribute,
         MiscDevice,
         POLL_GONE, //
     },
@@ -53,7 +53,7 @@ impl MiscDevice for File {
     type Area = Buffer;
     const ALIGN_AREAS: bool = true;
     const ATTRIBUTES: &'static [Attribute<Shared>] = sysfs::ALL;
-    const LISTINGS: &'static [Listing<Shared>] = sysfs::LISTINGS;
+    const BIN_ATTRIBUTES: &'static [BinAttribute<Shared>] = sysfs::BIN_ATTRIBUTES;
 
     fn address_space(shared: &Shared) -> Option<&Arc<AnonInode>> {
         Some(&shared.provider.inode)

@@ -19,7 +19,7 @@ const BITS: u32 = u64::BITS;
 static IN_USE: [Atomic<u64>; (MAX / BITS) as usize] =
     [const { Atomic::new(0) }; (MAX / BITS) as usize];
 
-/// A number that nobody else has. It is free again when this is dropped.
+/// The number of one node. Dropping it frees the number.
 pub(crate) struct NodeId(u32);
 
 impl NodeId {

@@ -46,7 +46,7 @@ use kernel_ext::{
     },
     pci::{
         bus_address,
-        Place, //
+        PciLocation, //
     },
     task,
     uapi, //
@@ -67,8 +67,8 @@ const READ_WRITE: u32 = _IOC_READ | _IOC_WRITE;
 
 /// Handles a request.
 ///
-/// The caller's memory is accessed outside of the gate: a page of it may take for ever to come, if
-/// the caller so wishes, and nobody who unbinds the device may have to wait for that.
+/// The caller's memory is accessed outside of the gate: a page of it may take any time to come, if
+/// the caller arranges that, and unbinding must not wait for it.
 pub(crate) fn handle(
     provider: &Arc<Provider>,
     account: &Arc<Account>,
@@ -118,7 +118,7 @@ const REQUESTS: u32 = 1 << uapi::P2PMEM_NR_INFO
 fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
     let _inside = provider.enter()?;
 
-    let place = Place::of(provider.device());
+    let place = PciLocation::of(provider.device());
     let mut flags = 0;
     if provider.is_adopted() {
         flags |= uapi::P2PMEM_INFO_ADOPTED;

@@ -2,9 +2,10 @@
 
 //! Memory in the address space of a process.
 //!
-//! `mmap()` of a node takes the memory from the pool, so that it fails there and not later. That is done when the area is
-//! linked to the file: a device that goes away finds it from then on. Pages become present when they are touched, a large
-//! page or all that one page table spans. Only where that is little, and needs not be cleared, they are at once.
+//! `mmap()` of a node takes the memory from the pool, so that it fails there and not later. That is
+//! done when the area is linked to the file: a device that goes away finds it from then on. Pages
+//! become present when they are touched, a large page or all that one page table spans. Only where
+//! that is little, and needs not be cleared, they are at once.
 
 use kernel::{
     mm::virt::{
@@ -51,8 +52,8 @@ pub(crate) fn prepare(provider: &Provider, area: &AreaDescription) -> Result {
     Ok(())
 }
 
-/// Allocates the memory of a mapping of a node, for an open file. The mapping owns it, and those that fork, partial
-/// `munmap()` and `mremap()` make of it hold references as well.
+/// Allocates the memory of a mapping of a node, for an open file. The mapping owns it, and those
+/// that fork, partial `munmap()` and `mremap()` make of it hold references as well.
 pub(crate) fn mapped(
     provider: &Arc<Provider>,
     account: &Arc<Account>,
@@ -65,7 +66,7 @@ pub(crate) fn mapped(
     let allocation = buffer.allocation(&inside)?;
     if size < LARGE_PAGE_SIZE && !allocation.is_cleared() {
         if let Some(vma) = vma.as_mixedmap_vma() {
-            // What is not mapped now is mapped when it is touched.
+            // Pages that are not mapped now are mapped when they are touched.
             let _ = allocation.map(vma, vma.start(), 0..size >> PAGE_SHIFT);
         }
     }
@@ -111,8 +112,8 @@ fn handle(buffer: &Buffer, fault: &Fault, map: fn(&Allocation, &Fault) -> Result
     }
 }
 
-/// Maps a large page. Where there is none, its pages one by one: the kernel would make a page table for a smaller fault
-/// that would not be used.
+/// Maps a large page. Where there is none, its pages one by one: the kernel would make a page table
+/// for a smaller fault that would not be used.
 fn map_large_page(allocation: &Allocation, fault: &Fault) -> Result {
     if !allocation.map_large(fault, virt::page_offset(fault.vma()))? {
         map_pages(allocation, fault)?;

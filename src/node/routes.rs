@@ -4,13 +4,14 @@
 //!
 //! A line for each device that could do DMA: its address, its route, and `key=value`.
 //!
-//! - `self`: the provider. `switch`: requests turn around at `through` or below it. `host-bridge`: they go up to
-//!   the root complex, and the kernel trusts that. `none`: the kernel does not allow DMA to the memory.
+//! - `self`: the provider. `switch`: requests turn around at `through` or below it. `host-bridge`:
+//!   they go up to the root complex, and the kernel trusts that. `none`: the kernel does not allow
+//!   DMA to the memory.
 //! - `distance`: hops between ports.
 //! - `through`: the lowest port that is above both.
 //! - `acs`: ports on the way that send requests upstream, each with its ACS Control register.
-//! - `host`: vendor and device ID by which the kernel knows the host bridge of the provider, and that of
-//!   the client if that is another one; `-` if there is nothing to know it by.
+//! - `host`: vendor and device ID by which the kernel knows the host bridge of the provider, and
+//!   that of the client if that is another one; `-` if there is nothing to know it by.
 //! - `ats`, `pasid`, `pri`: `on` or `off` for each of these capabilities that the device has.
 //!
 //! And a line for each bridge: its address, `port`, and `key=value`.
@@ -36,7 +37,7 @@ use kernel::{
 };
 
 use kernel_ext::{
-    gate::Guard,
+    gate::RegistrationGuard,
     pci::{
         p2pdma,
         tree::{
@@ -53,12 +54,12 @@ use crate::provider::Provider;
 /// For how long a text is good: so that one that is read in pieces is of one piece.
 const GOOD: Delta = Delta::from_secs(5);
 
-/// What was found.
+/// Routes that were found.
 pub(crate) struct Found {
     /// The text, and since when it is so.
     text: Option<(Instant<Monotonic>, KVVec<u8>)>,
-    /// Whether the kernel allows DMA through host bridges. It decides by what these are, and writes to the log if it does
-    /// not know them: it is asked once.
+    /// Whether the kernel allows DMA through host bridges. It decides by what these are, and writes
+    /// to the log if it does not know them: it is asked once.
     allowed: KVec<(Hosts, bool)>,
 }
 
@@ -72,7 +73,8 @@ impl Found {
     }
 }
 
-/// The host bridge of the provider, and that of the client if it is another one: vendor and device ID if they can be known.
+/// The host bridge of the provider, and that of the client if it is another one: vendor and device
+/// ID if they can be known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Hosts {
     provider: Option<(u16, u16)>,
@@ -98,7 +100,7 @@ pub(crate) fn list(provider: &Provider, found: &Mutex<Found>) -> Result<KVVec<u8
 fn find(
     provider: &Provider,
     allowed: &mut KVec<(Hosts, bool)>,
-    _inside: &Guard<'_>,
+    _inside: &RegistrationGuard<'_>,
 ) -> Result<KVVec<u8>> {
     let mut text = KVVec::new();
     for pdev in tree::devices() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all open files of a node share.
+//! State that all open files of a node share.
 
 use kernel::{
     prelude::*,
@@ -15,7 +15,7 @@ use crate::provider::Provider;
 
 use super::routes;
 
-/// What all open files of a node, and its files in sysfs, share.
+/// State that all open files of a node, and its files in sysfs, share.
 #[pin_data]
 pub(crate) struct Shared {
     pub(crate) provider: Arc<Provider>,

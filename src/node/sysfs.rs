@@ -15,7 +15,7 @@ use kernel::{
 use kernel_ext::{
     miscdevice::{
         Attribute,
-        Listing, //
+        BinAttribute, //
     },
     mm::virt::{
         LARGE_PAGES,
@@ -112,7 +112,7 @@ pub(crate) const ALL: &[Attribute<Shared>] = &[
 ];
 
 /// The longer ones.
-pub(crate) const LISTINGS: &[Listing<Shared>] = &[Listing {
+pub(crate) const BIN_ATTRIBUTES: &[BinAttribute<Shared>] = &[BinAttribute {
     name: c"routes",
     show: |shared| routes::list(&shared.provider, &shared.routes),
 }];
@@ -125,7 +125,7 @@ fn yes_or_no(text: &str) -> Option<bool> {
     }
 }
 
-/// Where the memory lies and what it is, as in `bar2@0x0+0x4000000:cmb`.
+/// Regions and their memory kinds, as in `bar2@0x0+0x4000000:cmb`.
 struct Regions<'a>(&'a Provider);
 
 impl fmt::Display for Regions<'_> {

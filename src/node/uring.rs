@@ -2,11 +2,12 @@
 
 //! Memory in the buffer table of an io_uring: neither mapped nor pinned by each request.
 //!
-//! Requests through a slot pass checks that mapped memory does not pass, so that this is a privilege
-//! ([`Privilege`](crate::provider::Privilege)).
+//! Requests through a slot pass checks that mapped memory does not pass, so that this is a
+//! privilege ([`Privilege`](crate::provider::Privilege)).
 //!
-//! The kernel has no way to take memory back from a ring. Unbinding the device wakes up pollers of the node, and waits.
-//! Only slots in rings of the thread that unbinds are emptied, which could not do it while it waits.
+//! The kernel has no way to take memory back from a ring. Unbinding the device wakes up pollers of
+//! the node, and waits. Only slots in rings of the thread that unbinds are emptied, which could not
+//! do it while it waits.
 
 use kernel::{
     fs::{

@@ -11,7 +11,7 @@ use kernel::{
     sync::Arc, //
 };
 
-use kernel_ext::pci::Window;
+use kernel_ext::pci::UnclaimedBar;
 
 /// Up to here the registers go that are used.
 const REGISTERS: usize = 0x1000;
@@ -20,11 +20,11 @@ pub(crate) const BAR: u32 = 0;
 
 /// The registers, as long as the controller is bound.
 #[derive(Clone)]
-pub(super) struct Registers(Arc<Devres<Window<REGISTERS>>>);
+pub(super) struct Registers(Arc<Devres<UnclaimedBar<REGISTERS>>>);
 
 impl Registers {
     pub(super) fn map(pdev: &pci::Device<Core<'_>>) -> Result<Self> {
-        let window = Window::map(pdev, BAR)
+        let window = UnclaimedBar::map(pdev, BAR)
             .inspect_err(|_| dev_err!(pdev, "the registers in BAR 0 cannot be mapped\n"))?;
 
         Ok(Self(Arc::new(window, GFP_KERNEL)?))

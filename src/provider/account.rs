@@ -2,8 +2,8 @@
 
 //! How much memory open files and users have, and may have.
 //!
-//! Memory counts for the open file that it was allocated through, and for the user who opened that, also in other processes.
-//! Limits are checked before anything is taken from the pool.
+//! Memory counts for the open file that it was allocated through, and for the user who opened that,
+//! also in other processes. Limits are checked before anything is taken from the pool.
 
 use kernel::{
     prelude::*,
@@ -54,7 +54,7 @@ impl Counter {
     }
 }
 
-/// What the administrator allows; 0 for any number of bytes.
+/// Limits that the administrator set; 0 for any number of bytes.
 pub(crate) struct Limits {
     pub(crate) per_file: Atomic<u64>,
     pub(crate) per_user: Atomic<u64>,
@@ -143,12 +143,14 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Returns how many bytes were allocated through the file, and how many of them are in large pages.
+    /// Returns how many bytes were allocated through the file, and how many of them are in large
+    /// pages.
     pub(crate) fn allocated(&self) -> (u64, u64) {
         (self.bytes.get(), self.bytes_in_large_pages.get())
     }
 
-    /// Counts bytes that are to be allocated. `EDQUOT` if that is more than the file or its user may have.
+    /// Counts bytes that are to be allocated. `EDQUOT` if that is more than the file or its user
+    /// may have.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation> {
         let limits = &self.all.limits;
 
@@ -183,7 +185,7 @@ pub(crate) struct Reservation {
     account: Arc<Account>,
     bytes: u64,
     bytes_in_large_pages: u64,
-    /// What the control group of the allocating process is charged: all of it, until all is back.
+    /// Charge of the control group of the allocating process: all of it, until all is free.
     charge: Option<Charge>,
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All memory of a provider that is allocated, and memory that its last user gave up but DMA still uses.
+//! All memory of a provider that is allocated, and memory that its last user gave up but DMA still
+//! uses.
 
 use kernel::{
     prelude::*,
@@ -18,7 +19,7 @@ use kernel::{
 };
 
 use kernel_ext::{
-    gate::Gated,
+    gate::SleepableRevocable,
     p2pmem::Allocation,
     task::Process,
     workqueue::Retry, //
@@ -29,9 +30,9 @@ use super::account::Reservation;
 use core::ops::Range;
 
 /// Memory that is reached from inside the gate.
-pub(crate) type Memory = Arc<Gated<Allocation>>;
+pub(crate) type Memory = Arc<SleepableRevocable<Allocation>>;
 
-/// What an allocation is known by: its CPU address, and a number that no other one has.
+/// Key of an allocation: its CPU address, and a number that no other one has.
 pub(crate) type Key = (u64, u64);
 
 /// An allocation.
@@ -43,7 +44,7 @@ pub(crate) struct AllocationEntry {
     owner: Process,
 }
 
-/// What is told of an allocation.
+/// Properties of an allocation that are listed.
 pub(crate) struct Summary {
     pub(crate) owner: Process,
     pub(crate) user: Kuid,
@@ -94,14 +95,15 @@ pub(super) struct Taken {
 struct Trees {
     /// Apart from those that are being given back, these do not overlap.
     in_use: RBTree<Key, AllocationEntry>,
-    /// What is back in the pool of these may be part of others.
+    /// Memory of these that is back in the pool may be part of others.
     outstanding: RBTree<Key, AllocationEntry>,
     next_number: u64,
 }
 
 /// The allocations of a provider.
 ///
-/// The lock is held only to look at the trees: never while memory is used or given back, and never for long.
+/// The lock is held only to look at the trees: never while memory is used or given back, and never
+/// for long.
 #[pin_data]
 pub(crate) struct Allocations {
     #[pin]
@@ -139,8 +141,8 @@ impl Allocations {
         self.trees.lock().in_use.get_mut(&key)?.memory.take()
     }
 
-    /// Takes the memory of the first allocation from `since` on out of its entry: of those in use, or of those that are
-    /// outstanding.
+    /// Takes the memory of the first allocation from `since` on out of its entry: of those in use,
+    /// or of those that are outstanding.
     pub(super) fn take_next(&self, since: Key, is_outstanding: bool) -> Option<Taken> {
         let mut trees = self.trees.lock();
         let tree = if is_outstanding {
@@ -164,7 +166,8 @@ impl Allocations {
         }
     }
 
-    /// Puts memory back whose last user gave it up, of which so many bytes are still used. Forgets it if there are none.
+    /// Puts memory back whose last user gave it up, of which so many bytes are still used. Forgets
+    /// it if there are none.
     pub(super) fn put_back(&self, key: Key, memory: Memory, outstanding: usize) {
         let mut guard = self.trees.lock();
         let trees = &mut *guard;
@@ -196,7 +199,8 @@ impl Allocations {
         trees.in_use.is_empty() && trees.outstanding.is_empty()
     }
 
-    /// Passes what is to be told of each allocation to `see`, until that fails. Allocations may come and go during that.
+    /// Passes what is to be told of each allocation to `see`, until that fails. Allocations may
+    /// come and go during that.
     pub(crate) fn for_each<E>(
         &self,
         mut see: impl FnMut(Summary) -> Result<(), E>,
@@ -226,7 +230,8 @@ impl Allocations {
         Some((key, entry.summary(key.0, is_outstanding)))
     }
 
-    /// Returns the length of the longest run in `region` (CPU addresses) that no allocation in use has, in bytes.
+    /// Returns the length of the longest run in `region` (CPU addresses) that no allocation in use
+    /// has, in bytes.
     pub(crate) fn longest_free(&self, region: Range<u64>) -> u64 {
         let mut longest = 0;
         let mut free = region.start;
@@ -272,7 +277,8 @@ impl Retry for Allocations {
 }
 
 impl Allocations {
-    /// Gives memory back that was taken out and that has no user. Returns whether DMA still uses a part of it.
+    /// Gives memory back that was taken out and that has no user. Returns whether DMA still uses a
+    /// part of it.
     pub(super) fn give_back(&self, key: Key, memory: Memory) -> bool {
         // Only holders of the memory have more references, and they are users.
         let Some(mut memory) = Arc::into_unique_or_drop(memory) else {

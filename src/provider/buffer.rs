@@ -12,9 +12,9 @@ use kernel::{
 
 use kernel_ext::{
     gate::{
-        Gated,
-        Guard,
-        Hold, //
+        RegistrationGuard,
+        SleepableRevocable,
+        UseGuard, //
     },
     mm::virt::Caching,
     p2pmem::Allocation, //
@@ -48,7 +48,7 @@ impl Buffer {
         account: &Arc<Account>,
         size: usize,
         caching: Caching,
-        inside: &Guard<'_>,
+        inside: &RegistrationGuard<'_>,
     ) -> Result<Arc<Self>> {
         let place = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
         let (key, memory) = provider.allocate(account, size, inside)?;
@@ -69,25 +69,29 @@ impl Buffer {
     }
 
     /// Returns the memory.
-    pub(crate) fn allocation<'a>(&'a self, inside: &'a Guard<'_>) -> Result<&'a Allocation> {
+    pub(crate) fn allocation<'a>(
+        &'a self,
+        inside: &'a RegistrationGuard<'_>,
+    ) -> Result<&'a Allocation> {
         let memory = self.memory.as_ref();
 
         memory.and_then(|memory| memory.get(inside)).ok_or(ENODEV)
     }
 
-    /// Holds the memory for somebody who needs it beyond this call. `ENODEV` if it was taken back.
-    pub(crate) fn hold(&self) -> Result<Hold<Allocation>> {
+    /// Holds the memory beyond this call. `ENODEV` if it was revoked.
+    pub(crate) fn hold(&self) -> Result<UseGuard<Allocation>> {
         let inside = self.provider.enter()?;
         let memory = self.memory.as_ref();
 
         memory
-            .and_then(|memory| Gated::hold(memory, &inside))
+            .and_then(|memory| SleepableRevocable::hold(memory, &inside))
             .ok_or(ENODEV)
     }
 
-    /// Clears all of the memory now, where that is to be done, not when it is first used. `EINTR` if the caller is killed
-    /// during that, `ENODEV` if the device is to go, `EIO` if it does not return what was written.
-    pub(crate) fn prepare(&self, inside: &Guard<'_>) -> Result {
+    /// Clears all of the memory now, where that is to be done, not when it is first used. `EINTR`
+    /// if the caller is killed during that, `ENODEV` if the device is to go, `EIO` if it does not
+    /// return what was written.
+    pub(crate) fn prepare(&self, inside: &RegistrationGuard<'_>) -> Result {
         self.allocation(inside)?.prepare(|| {
             if self.provider.is_gone() {
                 Err(ENODEV)

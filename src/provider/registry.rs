@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A set of things that register themselves, and that somebody else may empty.
+//! A set whose entries register themselves, and that revocation empties.
 
 use kernel::{
     prelude::*,

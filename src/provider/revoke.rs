@@ -32,26 +32,29 @@ const FIRST_REPORT: Delta = Delta::from_millis(100);
 const REPORT_INTERVAL: Delta = Delta::from_secs(10);
 
 impl Provider {
-    /// Takes the memory back from everybody, since the device goes away. [`Provider::finish`] is the second half.
+    /// Takes the memory back from all users, since the device goes away. [`Provider::finish`] is
+    /// the second half.
     ///
-    /// When this returns, no system call is under way on behalf of the device, and no process can reach its memory.
-    /// The caller must have made sure that no more files are opened. Does not wait for DMA.
+    /// When this returns, no system call is under way on behalf of the device, and no process can
+    /// reach its memory. The caller must have made sure that no more files are opened. Does not
+    /// wait for DMA.
     pub(crate) fn withdraw(&self) {
         let closed = self.gate.close();
         self.gone.notify_all();
-        // What was charged stays so until it is given back.
+        // Charges stay until the memory is freed.
         self.charged
             .with_closed(&closed, |mut charged| drop(charged.take()));
 
-        // Pages are mapped from inside the gate only, by a fault or when a VMA is made: from here on
-        // none are, so that one pass reaches all.
+        // Pages are mapped from inside the gate only, by a fault or when a VMA is made: from here
+        // on none are, so that one pass reaches all.
         self.inode.unmap();
         // All are told before any is waited for.
         self.revoke_exports();
         self.empty_own_slots();
     }
 
-    /// Waits for DMA into memory that was allocated, and gives all of that back. No other device has it when this returns.
+    /// Waits for DMA into memory that was allocated, and gives all of that back. No other device
+    /// has it when this returns.
     pub(crate) fn finish(&self) {
         let closed = self.gate.close();
 
@@ -67,8 +70,8 @@ impl Provider {
         }
     }
 
-    /// Empties slots in rings of this thread, which cannot do it while it waits for them. What is left, like requests that are
-    /// under way, is waited for with the memory.
+    /// Empties slots in rings of this thread, which cannot do it while it waits for them. What is
+    /// left, like requests that are under way, is waited for with the memory.
     fn empty_own_slots(&self) {
         /// For how long a ring may be in use by other threads, in milliseconds.
         const PATIENCE: u32 = 1000;
@@ -182,8 +185,9 @@ impl Provider {
     }
 }
 
-/// The second half of the revocation of a provider, in the background: for a device that is gone, whose own driver ends the
-/// DMA that would be waited for. What is left when this is dropped is waited for.
+/// The second half of the revocation of a provider, in the background: for a device that is gone,
+/// whose own driver ends the DMA that would be waited for. What is left when this is dropped is
+/// waited for.
 pub(crate) struct Rest(Arc<Provider>);
 
 impl Rest {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the administrator set for devices: `/sys/module/p2pmem_rs/regions`.
+//! Regions that the administrator specified for devices: `/sys/module/p2pmem_rs/regions`.
 //!
 //! A line that is written is about one device, see spec.rs. It counts from the next time the device
 //! is bound on; a device that another driver has is looked at once more right away. Reading gives
@@ -21,8 +21,8 @@ use kernel::{
 };
 
 use kernel_ext::{
-    global::Global,
-    module::Attribute, //
+    module::Attribute,
+    module_cell::ModuleCell, //
 };
 
 use super::spec::{
@@ -31,7 +31,7 @@ use super::spec::{
 };
 
 /// As set since the module was loaded.
-pub(crate) static CONFIG: Global<Config> = Global::new();
+pub(crate) static CONFIG: ModuleCell<Config> = ModuleCell::new();
 
 struct Entry {
     /// As the kernel names the device.
@@ -39,7 +39,7 @@ struct Entry {
     specs: RegionSpecs,
 }
 
-/// What was set.
+/// Lines that were written.
 #[pin_data]
 pub(crate) struct Config {
     #[pin]
@@ -124,7 +124,7 @@ fn text(entries: &[Entry]) -> Result<CString> {
     CString::try_from_fmt(fmt!("{}", Lines(entries)))
 }
 
-/// What looks once more at a device when its line changed.
+/// Looks once more at a device when its line changed.
 pub(crate) trait Applier: Send + Sync {
     /// Applies what is set for the device of that name. May sleep.
     fn apply(&self, device: &CStr);

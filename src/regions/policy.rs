@@ -10,7 +10,7 @@ use super::range::{
     RegionError, //
 };
 
-/// Returns the BAR that most likely is memory, of a device that nobody said anything about: the
+/// Returns the BAR that most likely is memory, of a device without a specification: the
 /// largest prefetchable 64-bit one, or else the largest memory BAR.
 ///
 /// One without an address counts as small, but may be chosen: that it has none is the reason then.

@@ -10,10 +10,10 @@ use core::{
     ops::RangeInclusive, //
 };
 
-/// What the kernel asks of a range.
+/// Requirements of the kernel on a range.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// What start and size must be multiples of, in bytes: a power of two.
+    /// Start and size are multiples of this many bytes: a power of two.
     pub(crate) alignment: u64,
     /// CPU addresses that can be mapped.
     pub(crate) mappable: RangeInclusive<u64>,
@@ -28,23 +28,24 @@ pub(crate) struct Bar {
     pub(crate) start: u64,
     /// Length in bytes, 0 if it is not known.
     pub(crate) size: u64,
-    /// What it is.
+    /// Its kind.
     pub(crate) kind: BarKind,
     /// Whether it has an address.
     pub(crate) assigned: bool,
 }
 
 impl Bar {
-    /// Returns how long a range from `offset` on is, in bytes: without a size up to the end of the BAR.
+    /// Returns how long a range from `offset` on is, in bytes: without a size up to the end of the
+    /// BAR.
     pub(crate) fn length(&self, offset: u64, size: Option<u64>) -> u64 {
         size.unwrap_or(self.size.saturating_sub(offset))
     }
 }
 
-/// What a BAR gives access to.
+/// Kind of a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BarKind {
-    /// The device has no such BAR.
+    /// The device has no BAR of that number.
     Absent,
     /// I/O ports.
     Io,
@@ -66,11 +67,11 @@ pub(crate) struct Region {
     pub(crate) offset: u64,
     /// Length in bytes.
     pub(crate) size: u64,
-    /// What it is.
+    /// Its kind.
     pub(crate) kind: MemoryKind,
 }
 
-/// What memory is.
+/// Kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryKind {
     /// Memory of a BAR.
@@ -100,7 +101,7 @@ pub(crate) struct Reserved {
     pub(crate) offset: u64,
     /// Length in bytes.
     pub(crate) size: u64,
-    /// What they are.
+    /// Name in messages.
     pub(crate) name: &'static str,
 }
 
@@ -143,7 +144,7 @@ impl Reserved {
 /// Why a BAR cannot be registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegionError {
-    /// The device has no such BAR.
+    /// The device has no BAR of that number.
     Absent { bar: u32 },
     /// No BAR of the device is memory that could serve.
     NoMemory,
@@ -219,7 +220,7 @@ impl fmt::Display for RegionError {
                 other: MemoryKind::Bar,
             } => write!(
                 f,
-                "two regions of BAR {bar} overlap: choose such that do not"
+                "two regions of BAR {bar} overlap: choose disjoint regions"
             ),
             Self::Overlap { bar, one, other } => {
                 write!(

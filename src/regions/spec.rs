@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an administrator asked for: which memory of which device.
+//! The specification of an administrator: which memory of which device.
 //!
 //! A line names a device and what to take of it, like
 //!
@@ -17,7 +17,7 @@ use core::fmt;
 /// How much one device can be asked for: as many things as it may have BARs.
 pub(crate) const MAX: usize = 6;
 
-/// Where a PCI device is.
+/// Address of a PCI device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     domain: u32,
@@ -41,7 +41,7 @@ pub(crate) enum RegionSpec {
     },
 }
 
-/// What to take of a device, in this order.
+/// Regions of a device to register, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RegionSpecs {
     list: [RegionSpec; MAX],

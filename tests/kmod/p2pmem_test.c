@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What guest cases need from inside the kernel and cannot have otherwise. Never
+ * Services inside the kernel that guest cases need and cannot have otherwise. Never
  * loaded but by tests.
  */
 
@@ -21,7 +21,7 @@
 
 #include "p2pmem_test.h"
 
-/* What a file was asked for. */
+/* State of a file. */
 struct test_file {
 	/* Serialises requests. */
 	struct mutex lock;
@@ -31,7 +31,7 @@ struct test_file {
 	struct p2pmem_test_detour detour;
 	struct task_struct *task;
 	atomic_t hits;
-	/* What was imported. The mapping is guarded by the lock of the dma-buf. */
+	/* The imported dma-buf. The mapping is guarded by the lock of the dma-buf. */
 	struct pci_dev *importer;
 	struct dma_buf_attachment *attachment;
 	struct sg_table *table;
@@ -187,7 +187,7 @@ static int test_hit(struct kprobe *probe, struct pt_regs *regs)
 
 	if (current->group_leader != file->task)
 		return 0;
-	/* The call by the detour, and calls by other threads meanwhile. */
+	/* The call by the detour, and calls by other threads during it. */
 	if (cmpxchg(&detoured, NULL, current))
 		return 0;
 	instruction_pointer_set(regs, (unsigned long)test_detour);

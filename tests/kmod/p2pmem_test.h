@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the guest cases ask of the test module, by requests to /dev/p2pmem_test.
+ * Requests of the guest cases to the test module, by requests to /dev/p2pmem_test.
  * All that a file was asked for is undone when it is closed.
  */
 #ifndef _P2PMEM_TEST_H
@@ -54,7 +54,7 @@ struct p2pmem_test_detour {
 	__u32 hits;
 };
 
-/* Deliberate mistakes, which a kernel that looks for such reports. */
+/* Deliberate mistakes, which a kernel that looks for mistakes reports. */
 enum p2pmem_test_mistake {
 	P2PMEM_TEST_USE_AFTER_FREE,
 	P2PMEM_TEST_LOCK_ORDER,
@@ -113,7 +113,7 @@ struct p2pmem_test_register {
 };
 
 #define P2PMEM_TEST_PTE _IOWR(0xbe, 0, struct p2pmem_test_pte)
-/* Takes the BAR as a driver does. EBUSY if somebody has it. */
+/* Takes the BAR as a driver does. EBUSY if a driver has it. */
 #define P2PMEM_TEST_CLAIM _IOW(0xbe, 1, struct p2pmem_test_bar)
 /* Again with the same symbol: reads the hits. */
 #define P2PMEM_TEST_DETOUR _IOWR(0xbe, 2, struct p2pmem_test_detour)
@@ -122,7 +122,7 @@ struct p2pmem_test_register {
 #define P2PMEM_TEST_IMPORT _IOWR(0xbe, 4, struct p2pmem_test_import)
 /* For the whole module. */
 #define P2PMEM_TEST_LINGER _IOWR(0xbe, 5, struct p2pmem_test_linger)
-/* Whoever has the BAR. */
+/* Independent of the owner of the BAR. */
 #define P2PMEM_TEST_READ _IOWR(0xbe, 6, struct p2pmem_test_register)
 /* As a reset of the device would. */
 #define P2PMEM_TEST_WRITE _IOWR(0xbe, 7, struct p2pmem_test_register)

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two other roles of p2pdma, beside that of the provider, in safe Rust: who brings devices together
-//! (the orchestrator), and who does DMA (the client). For guest cases only.
+//! The two other roles of p2pdma, beside that of the provider, in safe Rust: who brings devices
+//! together (the orchestrator), and who does DMA (the client). For guest cases only.
 //!
-//! Loading the module takes all NVMe controllers that the nvme driver has for clients, looks for memory that
-//! they can reach, and writes to the log what it finds. It fails (`EIO`) if addresses do not fit together.
+//! Loading the module takes all NVMe controllers that the nvme driver has for clients, looks for
+//! memory that they can reach, and writes to the log what it finds. It fails (`EIO`) if addresses
+//! do not fit together.
 
 #![deny(unsafe_code)]
 
@@ -21,20 +22,20 @@ use kernel::{
 };
 
 use kernel_ext::{
-    p2pmem::List,
+    p2pmem::P2pSgTable,
     pci::{
         bus::{
             with_bound,
             BoundDevice,
-            Watch,
-            WatchedDevice,
-            Watcher, //
+            BusEvents,
+            BusNotifier,
+            NotifiedDevice, //
         },
         bus_address,
         p2pdma::{
             self,
-            Pool,
-            Wish, //
+            P2pmemEnable,
+            Pool, //
         },
         tree,
         Resource, //
@@ -44,7 +45,7 @@ use kernel_ext::{
 /// How many bytes are taken.
 const SIZE: u32 = 1 << 20;
 
-/// What other drivers have.
+/// State of other drivers.
 struct Found {
     clients: KVec<ARef<pci::Device>>,
     pools: KVec<(ARef<pci::Device>, Pool)>,
@@ -54,7 +55,7 @@ struct Found {
 struct Finder(Arc<Mutex<Found>>);
 
 impl Finder {
-    fn add(&self, pdev: &WatchedDevice<'_>) -> Result {
+    fn add(&self, pdev: &NotifiedDevice<'_>) -> Result {
         let pool = pdev.acquire(|pdev| Pool::of(pdev))?;
         let driver = pdev.driver_name();
         let pdev: &pci::Device = pdev;
@@ -70,14 +71,14 @@ impl Finder {
     }
 }
 
-impl Watcher for Finder {
-    fn bound(&self, pdev: &WatchedDevice<'_>) {
+impl BusEvents for Finder {
+    fn bound(&self, pdev: &NotifiedDevice<'_>) {
         if let Err(error) = self.add(pdev) {
             pr_err!("{}: not looked at: {:?}\n", name(pdev), error);
         }
     }
 
-    fn unbinding(&self, pdev: &WatchedDevice<'_>) {
+    fn unbinding(&self, pdev: &NotifiedDevice<'_>) {
         let mut found = self.0.lock();
 
         found.clients.retain(|client| !tree::is_same(client, pdev));
@@ -88,7 +89,7 @@ impl Watcher for Finder {
 }
 
 struct Roles {
-    _watch: Arc<Watch<Finder>>,
+    _watch: Arc<BusNotifier<Finder>>,
 }
 
 impl kernel::Module for Roles {
@@ -100,7 +101,7 @@ impl kernel::Module for Roles {
             }),
             GFP_KERNEL,
         )?;
-        let watch = Arc::pin_init(Watch::new(Finder(found.clone())), GFP_KERNEL)?;
+        let watch = Arc::pin_init(BusNotifier::new(Finder(found.clone())), GFP_KERNEL)?;
         orchestrate(&found)?;
 
         Ok(Self { _watch: watch })
@@ -136,7 +137,7 @@ fn orchestrate(found: &Mutex<Found>) -> Result {
         let distance = p2pdma::distance(&provider, &[client])?.ok_or(EIO)?;
         pr_info!("{}: distance {}\n", name(client), distance);
     }
-    wishes(&provider, &list)?;
+    enables(&provider, &list)?;
 
     let mut found = found.lock();
     let index = found
@@ -157,7 +158,7 @@ fn orchestrate(found: &Mutex<Found>) -> Result {
 }
 
 /// Checks that all ways to say where the memory is mean the same place.
-fn check_addresses(provider: &pci::Device, memory: &List) -> Result {
+fn check_addresses(provider: &pci::Device, memory: &P2pSgTable) -> Result {
     let address = memory.physical_address();
     let (bar, start) = Resource::at(provider, address).ok_or(EIO)?;
     let expected = bus_address(provider, bar)? + (address - start);
@@ -180,7 +181,7 @@ fn check_addresses(provider: &pci::Device, memory: &List) -> Result {
 }
 
 /// Does what a client does before and after its DMA.
-fn use_memory(client: &BoundDevice, memory: List) -> Result<List> {
+fn use_memory(client: &BoundDevice, memory: P2pSgTable) -> Result<P2pSgTable> {
     let expected = memory.bus_address();
     let mapped = memory
         .map(client, DataDirection::Bidirectional)
@@ -210,9 +211,9 @@ fn use_memory(client: &BoundDevice, memory: List) -> Result<List> {
 }
 
 /// Reads what an administrator might write to a driver that moves data.
-fn wishes(provider: &pci::Device, clients: &[&pci::Device]) -> Result {
+fn enables(provider: &pci::Device, clients: &[&pci::Device]) -> Result {
     let wrong = || {
-        pr_err!("a wish is not understood\n");
+        pr_err!("the attribute was parsed wrongly\n");
         EIO
     };
 
@@ -222,24 +223,24 @@ fn wishes(provider: &pci::Device, clients: &[&pci::Device]) -> Result {
         (c"1\n", c"1\n"),
         (c"y", c"1\n"),
     ] {
-        if &*Wish::parse(text)?.show()? != expected {
+        if &*P2pmemEnable::parse(text)?.show()? != expected {
             return Err(wrong());
         }
     }
-    match Wish::parse(name(provider))? {
-        Wish::Of(found) if tree::is_same(&found, provider) => (),
+    match P2pmemEnable::parse(name(provider))? {
+        P2pmemEnable::Of(found) if tree::is_same(&found, provider) => (),
         _ => return Err(wrong()),
     }
     for client in clients {
-        // Who has memory is the nearest to itself.
+        // A provider is nearest to itself.
         let nearest = p2pdma::find(&[client])?;
         let has_memory = nearest.is_some_and(|nearest| tree::is_same(&nearest, client));
-        if Wish::parse(name(client)).is_ok() != has_memory {
+        if P2pmemEnable::parse(name(client)).is_ok() != has_memory {
             return Err(wrong());
         }
     }
     for text in [c"", c"perhaps", c"0000:ff:1f.7"] {
-        if !matches!(Wish::parse(text), Err(error) if error == ENODEV) {
+        if !matches!(P2pmemEnable::parse(text), Err(error) if error == ENODEV) {
             return Err(wrong());
         }
     }

@@ -15,12 +15,12 @@
  *	any number of times, sent to other processes, and given to devices that
  *	import dma-bufs. The memory is given back when its last user is gone.
  *	It is mapped in large pages where address and offset are the same
- *	modulo the size of one: the kernel chooses no such address by itself.
+ *	modulo the size of one: the kernel does not choose those addresses by itself.
  *   P2PMEM_URING_REGISTER
- *	puts such a dma-buf into a slot of the buffer table of an io_uring, for
+ *	puts the dma-buf of an allocation into a slot of the buffer table of an io_uring, for
  *	IORING_OP_READ_FIXED and the like, without mapping or pinning it.
  *
- * What all of them return when there is no memory:
+ * All of them return, when there is no memory:
  *
  *   ENOSPC  the provider has no free run of that many bytes
  *   EDQUOT  more than the administrator allows to an open file or a user
@@ -38,7 +38,7 @@
  * (SIGBUS in place of EIO), by %P2PMEM_IOC_ALLOC all of it at once.
  *
  * Slots of a ring and irrevocable exports need CAP_SYS_RAWIO, unless the
- * administrator allowed them to everybody, or to no process (the attribute
+ * administrator allowed them to every process, or to no process (the attribute
  * "slots" of the node in sysfs). A request by a slot is not asked two questions
  * that the kernel asks of mapped memory: whether the block device takes device
  * memory at all, and with which other requests it may be merged. Behind an
@@ -120,7 +120,7 @@ struct p2pmem_info {
 	__u32 pci_devfn;
 };
 
-/* What memory is, for struct p2pmem_region: of a BAR, NVMe's CMB, NVMe's PMR. */
+/* Memory kinds of struct p2pmem_region: a BAR, an NVMe CMB, an NVMe PMR. */
 #define P2PMEM_KIND_BAR		0
 #define P2PMEM_KIND_CMB		1
 #define P2PMEM_KIND_PMR		2
@@ -135,7 +135,7 @@ struct p2pmem_info {
  * @kind: out: what it is, P2PMEM_KIND_*
  * @reserved: out: 0
  *
- * EINVAL if there is no such region.
+ * EINVAL if there is no region of that index.
  */
 struct p2pmem_region {
 	__u32 index;
@@ -158,7 +158,7 @@ struct p2pmem_region {
 #define P2PMEM_ALLOC_IRREVOCABLE	(1U << 1)
 /*
  * The memory is to be the one at @offset. EOPNOTSUPP: the pool of the kernel
- * takes no wishes.
+ * cannot allocate at a given offset.
  */
 #define P2PMEM_ALLOC_FIXED		(1U << 2)
 
@@ -195,7 +195,7 @@ struct p2pmem_alloc {
  * the first byte. Takes the same time for any length. A dma-buf that can only be
  * read can only be written from.
  *
- * Errors: EBADF, EINVAL for what is no such dma-buf, EXDEV for one of another node,
+ * Errors: EBADF, EINVAL for any other descriptor, EXDEV for one of another node,
  * ERANGE for a part that is empty, not within the dma-buf, or 4 GiB or longer,
  * EINVAL for a slot that does not exist, EBUSY for one that is in use, EPERM
  * without the right to it, ENODEV once the device is gone.

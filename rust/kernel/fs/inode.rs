@@ -39,7 +39,8 @@ struct PseudoFs {
 }
 
 // SAFETY: The type is passed to the C side only, which locks it. `simple_pin_fs()` and
-// `simple_release_fs()` lock the other two. The mount is read while it is pinned, and does not change then.
+// `simple_release_fs()` lock the other two. The mount is read while it is pinned, and does not
+// change then.
 unsafe impl Sync for PseudoFs {}
 
 static PSEUDO_FS: PseudoFs = PseudoFs {
@@ -68,14 +69,14 @@ unsafe extern "C" fn init_fs_context(context: *mut bindings::fs_context) -> c_in
 
 /// An inode that is in no directory (`alloc_anon_inode()`), for its address space.
 ///
-/// Each device node, also of the same device, has an inode of its own, and with it an address space of its own.
-/// Files that are redirected to one `AnonInode` have one in common: [`AnonInode::unmap`] reaches every
-/// mapping of each of them.
+/// Each device node, also of the same device, has an inode of its own, and with it an address space
+/// of its own. Files that are redirected to one `AnonInode` have one in common:
+/// [`AnonInode::unmap`] reaches every mapping of each of them.
 ///
 /// # Invariants
 ///
-/// `inode` is valid, a reference to it is owned, its `i_private` is what `into_foreign()` returns for the [`Arc`] of this
-/// value, and the pseudo file system is pinned for it.
+/// `inode` is valid, a reference to it is owned, its `i_private` is what `into_foreign()` returns
+/// for the [`Arc`] of this value, and the pseudo file system is pinned for it.
 pub struct AnonInode {
     inode: NonNull<bindings::inode>,
 }
@@ -88,8 +89,8 @@ unsafe impl Sync for AnonInode {}
 impl AnonInode {
     /// Creates an inode. May sleep.
     ///
-    /// With large pages of device memory (`mm::virt::LARGE_PAGES`) it is a DAX inode, so that areas with such pages
-    /// are split and copied with their references.
+    /// With large pages of device memory (`mm::virt::LARGE_PAGES`) it is a DAX inode, so that areas
+    /// with these pages are split and copied with their references.
     ///
     /// # Errors
     ///
@@ -131,11 +132,11 @@ impl AnonInode {
 
     /// Removes all pages from all VMAs of the files that share the address space, in every process.
     ///
-    /// The VMAs stay: the next access faults. May sleep. Must not be called with a lock held that a fault handler
-    /// takes.
+    /// The VMAs stay: the next access faults. May sleep. Must not be called with a lock held that a
+    /// fault handler takes.
     pub fn unmap(&self) {
-        // SAFETY: By the type invariants, the inode is valid, and with it its address space. A length of 0 means
-        // up to the end.
+        // SAFETY: By the type invariants, the inode is valid, and with it its address space. A
+        // length of 0 means up to the end.
         unsafe { bindings::unmap_mapping_range((*self.inode.as_ptr()).i_mapping, 0, 0, 1) };
     }
 
@@ -149,7 +150,8 @@ impl AnonInode {
         unsafe { (*file).f_mapping = (*self.inode.as_ptr()).i_mapping };
     }
 
-    /// As [`AnonInode::share_with`], for a file that owns a reference until [`AnonInode::release_file`] is called.
+    /// As [`AnonInode::share_with`], for a file that owns a reference until
+    /// [`AnonInode::release_file`] is called.
     ///
     /// # Safety
     ///
@@ -166,18 +168,19 @@ impl AnonInode {
     ///
     /// # Safety
     ///
-    /// `mapping` must be the address space of a file that was given it, which does not use it any more. To be called once
-    /// for each such file.
+    /// `mapping` must be the address space of a file that was given it, which does not use it any
+    /// more. To be called once for each of these files.
     pub(crate) unsafe fn release_file(mapping: *mut bindings::address_space) {
-        // SAFETY: By the safety requirements, the host is the inode of an `AnonInode`, of which one reference was
-        // turned into a foreign one.
+        // SAFETY: By the safety requirements, the host is the inode of an `AnonInode`, of which one
+        // reference was turned into a foreign one.
         drop(unsafe { Arc::<Self>::from_foreign((*(*mapping).host).i_private) });
     }
 }
 
 impl Drop for AnonInode {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, a reference is owned, and the file system is pinned for it.
+        // SAFETY: By the type invariants, a reference is owned, and the file system is pinned for
+        // it.
         unsafe {
             bindings::iput(self.inode.as_ptr());
             bindings::simple_release_fs(PSEUDO_FS.mount.get(), PSEUDO_FS.count.get());

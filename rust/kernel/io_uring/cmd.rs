@@ -4,8 +4,8 @@
 //!
 //! A driver may put memory into a slot of the caller's buffer table. Reads and writes that name the
 //! slot then use the memory directly: it is neither mapped nor pinned. The ring owns something of
-//! the driver for as long as the buffer is in use, and drops it afterwards: when the slot is emptied
-//! and the last request has ended, or when the ring is gone.
+//! the driver for as long as the buffer is in use, and drops it afterwards: when the slot is
+//! emptied and the last request has ended, or when the ring is gone.
 //!
 //! C header: [`include/linux/io_uring/cmd.h`](srctree/include/linux/io_uring/cmd.h)
 
@@ -26,7 +26,7 @@ use kernel::{
 
 use crate::{
     bindings,
-    gate::Hold,
+    gate::UseGuard,
     p2pmem::Allocation, //
 };
 
@@ -51,7 +51,7 @@ pub struct Command<'a> {
 /// Which way requests may use a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// What is in the buffer may be written elsewhere.
+    /// The buffer is the source of a transfer.
     Source,
     /// Data may be read into it.
     Destination,
@@ -78,10 +78,10 @@ impl<'a> Command<'a> {
         unsafe { bindings::io_uring_cmd_op(self.command) }
     }
 
-    /// Returns what the caller wrote into the command's own field. That may be changed by the caller
-    /// at any time: it is read once.
+    /// Returns what the caller wrote into the command's own field. That may be changed by the
+    /// caller at any time: it is read once.
     pub fn payload<T: FromBytes>(&self) -> T {
-        // What is there in an entry of the usual size.
+        // The field of an entry of the usual size.
         const { assert!(size_of::<T>() <= 16) };
 
         // SAFETY: By the type invariants, the command is valid. Its field has at least that many
@@ -93,20 +93,20 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Puts a part of peer-to-peer memory, in bytes, into a slot of the caller's table. Takes time that
-    /// does not depend on the length. The memory is held, and `owner` kept, until the ring does not
-    /// use the buffer any more, which may be before this returns.
+    /// Puts a part of peer-to-peer memory, in bytes, into a slot of the caller's table. Takes time
+    /// that does not depend on the length. The memory is held, and `owner` kept, until the ring
+    /// does not use the buffer any more, which may be before this returns.
     ///
     /// `owner` is made from the [`Slot`], by which it can be emptied later.
     ///
     /// # Errors
     ///
-    /// `ERANGE` if the part is empty, not within the memory, or longer than 4 GiB; `EINVAL` if
-    /// there is no such slot; `EBUSY` if it is in use; `ENOMEM`; and what `owner` says.
+    /// `ERANGE` if the part is empty, not within the memory, or longer than 4 GiB; `EINVAL` if the
+    /// ring has no slot of that number; `EBUSY` if it is in use; `ENOMEM`; and errors of `owner`.
     pub fn register<T: Send + 'static>(
         &self,
         number: u32,
-        memory: Hold<Allocation>,
+        memory: UseGuard<Allocation>,
         part: Range<usize>,
         direction: Direction,
         owner: impl FnOnce(Arc<Slot>) -> Result<T>,
@@ -158,14 +158,15 @@ impl<'a> Command<'a> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if there is no such slot, or nothing in it; `EBUSY` if the caller filled it.
+    /// `EINVAL` if the ring has no slot of that number, or it is empty; `EBUSY` if the caller
+    /// filled it.
     pub fn unregister(&self, slot: u32) -> Result {
         // SAFETY: The command is being issued with these flags.
         to_result(unsafe { bindings::io_buffer_unregister(self.command, slot, self.flags) })
     }
 }
 
-/// Where a buffer is.
+/// Location of a buffer.
 enum State {
     /// Not yet in a ring.
     Pending,
@@ -202,8 +203,9 @@ impl Slot {
         )
     }
 
-    /// Empties the slot if the ring is one of the calling thread's: no new request finds the buffer there. Requests that use
-    /// it go on, and keep it until they end. May sleep, but not for the ring.
+    /// Empties the slot if the ring is one of the calling thread's: no new request finds the buffer
+    /// there. Requests that use it go on, and keep it until they end. May sleep, but not for the
+    /// ring.
     ///
     /// # Errors
     ///
@@ -222,11 +224,11 @@ impl Slot {
     }
 }
 
-/// What a ring owns. Dropped in this order: the owner may be what keeps this code loaded.
+/// State that a ring owns. Dropped in this order: the owner may be what keeps this code loaded.
 struct Registered<T> {
     slot: Arc<Slot>,
     #[expect(dead_code)]
-    memory: Hold<Allocation>,
+    memory: UseGuard<Allocation>,
     #[expect(dead_code)]
     owner: T,
 }

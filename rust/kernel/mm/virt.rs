@@ -32,8 +32,8 @@ use crate::bindings;
 
 use core::marker::PhantomData;
 
-/// Whether device memory can be mapped in large pages: the kernel has transparent huge pages, and DAX, with whose areas
-/// they are split and copied soundly. PREEMPT_RT kernels have no huge pages.
+/// Whether device memory can be mapped in large pages: the kernel has transparent huge pages, and
+/// DAX, with whose areas they are split and copied soundly. PREEMPT_RT kernels have no huge pages.
 pub const LARGE_PAGES: bool = cfg!(all(CONFIG_TRANSPARENT_HUGEPAGE, CONFIG_FS_DAX));
 
 /// The order of a large page: what one page table spans.
@@ -42,7 +42,7 @@ pub const LARGE_PAGE_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
 /// The size of a large page, in bytes.
 pub const LARGE_PAGE_SIZE: usize = 1 << bindings::PMD_SHIFT;
 
-/// What a fault handler tells the kernel.
+/// Result of a fault handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The page table has an entry now (`VM_FAULT_NOPAGE`).
@@ -104,8 +104,9 @@ pub trait Operations: Send + Sync + 'static {
     /// Makes the page at the faulting address present. May sleep.
     fn fault(this: ArcBorrow<'_, Self>, fault: &Fault) -> Outcome;
 
-    /// Makes the large page around the faulting address present, or less than that. Called where there was no page
-    /// table just now, or where a large page is mapped that was not to be written to. May sleep.
+    /// Makes the large page around the faulting address present, or less than that. Called where
+    /// there was no page table just now, or where a large page is mapped that was not to be written
+    /// to. May sleep.
     fn large_fault(_this: ArcBorrow<'_, Self>, _fault: &Fault) -> Outcome {
         Outcome::Fallback
     }
@@ -131,19 +132,21 @@ impl<T: Operations> Table<T> {
     ///
     /// `vma` must be valid, and its private data be set by [`set_operations`] with the same `T`.
     unsafe extern "C" fn open(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: By the safety requirements, and the VMA that this one is a copy of keeps the value alive.
+        // SAFETY: By the safety requirements, and the VMA that this one is a copy of keeps the
+        // value alive.
         if let Some(data) = unsafe { Self::data(vma) } {
             // The new VMA owns this reference; `close()` takes it back.
             let _ = Arc::from(data).into_foreign();
         }
     }
 
-    /// Returns the data of a VMA. One that got none, because making it failed, may be left over where removing it failed
-    /// as well.
+    /// Returns the data of a VMA. One that got none, because making it failed, may be left over
+    /// where removing it failed as well.
     ///
     /// # Safety
     ///
-    /// `vma` must be valid and locked during `'a`, and its private data be null or come from `into_foreign()`.
+    /// `vma` must be valid and locked during `'a`, and its private data be null or come from
+    /// `into_foreign()`.
     unsafe fn data<'a>(vma: *mut bindings::vm_area_struct) -> Option<ArcBorrow<'a, T>> {
         // SAFETY: By the safety requirements.
         let data = unsafe { (*vma).vm_private_data };
@@ -160,7 +163,8 @@ impl<T: Operations> Table<T> {
         let data = unsafe { (*vma).vm_private_data };
 
         if !data.is_null() {
-            // SAFETY: By the safety requirements, it comes from `into_foreign()`, and this VMA owns that reference.
+            // SAFETY: By the safety requirements, it comes from `into_foreign()`, and this VMA owns
+            // that reference.
             drop(unsafe { Arc::<T>::from_foreign(data) });
         }
     }
@@ -206,8 +210,9 @@ impl<T: Operations> Table<T> {
     }
 }
 
-/// Maps nothing around a fault. That there is such a function lets the kernel call [`Operations::fault`] with the lock of the
-/// VMA only: without one it takes that of all of the process's memory, and starts afresh.
+/// Maps nothing around a fault. The existence of this function lets the kernel call
+/// [`Operations::fault`] with the lock of the VMA only: without one it takes that of all of the
+/// process's memory, and starts afresh.
 ///
 /// # Safety
 ///
@@ -220,7 +225,7 @@ unsafe extern "C" fn map_no_pages(
     0
 }
 
-/// What a new area is to be like (`struct vm_area_desc`), before there is one.
+/// Properties of an area that is about to be made (`struct vm_area_desc`).
 ///
 /// # Invariants
 ///
@@ -249,8 +254,9 @@ impl AreaDescription {
         unsafe { (*self.0.get()).pgoff }
     }
 
-    /// Makes it an area of device memory, whose pages are inserted one by one or in large pages: it cannot grow, is left out
-    /// of core dumps, and its pages are not looked at for how often they are used.
+    /// Makes it an area of device memory, whose pages are inserted one by one or in large pages: it
+    /// cannot grow, is left out of core dumps, and its pages are not looked at for how often they
+    /// are used.
     pub fn set_device_memory(&self, caching: Caching) {
         let description = self.0.get();
 
@@ -267,8 +273,8 @@ impl AreaDescription {
     }
 }
 
-/// Flags of an area of device memory. Which pages were used lately is not recorded, as with `MADV_RANDOM`: for memory
-/// that is never reclaimed it is not worth being remembered.
+/// Flags of an area of device memory. Which pages were used lately is not recorded, as with
+/// `MADV_RANDOM`: for memory that is never reclaimed it is not worth being remembered.
 const DEVICE_MEMORY: bindings::vm_flags_t =
     flags::MIXEDMAP | flags::DONTEXPAND | flags::DONTDUMP | bindings::VM_RAND_READ;
 
@@ -290,7 +296,7 @@ pub fn set_device_memory(vma: &VmaNew, caching: Caching) {
 pub fn set_operations<T: Operations>(vma: &VmaNew, data: Arc<T>) {
     let vma = vma.as_ptr();
 
-    // SAFETY: The VMA is being set up, nobody else uses it yet.
+    // SAFETY: The VMA is being set up, and not shared yet.
     unsafe {
         (*vma).vm_private_data = data.into_foreign();
         (*vma).vm_ops = Table::<T>::get();
@@ -371,20 +377,23 @@ pub(crate) unsafe fn insert_pages(
     }
 }
 
-/// Maps a folio of the order of large pages at a fault (`vmf_insert_folio_pmd()`), if its span is not mapped. The folio has
-/// one reference more then. If a large page is mapped there that is not to be written to, and the fault is for writing, it
-/// can be written to afterwards. If there is a page table nothing is done: the next fault is one of a single page.
+/// Maps a folio of the order of large pages at a fault (`vmf_insert_folio_pmd()`), if its span is
+/// not mapped. The folio has one reference more then. If a large page is mapped there that is not
+/// to be written to, and the fault is for writing, it can be written to afterwards. If there is a
+/// page table nothing is done: the next fault is one of a single page.
 ///
 /// # Errors
 ///
-/// `ENOMEM` without memory for page tables, `EFAULT` if the address is not within the VMA, `EOPNOTSUPP` without
-/// [`LARGE_PAGES`], or if the VMA is not one of a DAX inode: it could not be split.
+/// `ENOMEM` without memory for page tables, `EFAULT` if the address is not within the VMA,
+/// `EOPNOTSUPP` without [`LARGE_PAGES`], or if the VMA is not one of a DAX inode: it could not be
+/// split.
 ///
 /// # Safety
 ///
-/// `head` must point to the first page of such a folio, with a reference count that is not 0 during the call, which may be
-/// accessed by the owner of the VMA. The whole span must be in the VMA ([`Fault::large_page_start`]). No other thread inserts
-/// pages in this span of the VMA during the call.
+/// `head` must point to the first page of a large folio, with a reference count that is not 0
+/// during the call, which may be accessed by the owner of the VMA. The whole span must be in the
+/// VMA ([`Fault::large_page_start`]). No other thread inserts pages in this span of the VMA during
+/// the call.
 #[cfg(all(CONFIG_TRANSPARENT_HUGEPAGE, CONFIG_FS_DAX))]
 pub(crate) unsafe fn insert_folio(fault: &Fault, head: *mut bindings::page) -> Result {
     let vmf = fault.0.get();
@@ -393,7 +402,8 @@ pub(crate) unsafe fn insert_folio(fault: &Fault, head: *mut bindings::page) -> R
     if !unsafe { bindings::vma_is_dax(fault.vma().as_ptr()) } {
         return Err(EOPNOTSUPP);
     }
-    // SAFETY: By the safety requirements, and the type invariants of `Fault`. The first page of a folio is its start.
+    // SAFETY: By the safety requirements, and the type invariants of `Fault`. The first page of a
+    // folio is its start.
     match unsafe { bindings::vmf_insert_large_folio(vmf, head.cast()) } {
         bindings::vm_fault_reason_VM_FAULT_NOPAGE => Ok(()),
         bindings::vm_fault_reason_VM_FAULT_OOM => Err(ENOMEM),
@@ -401,7 +411,7 @@ pub(crate) unsafe fn insert_folio(fault: &Fault, head: *mut bindings::page) -> R
     }
 }
 
-/// As above, where the kernel has no such pages.
+/// As above, where the kernel has no large pages.
 ///
 /// # Safety
 ///

@@ -56,28 +56,31 @@ use super::{
     }, //
 };
 
-/// How many pages are given to `vm_insert_pages()` at a time: as many as it inserts with the lock held. Their addresses are
-/// on the stack.
+/// How many pages are given to `vm_insert_pages()` at a time: as many as it inserts with the lock
+/// held. Their addresses are on the stack.
 const BATCH: usize = 8;
 
 /// Peer-to-peer memory as pages with reference counts.
 ///
-/// The memory consists of *pieces*: its parts in each aligned span of a large page. Where the kernel has large pages of
-/// device memory a whole span is one folio, and what is shorter, at both ends, is in folios that are as large as possible;
-/// elsewhere all is single pages. A piece is prepared before its first use: it is cleared, read back, and gets its first
-/// references. Until then it is as it came from the pool.
+/// The memory consists of *pieces*: its parts in each aligned span of a large page. Where the
+/// kernel has large pages of device memory a whole span is one folio, and what is shorter, at both
+/// ends, is in folios that are as large as possible; elsewhere all is single pages. A piece is
+/// prepared before its first use: it is cleared, read back, and gets its first references. Until
+/// then it is as it came from the pool.
 ///
-/// The owner keeps a reference of its own to each piece. Pages can be mapped to user space, and be used by direct I/O
-/// like any memory; each use adds references. [`Allocation::release`] gives a piece back when the owner's reference is
-/// the last one, and never before: the kernel's own function for the last reference does not see these pages.
+/// The owner keeps a reference of its own to each piece. Pages can be mapped to user space, and be
+/// used by direct I/O like any memory; each use adds references. [`Allocation::release`] gives a
+/// piece back when the owner's reference is the last one, and never before: the kernel's own
+/// function for the last reference does not see these pages.
 ///
 /// # Invariants
 ///
 /// - `first` is the first page of memory from the pool of `pdev`, and `pieces` are its parts.
-/// - Before the release all pieces are owned; afterwards those in `prepared`. For each owned piece a reference to the
-///   pagemap is owned. It keeps the pages and the pool of the device, whatever happens to the driver of the device.
-/// - Of a piece in `prepared` a reference to each of its folios is owned. A piece that is not in it has pages without
-///   references.
+/// - Before the release all pieces are owned; afterwards those in `prepared`. For each owned piece
+///   a reference to the pagemap is owned. It keeps the pages and the pool of the device,
+///   independent of what happens to the driver of the device.
+/// - Of a piece in `prepared` a reference to each of its folios is owned. A piece that is not in it
+///   has pages without references.
 #[pin_data(PinnedDrop)]
 pub struct Allocation {
     pdev: ARef<pci::Device>,
@@ -89,8 +92,8 @@ pub struct Allocation {
     /// Whether all pieces were prepared at once: then there is nothing to look at.
     all_prepared: Atomic<bool>,
     released: bool,
-    /// Held while a piece is prepared, and while pages are inserted where a large page could be: page table and
-    /// large page exclude each other.
+    /// Held while a piece is prepared, and while pages are inserted where a large page could be:
+    /// page table and large page exclude each other.
     #[pin]
     lock: Mutex<()>,
 }
@@ -101,10 +104,11 @@ unsafe impl Send for Allocation {}
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
-    /// Makes reference-counted pages of memory. `clear` says whether they are cleared before their first use.
+    /// Makes reference-counted pages of memory. `clear` says whether they are cleared before their
+    /// first use.
     ///
-    /// Takes memory of the kernel for long runs only, a bit for each piece, which is charged to the memory cgroup of
-    /// the caller. May sleep.
+    /// Takes memory of the kernel for long runs only, a bit for each piece, which is charged to the
+    /// memory cgroup of the caller. May sleep.
     ///
     /// # Errors
     ///
@@ -117,8 +121,8 @@ impl Allocation {
             // From here on nothing fails: the pieces own the memory.
             let memory = ManuallyDrop::new(memory);
 
-            // SAFETY: The memory has pages without references, and a reference to their pagemap is owned, so that
-            // more can be taken.
+            // SAFETY: The memory has pages without references, and a reference to their pagemap is
+            // owned, so that more can be taken.
             unsafe {
                 if pieces.count() > 1 {
                     let pagemap = pagemap_ref(memory.first.as_ptr());
@@ -135,8 +139,8 @@ impl Allocation {
                 memory.size,
             );
 
-            // INVARIANT: With the reference of the memory there is one to the pagemap for each piece. No piece is
-            // prepared, and the pages of pool memory have no references.
+            // INVARIANT: With the reference of the memory there is one to the pagemap for each
+            // piece. No piece is prepared, and the pages of pool memory have no references.
             Ok(try_pin_init!(Self {
                 pdev,
                 first: memory.first,
@@ -150,8 +154,8 @@ impl Allocation {
         })
     }
 
-    /// Returns at which multiple a run of `size` bytes is best to start, so that it is in few folios, and as much of it as
-    /// possible in large pages.
+    /// Returns at which multiple a run of `size` bytes is best to start, so that it is in few
+    /// folios, and as much of it as possible in large pages.
     pub fn alignment(size: usize) -> usize {
         match size.checked_ilog2() {
             Some(order) if LARGE_PAGES => (1 << order).min(LARGE_PAGE_SIZE),
@@ -189,25 +193,28 @@ impl Allocation {
         &self.pdev
     }
 
-    /// Returns what stands for the device's BAR in the DMA API, or null. It is valid for as long as the
-    /// allocation.
+    /// Returns what stands for the device's BAR in the DMA API, or null. It is valid for as long as
+    /// the allocation.
     pub(crate) fn provider(&self) -> *mut bindings::p2pdma_provider {
         let Some((bar, _)) = Resource::at(&self.pdev, self.physical_address()) else {
             return ptr::null_mut();
         };
 
-        // SAFETY: The device is valid, and has such a BAR. References to the pagemap are owned: as
+        // SAFETY: The device is valid, and has that BAR. References to the pagemap are owned: as
         // long as there are any, the device keeps what it registered.
         unsafe { bindings::pcim_p2pdma_provider(as_raw(&self.pdev), bar as c_int) }
     }
 
-    /// Returns a part of the memory as what block devices take, in bytes from the start. Prepares it first.
+    /// Returns a part of the memory as what block devices take, in bytes from the start. Prepares
+    /// it first.
     ///
-    /// Nothing is counted for it: the caller keeps the allocation for as long as it is used. May sleep.
+    /// Nothing is counted for it: the caller keeps the allocation for as long as it is used. May
+    /// sleep.
     ///
     /// # Errors
     ///
-    /// `ERANGE` if the part is empty, not within the memory, or 4 GiB or longer; and what preparing says.
+    /// `ERANGE` if the part is empty, not within the memory, or 4 GiB or longer; and what preparing
+    /// says.
     pub(crate) fn segment(&self, range: Range<usize>) -> Result<bindings::bio_vec> {
         if range.start >= range.end || range.end > self.size() {
             return Err(ERANGE);
@@ -233,8 +240,8 @@ impl Allocation {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `EINTR` if the calling thread is killed; `EIO` if the device does not return the zeroes that were written;
-    /// what `proceed` says.
+    /// `ENOMEM`; `EINTR` if the calling thread is killed; `EIO` if the device does not return the
+    /// zeroes that were written; what `proceed` says.
     pub fn prepare(&self, mut proceed: impl FnMut() -> Result) -> Result {
         if self.all_prepared.load(Acquire) {
             return Ok(());
@@ -248,17 +255,17 @@ impl Allocation {
         Ok(())
     }
 
-    /// Maps a range of pages, counted from the start of the allocation, at `address`, by an entry of the page table
-    /// for each. Prepares them first.
+    /// Maps a range of pages, counted from the start of the allocation, at `address`, by an entry
+    /// of the page table for each. Prepares them first.
     ///
-    /// The range must be in the span of one page table. Stops at the first entry of that which is in use. Returns how many
-    /// pages were mapped if there was at least one. May sleep.
+    /// The range must be in the span of one page table. Stops at the first entry of that which is
+    /// in use. Returns how many pages were mapped if there was at least one. May sleep.
     ///
     /// # Errors
     ///
-    /// What preparing says. If no page was mapped: `ERANGE` if the range is empty or beyond the allocation, `EBUSY` if
-    /// the entry at `address` is in use, or a large page is mapped there, `EFAULT` if the range is not within the VMA, `ENOMEM` without memory for page
-    /// tables.
+    /// Errors of preparing. If no page was mapped: `ERANGE` if the range is empty or beyond the
+    /// allocation, `EBUSY` if the entry at `address` is in use, or a large page is mapped there,
+    /// `EFAULT` if the range is not within the VMA, `ENOMEM` without memory for page tables.
     pub fn map(&self, vma: &VmaMixedMap, address: usize, range: Range<usize>) -> Result<usize> {
         if range.start >= range.end || range.end > self.size() >> PAGE_SHIFT {
             return Err(ERANGE);
@@ -282,8 +289,8 @@ impl Allocation {
             let pages = pages.get(..count).ok_or(ERANGE)?;
 
             let next = address + (mapped << PAGE_SHIFT);
-            // SAFETY: By the type invariants, the pages are valid and have a reference, and they are for user
-            // space.
+            // SAFETY: By the type invariants, the pages are valid and have a reference, and they
+            // are for user space.
             match unsafe { virt::insert_pages(vma, next, pages) } {
                 Ok(inserted) => {
                     mapped += inserted;
@@ -303,14 +310,15 @@ impl Allocation {
         Ok(mapped)
     }
 
-    /// Maps the large page at a fault, if the whole span around the faulting address is in the VMA and is one piece.
-    /// `first` is the page of the allocation that is at the start of the VMA. Prepares the piece first.
+    /// Maps the large page at a fault, if the whole span around the faulting address is in the VMA
+    /// and is one piece. `first` is the page of the allocation that is at the start of the VMA.
+    /// Prepares the piece first.
     ///
     /// Returns whether it was mapped; if not, [`Allocation::map`] is the way. May sleep.
     ///
     /// # Errors
     ///
-    /// What preparing says, `ENOMEM`.
+    /// Errors of preparing, `ENOMEM`.
     pub fn map_large(&self, fault: &Fault, first: usize) -> Result<bool> {
         let Some(start) = fault.large_page_start() else {
             return Ok(false);
@@ -327,8 +335,8 @@ impl Allocation {
         self.prepare_piece(index)?;
 
         let _inserting = self.lock.lock();
-        // SAFETY: The piece is a folio of the order of large pages, with a reference, for user space. With the lock no
-        // other thread inserts pages of it, and no others are in this VMA.
+        // SAFETY: The piece is a folio of the order of large pages, with a reference, for user
+        // space. With the lock no other thread inserts pages of it, and no others are in this VMA.
         match unsafe { virt::insert_folio(fault, self.page(offset >> PAGE_SHIFT)) } {
             Err(error) if error == EOPNOTSUPP => return Ok(false),
             result => result?,
@@ -338,8 +346,9 @@ impl Allocation {
         Ok(true)
     }
 
-    /// Gives back each piece whose only references are the owner's. Returns how many bytes of the others there are: 0 means that
-    /// all of the memory is back in the pool. To be called again until then.
+    /// Gives back each piece whose only references are the owner's. Returns how many bytes of the
+    /// others there are: 0 means that all of the memory is back in the pool. To be called again
+    /// until then.
     ///
     /// May sleep for a lock of the pool, not for users of the memory.
     pub fn release(self: Pin<&mut Self>) -> usize {
@@ -420,8 +429,8 @@ impl Allocation {
             }
             self.clear(first, count)?;
         }
-        // SAFETY: By the type invariants, the pages of this piece have no references, and one to their pagemap is
-        // owned.
+        // SAFETY: By the type invariants, the pages of this piece have no references, and one to
+        // their pagemap is owned.
         unsafe { bindings::zone_device_run_assemble(self.page(first), count as c_ulong) };
         // INVARIANT: The pages have the references that were just made.
         self.prepared.add(index);
@@ -429,8 +438,8 @@ impl Allocation {
         Ok(())
     }
 
-    /// Writes zeroes to pages, through a mapping that combines writes, and reads the end back: by then they have
-    /// arrived in the device, since a read does not overtake writes.
+    /// Writes zeroes to pages, through a mapping that combines writes, and reads the end back: by
+    /// then they have arrived in the device, since a read does not overtake writes.
     fn clear(&self, first: usize, count: usize) -> Result {
         let mut pages = KVVec::with_capacity(count, GFP_KERNEL)?;
         for index in first..first + count {
@@ -450,8 +459,8 @@ impl Allocation {
         let address = NonNull::new(address).ok_or(ENOMEM)?;
         let length = count << PAGE_SHIFT;
 
-        // SAFETY: The mapping is that long, and the memory is not in use yet. It is removed after the writes have left
-        // the processor.
+        // SAFETY: The mapping is that long, and the memory is not in use yet. It is removed after
+        // the writes have left the processor.
         let last = unsafe {
             bindings::memset_io(address.as_ptr(), 0, length);
             bindings::wmb();
@@ -468,7 +477,8 @@ impl Allocation {
         }
     }
 
-    /// Takes the references to a piece away if they are the only ones. It is not prepared any more then.
+    /// Takes the references to a piece away if they are the only ones. It is not prepared any more
+    /// then.
     fn reclaim(&mut self, index: usize) -> bool {
         if !self.prepared.has(index) {
             return true;
@@ -477,8 +487,8 @@ impl Allocation {
         let page = self.page(range.start >> PAGE_SHIFT);
         let count = (range.len() >> PAGE_SHIFT) as c_ulong;
 
-        // SAFETY: By the type invariants, a reference to each folio of the piece is owned. If they are the only ones,
-        // freezing takes them away, and there can be no others.
+        // SAFETY: By the type invariants, a reference to each folio of the piece is owned. If they
+        // are the only ones, freezing takes them away, and there can be no others.
         let frozen = unsafe { bindings::zone_device_run_freeze(page, count) };
         if frozen {
             // SAFETY: The folios were just frozen.
@@ -498,8 +508,9 @@ impl Allocation {
         let range = self.pieces.range(run.start).start..self.pieces.range(run.end - 1).end;
         self.trace(bindings::trace_p2pmem_free, range.clone());
 
-        // SAFETY: For each piece a reference to the pagemap is owned: all but one are put here, the pool's function
-        // puts the last. The memory is part of what was allocated, and has no references.
+        // SAFETY: For each piece a reference to the pagemap is owned: all but one are put here, the
+        // pool's function puts the last. The memory is part of what was allocated, and has no
+        // references.
         unsafe {
             let page = self.page(range.start >> PAGE_SHIFT);
             if count > 1 {
@@ -527,8 +538,8 @@ impl PinnedDrop for Allocation {
         if self.released && self.prepared.is_empty() {
             return;
         }
-        // A piece with references of users is lost, with its reference to the pagemap: the device cannot be unbound
-        // any more then. Owners call `release()` until nothing is outstanding.
+        // A piece with references of users is lost, with its reference to the pagemap: the device
+        // cannot be unbound any more then. Owners call `release()` until nothing is outstanding.
         let outstanding = self.as_mut().release();
         if outstanding != 0 {
             dev_err!(

@@ -23,7 +23,8 @@ pub(super) struct Bits {
 }
 
 impl Bits {
-    /// Creates an empty set of numbers below `limit`. `ENOMEM`; the memory is charged to the caller's cgroup.
+    /// Creates an empty set of numbers below `limit`. `ENOMEM`; the memory is charged to the
+    /// caller's cgroup.
     pub(super) fn new(limit: usize) -> Result<Self> {
         let words = limit.div_ceil(WORD).saturating_sub(1);
         let rest = if words == 0 {

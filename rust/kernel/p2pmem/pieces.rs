@@ -18,8 +18,8 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// Divides the run of `size` bytes, at least one, that starts at `address`, at the borders of aligned spans of
-    /// `span` bytes, a power of two below 4 GiB.
+    /// Divides the run of `size` bytes, at least one, that starts at `address`, at the borders of
+    /// aligned spans of `span` bytes, a power of two below 4 GiB.
     pub(crate) fn new(address: u64, size: usize, span: usize) -> Self {
         Self {
             size,

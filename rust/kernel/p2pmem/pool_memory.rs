@@ -27,11 +27,11 @@ use core::{
 ///
 /// # Invariants
 ///
-/// - `first` is the first page, and `size` the length, of memory from `pci_alloc_p2pmem(pdev)`, whole pages,
-///   that was not given back. The owner of the value owns that memory.
-/// - Nobody refers to its pages: their reference counts are 0.
+/// - `first` is the first page, and `size` the length, of memory from `pci_alloc_p2pmem(pdev)`,
+///   whole pages, that was not given back. The owner of the value owns that memory.
+/// - There are no references to its pages: their counts are 0.
 /// - One reference to the pagemap of the pages is owned. It keeps the pages, and the pool of the
-///   device, until it is put, whatever happens to the driver of the device.
+///   device, until it is put, also after the driver of the device is gone.
 pub struct PoolMemory {
     pub(super) pdev: ARef<pci::Device>,
     pub(super) first: NonNull<bindings::page>,
@@ -58,7 +58,7 @@ impl PoolMemory {
         // SAFETY: The memory of a pool has pages, whose addresses are not null.
         let first = unsafe { NonNull::new_unchecked(bindings::virt_to_page(address.as_ptr())) };
 
-        // INVARIANT: As the caller says. A page of a pool that nobody was given has no
+        // INVARIANT: As the caller says. A page of a pool that is not allocated has no
         // references, and `pci_alloc_p2pmem()` takes one to the pagemap.
         Self { pdev, first, size }
     }
@@ -84,7 +84,8 @@ impl PoolMemory {
         range.start..range.end + 1
     }
 
-    /// Gives back all but a part, in bytes from the start: whole pages, at least one, within the memory.
+    /// Gives back all but a part, in bytes from the start: whole pages, at least one, within the
+    /// memory.
     pub(crate) fn trim(self, part: Range<usize>) -> Self {
         debug_assert!(part.start < part.end && part.end <= self.size);
         let this = ManuallyDrop::new(self);
@@ -94,8 +95,8 @@ impl PoolMemory {
             if rest.is_empty() {
                 continue;
             }
-            // SAFETY: A reference to the pagemap is owned, so that one more can be taken. The rest is memory that is
-            // owned and not in use; giving it back puts the reference.
+            // SAFETY: A reference to the pagemap is owned, so that one more can be taken. The rest
+            // is memory that is owned and not in use; giving it back puts the reference.
             unsafe {
                 bindings::percpu_ref_get_many(pagemap_ref(this.first.as_ptr()), 1);
                 bindings::pci_free_p2pmem(
@@ -109,7 +110,8 @@ impl PoolMemory {
         // INVARIANT: The part is what is left of the memory, with the reference that the whole had.
         Self {
             pdev,
-            // SAFETY: Within the memory. Its pages are an array: ZONE_DEVICE needs SPARSEMEM_VMEMMAP.
+            // SAFETY: Within the memory. Its pages are an array: ZONE_DEVICE needs
+            // SPARSEMEM_VMEMMAP.
             first: unsafe { this.first.add(part.start >> PAGE_SHIFT) },
             size: part.len(),
         }

@@ -61,8 +61,8 @@ impl BoundDevice {
 
     /// Returns the name of the driver.
     pub fn driver_name(&self) -> &CStr {
-        // SAFETY: By the type invariants, the device has a driver, which has a name. Both live for as
-        // long as the device is bound.
+        // SAFETY: By the type invariants, the device has a driver, which has a name. Both live for
+        // as long as the device is bound.
         unsafe { CStr::from_char_ptr((*(*as_raw(&self.0)).dev.driver).name) }
     }
 
@@ -80,13 +80,13 @@ impl Deref for BoundDevice {
     }
 }
 
-/// A bound device as a [`Watcher`] sees it: what the watcher adds to the resources of the device is
-/// released before the driver is unbound, or watching ends.
+/// A bound device as a [`BusEvents`] sees it: what the events adds to the resources of the device
+/// is released before the driver is unbound, or watching ends.
 ///
 /// # Invariants
 ///
 /// The device is locked.
-pub struct WatchedDevice<'a> {
+pub struct NotifiedDevice<'a> {
     pdev: &'a BoundDevice,
     groups: &'a Groups,
     /// Whether the driver is going to be unbound by the caller.
@@ -94,10 +94,10 @@ pub struct WatchedDevice<'a> {
     is_left: Cell<bool>,
 }
 
-impl WatchedDevice<'_> {
-    /// Calls a function that adds to the resources of the device, and returns what it returns. If it
-    /// fails, what it added is released at once; otherwise after the next [`Watcher::unbinding`], or by
-    /// [`WatchedDevice::release`]. May sleep.
+impl NotifiedDevice<'_> {
+    /// Calls a function that adds to the resources of the device, and returns what it returns. If
+    /// it fails, what it added is released at once; otherwise after the next
+    /// [`BusEvents::unbinding`], or by [`NotifiedDevice::release`]. May sleep.
     pub fn acquire<R>(
         &self,
         function: impl FnOnce(&pci::Device<Core<'_>>) -> Result<R>,
@@ -113,8 +113,9 @@ impl WatchedDevice<'_> {
         Ok(value)
     }
 
-    /// Leaves the acquired resources to the device, which releases them after its driver was removed. Returns whether that
-    /// is possible: only in [`Watcher::unbinding`] of a driver that is being unbound. [`Watcher::unbound`] follows.
+    /// Leaves the acquired resources to the device, which releases them after its driver was
+    /// removed. Returns whether that is possible: only in [`BusEvents::unbinding`] of a driver that
+    /// is being unbound. [`BusEvents::unbound`] follows.
     pub fn leave(&self) -> bool {
         self.is_left.set(self.is_unbinding);
         self.is_unbinding
@@ -128,7 +129,7 @@ impl WatchedDevice<'_> {
     }
 }
 
-impl Deref for WatchedDevice<'_> {
+impl Deref for NotifiedDevice<'_> {
     type Target = BoundDevice;
 
     fn deref(&self) -> &BoundDevice {
@@ -136,7 +137,7 @@ impl Deref for WatchedDevice<'_> {
     }
 }
 
-/// Resources of devices that a watcher acquired.
+/// Resources of devices that a events acquired.
 #[pin_data]
 struct Groups {
     #[pin]
@@ -185,32 +186,33 @@ impl Groups {
     }
 }
 
-/// Somebody who wants to know.
+/// Receives the events of a bus.
 ///
 /// The methods are called with the device lock held, so that they follow each other and the device
-/// stays bound meanwhile. They may sleep.
-pub trait Watcher: Send + Sync + 'static {
+/// stays bound until they return. They may sleep.
+pub trait BusEvents: Send + Sync + 'static {
     /// A device was bound to its driver. May be called more than once for the same binding.
-    fn bound(&self, pdev: &WatchedDevice<'_>);
+    fn bound(&self, pdev: &NotifiedDevice<'_>);
 
     /// A device is about to be unbound and its driver does not know yet, or watching ends. Follows
-    /// each [`Watcher::bound`], and may be called without. What was acquired is released afterwards.
-    fn unbinding(&self, pdev: &WatchedDevice<'_>);
+    /// each [`BusEvents::bound`], and may be called without. What was acquired is released
+    /// afterwards.
+    fn unbinding(&self, pdev: &NotifiedDevice<'_>);
 
-    /// A device was unbound: the resources of its driver and those of the watcher are released. Not called when watching
-    /// ends.
+    /// A device was unbound: the resources of its driver and those of the events are released. Not
+    /// called when watching ends.
     fn unbound(&self, _pdev: &pci::Device) {}
 }
 
-/// Calls a [`Watcher`] for as long as it lives.
+/// Calls a [`BusEvents`] for as long as it lives.
 ///
 /// # Invariants
 ///
 /// `block` is registered with the PCI bus.
 #[pin_data(PinnedDrop)]
-pub struct Watch<T: Watcher> {
+pub struct BusNotifier<T: BusEvents> {
     #[pin]
-    watcher: T,
+    events: T,
     #[pin]
     groups: Groups,
     /// Devices that are bound now are not told of any more.
@@ -219,18 +221,18 @@ pub struct Watch<T: Watcher> {
     block: Opaque<bindings::notifier_block>,
 }
 
-// SAFETY: A notifier can be unregistered by any thread, and the watcher is `Send`.
-unsafe impl<T: Watcher> Send for Watch<T> {}
-// SAFETY: The watcher is `Sync`; nothing else can be reached by a shared reference.
-unsafe impl<T: Watcher> Sync for Watch<T> {}
+// SAFETY: A notifier can be unregistered by any thread, and the events is `Send`.
+unsafe impl<T: BusEvents> Send for BusNotifier<T> {}
+// SAFETY: The events is `Sync`; nothing else can be reached by a shared reference.
+unsafe impl<T: BusEvents> Sync for BusNotifier<T> {}
 
-impl<T: Watcher> Watch<T> {
-    /// Starts to watch. Tells the watcher of devices that are bound already, too.
+impl<T: BusEvents> BusNotifier<T> {
+    /// Starts to watch. Tells the events of devices that are bound already, too.
     ///
     /// Sleeps, and takes the device lock of each device of the bus in turn.
-    pub fn new(watcher: impl PinInit<T>) -> impl PinInit<Self, Error> {
+    pub fn new(events: impl PinInit<T>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            watcher <- watcher,
+            events <- events,
             groups <- Groups::new(),
             ending: Atomic::new(false),
             block <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
@@ -243,7 +245,7 @@ impl<T: Watcher> Watch<T> {
                 unsafe { slot.write(block) };
 
                 // SAFETY: The block is initialised, and is pinned until it is unregistered when
-                // `Self` is dropped. The watcher was initialised before.
+                // `Self` is dropped. The events was initialised before.
                 to_result(unsafe {
                     bindings::bus_register_notifier(&raw const bindings::pci_bus_type, slot)
                 })
@@ -255,7 +257,7 @@ impl<T: Watcher> Watch<T> {
         })
     }
 
-    /// Tells the watcher once more of a device, if that is bound. `name` is that of the kernel, like
+    /// Tells the events once more of a device, if that is bound. `name` is that of the kernel, like
     /// `0000:05:00.0`.
     ///
     /// Sleeps, and takes the device lock.
@@ -279,7 +281,8 @@ impl<T: Watcher> Watch<T> {
         unsafe { bindings::put_device(dev) };
     }
 
-    /// Tells the watcher of all devices that are bound that watching ends. [`Watch::resume`] follows.
+    /// Tells the events of all devices that are bound that watching ends. [`BusNotifier::resume`]
+    /// follows.
     ///
     /// Sleeps, and takes the device lock of each device of the bus in turn.
     pub fn pause(&self) {
@@ -295,12 +298,12 @@ impl<T: Watcher> Watch<T> {
         self.for_each();
     }
 
-    /// Returns the watcher.
-    pub fn watcher(&self) -> &T {
-        &self.watcher
+    /// Returns the events.
+    pub fn events(&self) -> &T {
+        &self.events
     }
 
-    /// Tells the watcher of all devices that are bound: that they are, or that watching ends.
+    /// Tells the events of all devices that are bound: that they are, or that watching ends.
     fn for_each(&self) {
         // It fails only if `each` does.
         //
@@ -337,16 +340,16 @@ impl<T: Watcher> Watch<T> {
                 if self.ending.load(Relaxed) {
                     self.unbinding(pdev, false);
                 } else {
-                    self.watcher.bound(&self.watched(pdev, false));
+                    self.events.bound(&self.watched(pdev, false));
                 }
             })
         };
     }
 
-    /// Returns a device, which is locked, as the watcher sees it.
-    fn watched<'a>(&'a self, pdev: &'a BoundDevice, is_unbinding: bool) -> WatchedDevice<'a> {
+    /// Returns a device, which is locked, as the events sees it.
+    fn watched<'a>(&'a self, pdev: &'a BoundDevice, is_unbinding: bool) -> NotifiedDevice<'a> {
         // INVARIANT: As the caller says.
-        WatchedDevice {
+        NotifiedDevice {
             pdev,
             groups: &self.groups,
             is_unbinding,
@@ -354,11 +357,11 @@ impl<T: Watcher> Watch<T> {
         }
     }
 
-    /// Ends what the watcher does with a device, which is locked.
+    /// Ends what the events does with a device, which is locked.
     fn unbinding(&self, pdev: &BoundDevice, is_unbinding: bool) {
         let pdev = self.watched(pdev, is_unbinding);
 
-        self.watcher.unbinding(&pdev);
+        self.events.unbinding(&pdev);
         if !pdev.is_left.get() {
             pdev.release();
         }
@@ -366,13 +369,14 @@ impl<T: Watcher> Watch<T> {
 
     /// # Safety
     ///
-    /// `block` must be part of a `Watch<T>`, `dev` be a valid device of the PCI bus that is locked.
+    /// `block` must be part of a `BusNotifier<T>`, `dev` be a valid device of the PCI bus that is
+    /// locked.
     unsafe extern "C" fn notify(
         block: *mut bindings::notifier_block,
         event: c_ulong,
         dev: *mut c_void,
     ) -> c_int {
-        // SAFETY: By the safety requirements. The watcher is initialised before the block is
+        // SAFETY: By the safety requirements. The events is initialised before the block is
         // registered, and is dropped after that was unregistered.
         let this = unsafe { &*kernel::container_of!(Opaque::cast_from(block), Self, block) };
 
@@ -382,7 +386,7 @@ impl<T: Watcher> Watch<T> {
                 if !this.ending.load(Relaxed) {
                     // SAFETY: The device is one of the PCI bus, was just bound, and is locked.
                     let pdev = unsafe { from_device(dev.cast()) };
-                    this.watcher.bound(&this.watched(pdev, false));
+                    this.events.bound(&this.watched(pdev, false));
                 }
             }
             bindings::bus_notifier_event_BUS_NOTIFY_UNBIND_DRIVER => {
@@ -390,14 +394,14 @@ impl<T: Watcher> Watch<T> {
                 this.unbinding(unsafe { from_device(dev.cast()) }, true);
             }
             bindings::bus_notifier_event_BUS_NOTIFY_UNBOUND_DRIVER => {
-                // SAFETY: The device is one of the PCI bus; `pci::Device` is a transparent wrapper of
-                // `Opaque<struct pci_dev>`.
+                // SAFETY: The device is one of the PCI bus; `pci::Device` is a transparent wrapper
+                // of `Opaque<struct pci_dev>`.
                 let pdev: &pci::Device = unsafe {
                     let dev = dev.cast::<bindings::device>();
                     &*kernel::container_of!(dev, bindings::pci_dev, dev).cast()
                 };
                 this.groups.forget(pdev);
-                this.watcher.unbound(pdev);
+                this.events.unbound(pdev);
             }
             _ => (),
         }
@@ -408,11 +412,12 @@ impl<T: Watcher> Watch<T> {
 }
 
 #[pinned_drop]
-impl<T: Watcher> PinnedDrop for Watch<T> {
+impl<T: BusEvents> PinnedDrop for BusNotifier<T> {
     fn drop(self: Pin<&mut Self>) {
         // While the notifier is still there, so that no device is unbound without being told of.
         self.pause();
-        // A device that is being unbound at this moment releases what was left to it, with its lock held.
+        // A device that is being unbound at this moment releases what was left to it, with its lock
+        // held.
         while let Some(pdev) = self.groups.any() {
             // SAFETY: The device is valid, and one of the PCI bus.
             unsafe { self.tell(&raw mut (*as_raw(&pdev)).dev) };
@@ -427,10 +432,11 @@ impl<T: Watcher> PinnedDrop for Watch<T> {
     }
 }
 
-/// Calls a function with a device that is bound to a driver, and stays so meanwhile. Returns [`None`] if
-/// it is not bound.
+/// Calls a function with a device that is bound to a driver, and stays bound during the call.
+/// Returns [`None`] if it is not bound.
 ///
-/// Sleeps, and takes the device lock: the function must not unbind the device, nor call this for the same one.
+/// Sleeps, and takes the device lock: the function must not unbind the device, nor call this for
+/// the same one.
 pub fn with_bound<R>(
     pdev: &pci::Device,
     f: impl FnOnce(&BoundDevice) -> R, //

@@ -25,8 +25,8 @@ use core::marker::PhantomData;
 
 /// A driver that is told when its device was without power, or was reset.
 pub trait Driver: pci::Driver {
-    /// The device answers again, as after power-up: the system slept, or the function was reset. Called before other
-    /// devices that slept are told of it, with the device lock held. May sleep.
+    /// The device answers again, as after power-up: the system slept, or the function was reset.
+    /// Called before other devices that slept are told of it, with the device lock held. May sleep.
     fn restarted<'bound>(pdev: &'bound pci::Device<Core<'_>>, data: Pin<&Self::Data<'bound>>);
 }
 
@@ -69,7 +69,8 @@ impl<T: Driver> Adapter<T> {
         ..pin_init::zeroed()
     };
 
-    // Early: by then each device has its registers of the configuration space back, and none does DMA again.
+    // Early: by then each device has its registers of the configuration space back, and none does
+    // DMA again.
     const POWER_OPERATIONS: bindings::dev_pm_ops = bindings::dev_pm_ops {
         resume_early: Some(Self::resume_early),
         restore_early: Some(Self::resume_early),
@@ -80,7 +81,8 @@ impl<T: Driver> Adapter<T> {
     ///
     /// `pdev` must be a device that is bound to the driver, and locked.
     unsafe fn restarted(pdev: *mut bindings::pci_dev) {
-        // SAFETY: By the safety requirements; `pci::Device` is a transparent wrapper of `Opaque<struct pci_dev>`.
+        // SAFETY: By the safety requirements; `pci::Device` is a transparent wrapper of
+        // `Opaque<struct pci_dev>`.
         let pdev = unsafe { &*pdev.cast::<pci::Device<CoreInternal<'_>>>() };
         // SAFETY: The device is bound, so that the adapter stored the driver's data.
         let data = unsafe { pdev.as_ref().drvdata_borrow::<T::Data<'_>>() };
@@ -103,14 +105,16 @@ impl<T: Driver> Adapter<T> {
     ///
     /// `device` must be valid, and one of the PCI bus.
     unsafe extern "C" fn resume_early(device: *mut bindings::device) -> c_int {
-        // The device may be unbound at this moment by hot-plug, which may wait for processes that are frozen.
+        // The device may be unbound at this moment by hot-plug, which may wait for processes that
+        // are frozen.
         //
         // SAFETY: The device is valid.
         if unsafe { bindings::device_trylock(device) } == 0 {
             return 0;
         }
-        // SAFETY: With the lock the device is neither bound nor unbound. If it is bound, it is to the driver that the
-        // caller found: until all devices are resumed none is bound to another one (`device_block_probing()`).
+        // SAFETY: With the lock the device is neither bound nor unbound. If it is bound, it is to
+        // the driver that the caller found: until all devices are resumed none is bound to another
+        // one (`device_block_probing()`).
         unsafe {
             if bindings::device_is_bound(device) {
                 Self::restarted(kernel::container_of!(device, bindings::pci_dev, dev));

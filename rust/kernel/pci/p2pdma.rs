@@ -25,7 +25,7 @@ use kernel::{
 use crate::{
     bindings,
     p2pmem::{
-        List,
+        P2pSgTable,
         PoolMemory, //
     },
     pci::{
@@ -44,7 +44,8 @@ use core::{
     },
 };
 
-/// Returns the alignment, in bytes and a power of two, that start, offset and size of a registered range need.
+/// Returns the alignment, in bytes and a power of two, that start, offset and size of a registered
+/// range need.
 ///
 /// Struct pages come in units of that size (`memremap_compat_align()`).
 pub fn alignment() -> u64 {
@@ -88,8 +89,9 @@ pub struct Pool {
 ///
 /// # Errors
 ///
-/// `EINVAL` for a range that is empty, not aligned, not [`mappable`], or not in a memory BAR; `ENOMEM` also for
-/// memory that is registered already; `EOPNOTSUPP` if the BARs of this device cannot be mapped.
+/// `EINVAL` for a range that is empty, not aligned, not [`mappable`], or not in a memory BAR;
+/// `ENOMEM` also for memory that is registered already; `EOPNOTSUPP` if the BARs of this device
+/// cannot be mapped.
 pub fn add_resource(
     pdev: &pci::Device<Core<'_>>,
     bar: u32,
@@ -116,16 +118,16 @@ pub fn publish(pdev: &pci::Device<Core<'_>>, publish: bool) {
     unsafe { bindings::pci_p2pmem_publish(as_raw(pdev), publish) };
 }
 
-/// How far requests of devices travel to the memory of another one: the sum of their hops between ports
-/// (`pci_p2pdma_distance_many()`).
+/// How far requests of devices travel to the memory of another one: the sum of their hops between
+/// ports (`pci_p2pdma_distance_many()`).
 ///
-/// [`None`] if there is a device that the kernel does not let do DMA to that memory, or no device. The kernel
-/// may write to the log which host bridge it does not know. May sleep.
+/// [`None`] if there is a device that the kernel does not let do DMA to that memory, or no device.
+/// The kernel may write to the log which host bridge it does not know. May sleep.
 pub fn distance(provider: &pci::Device, clients: &[&pci::Device]) -> Result<Option<u32>> {
     let mut clients = raw_clients(clients)?;
     let count = clients.len().try_into()?;
 
-    // SAFETY: A valid device, and a list of such.
+    // SAFETY: A valid device, and a list of valid devices.
     let hops = unsafe {
         bindings::pci_p2pdma_distance_many(as_raw(provider), clients.as_mut_ptr(), count, false)
     };
@@ -133,8 +135,8 @@ pub fn distance(provider: &pci::Device, clients: &[&pci::Device]) -> Result<Opti
     Ok(u32::try_from(hops).ok())
 }
 
-/// Returns a device with published memory that all of these can reach, and whose distance is the least
-/// (`pci_p2pmem_find_many()`), or [`None`].
+/// Returns a device with published memory that all of these can reach, and whose distance is the
+/// least (`pci_p2pmem_find_many()`), or [`None`].
 ///
 /// Nothing keeps that device bound. May sleep.
 ///
@@ -163,9 +165,9 @@ fn raw_clients(clients: &[&pci::Device]) -> Result<KVec<*mut bindings::device>> 
     Ok(raw)
 }
 
-/// Whether a driver that moves data is to do so through peer-to-peer memory, and through whose: what
-/// administrators write to an attribute of it.
-pub enum Wish {
+/// Whether a driver that moves data is to do so through peer-to-peer memory, and through whose:
+/// what administrators write to an attribute of it.
+pub enum P2pmemEnable {
     /// `0`: it is not.
     Off,
     /// `1`: it is, through any that it finds.
@@ -174,13 +176,13 @@ pub enum Wish {
     Of(ARef<pci::Device>),
 }
 
-impl Wish {
+impl P2pmemEnable {
     /// Reads what was written (`pci_p2pdma_enable_store()`). May sleep.
     ///
     /// # Errors
     ///
-    /// `ENODEV` for a device that does not exist or has not published memory, and for what is neither a
-    /// device nor a truth value.
+    /// `ENODEV` for a device that does not exist or has not published memory, and for what is
+    /// neither a device nor a truth value.
     pub fn parse(text: &CStr) -> Result<Self> {
         let mut pdev = ptr::null_mut();
         let mut wanted = false;
@@ -205,7 +207,7 @@ impl Wish {
             Self::Any => (ptr::null_mut(), true),
             Self::Of(pdev) => (as_raw(pdev), true),
         };
-        // A page and one byte, so that there is a zero behind whatever is written.
+        // A page and one byte, so that there is a zero behind all that is written.
         let mut page = KVec::from_elem(0_u8, PAGE_SIZE + 1, GFP_KERNEL)?;
 
         // SAFETY: The buffer is a page long, and the device null or valid.
@@ -237,20 +239,23 @@ impl Pool {
     fn new(pdev: &pci::Device<Bound>) -> Result<Self> {
         Ok(Self {
             pdev: pdev.into(),
-            // Added to the resources of the device after its memory, so revoked before that is gone.
+            // Added to the resources of the device after its memory, so revoked before that is
+            // gone.
             registered: Devres::new(pdev.as_ref(), Ok::<_, Error>(Registered))?,
             adjusting: KBox::pin_init(new_mutex!(()), GFP_KERNEL)?,
         })
     }
 
-    /// Takes memory from the pool as a list that devices can map, `size` bytes in one run. May sleep.
+    /// Takes memory from the pool as a list that devices can map, `size` bytes in one run. May
+    /// sleep.
     ///
     /// The bytes are what the last owner left. Takes the device lock of the provider.
     ///
     /// # Errors
     ///
-    /// As [`Pool::alloc`]; `ENOSPC` also without memory for the list, which the C side does not tell apart.
-    pub fn alloc_list(&self, size: u32) -> Result<List> {
+    /// As [`Pool::alloc`]; `ENOSPC` also without memory for the list, which the C side does not
+    /// tell apart.
+    pub fn alloc_list(&self, size: u32) -> Result<P2pSgTable> {
         if size == 0 || size as usize % PAGE_SIZE != 0 {
             return Err(EINVAL);
         }
@@ -266,20 +271,21 @@ impl Pool {
             let list = NonNull::new(list).ok_or(ENOSPC)?;
 
             // SAFETY: The list was just allocated with so many entries, and is owned.
-            Ok(unsafe { List::from_raw(self.pdev.clone(), list, count) })
+            Ok(unsafe { P2pSgTable::from_raw(self.pdev.clone(), list, count) })
         })
         .ok_or(ENODEV)?
     }
 
-    /// Takes memory from the pool, `size` bytes in one run. Its first byte has a CPU address that is a multiple of
-    /// `alignment`, a power of two, if there is such a run; otherwise it is any run. May sleep.
+    /// Takes memory from the pool, `size` bytes in one run. Its first byte has a CPU address that
+    /// is a multiple of `alignment`, a power of two, if a run of that alignment is free; otherwise
+    /// it is any run. May sleep.
     ///
     /// The bytes are what the last owner left.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `size` is 0 or not a multiple of the page size, or `alignment` not a power of two; `ENOSPC` if there is
-    /// no free run of that length, `ENODEV` once the device was unbound.
+    /// `EINVAL` if `size` is 0 or not a multiple of the page size, or `alignment` not a power of
+    /// two; `ENOSPC` if there is no free run of that length, `ENODEV` once the device was unbound.
     pub fn alloc(&self, size: usize, alignment: usize) -> Result<PoolMemory> {
         if size == 0 || size % PAGE_SIZE != 0 || !alignment.is_power_of_two() {
             return Err(EINVAL);
@@ -294,7 +300,8 @@ impl Pool {
             return Ok(memory);
         }
 
-        // One thread at a time takes more than it needs. If that was why there was nothing, there is something now.
+        // One thread at a time takes more than it needs. If that was why there was nothing, there
+        // is something now.
         let _adjusting = self.adjusting.lock();
         let found = match found {
             Some(memory) => memory,
@@ -314,8 +321,8 @@ impl Pool {
         if let Some(memory) = self.alloc_first(more)? {
             return Ok(aligned(memory));
         }
-        // The pool may be too full for both. Of small runs it is not worth being given back for: another user of the pool
-        // could be faster.
+        // The pool may be too full for both. Of small runs it is not worth being given back for:
+        // another user of the pool could be faster.
         if size < alignment.saturating_mul(MANY) {
             return Ok(found);
         }
@@ -326,7 +333,8 @@ impl Pool {
         }
     }
 
-    /// Takes the first free run of `size` bytes, whole pages, from the pool, if there is one. Does not sleep.
+    /// Takes the first free run of `size` bytes, whole pages, from the pool, if there is one. Does
+    /// not sleep.
     fn alloc_first(&self, size: usize) -> Result<Option<PoolMemory>> {
         // The guard keeps the device bound, so that it has a pool.
         let _registered = self.registered.try_access().ok_or(ENODEV)?;

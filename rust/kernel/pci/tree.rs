@@ -27,8 +27,8 @@ use core::{
     ptr, //
 };
 
-/// Bits of the ACS Control register that send requests or completions of one peer to another upstream:
-/// P2P Request Redirect, P2P Completion Redirect, P2P Egress Control (PCI Express Base
+/// Bits of the ACS Control register that send requests or completions of one peer to another
+/// upstream: P2P Request Redirect, P2P Completion Redirect, P2P Egress Control (PCI Express Base
 /// Specification, Access Control Services).
 pub const ACS_REDIRECT: u16 =
     (bindings::PCI_ACS_RR | bindings::PCI_ACS_CR | bindings::PCI_ACS_EC) as u16;
@@ -67,8 +67,8 @@ pub fn is_same<A: DeviceContext, B: DeviceContext>(a: &pci::Device<A>, b: &pci::
     ptr::eq(as_raw(a), as_raw(b))
 }
 
-/// Returns whether a device is the end of a branch (a header of type 0) that could do DMA by itself:
-/// neither the host bridge nor one to ISA.
+/// Returns whether a device is the end of a branch (a header of type 0) that could do DMA by
+/// itself: neither the host bridge nor one to ISA.
 pub fn is_endpoint(pdev: &pci::Device) -> bool {
     let raw = as_raw(pdev);
 
@@ -82,8 +82,8 @@ pub fn is_endpoint(pdev: &pci::Device) -> bool {
     }
 }
 
-/// Returns the function that has a bus: the device itself, or the physical function of a virtual one, or [`None`]
-/// if that virtual function was removed. May sleep.
+/// Returns the function that has a bus: the device itself, or the physical function of a virtual
+/// one, or [`None`] if that virtual function was removed. May sleep.
 fn physical_function(pdev: &pci::Device) -> Option<ARef<pci::Device>> {
     /// Takes a reference to the physical function of the device that is looked for.
     ///
@@ -121,8 +121,8 @@ fn physical_function(pdev: &pci::Device) -> Option<ARef<pci::Device>> {
     search.found
 }
 
-/// Returns the bridge above a device, or [`None`] on a root bus, and above a virtual function that was removed. May
-/// sleep.
+/// Returns the bridge above a device, or [`None`] on a root bus, and above a virtual function that
+/// was removed. May sleep.
 pub fn upstream_bridge(pdev: &pci::Device) -> Option<ARef<pci::Device>> {
     let pdev = physical_function(pdev)?;
 
@@ -143,7 +143,7 @@ pub fn is_bridge(pdev: &pci::Device) -> bool {
     unsafe { u32::from((*as_raw(pdev)).hdr_type) == bindings::PCI_HEADER_TYPE_BRIDGE }
 }
 
-/// What a bridge is (PCI Express Base Specification, PCI Express Capabilities Register).
+/// Type of a bridge (PCI Express Base Specification, PCI Express Capabilities Register).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortType {
     /// Root port.
@@ -187,7 +187,8 @@ fn read_word(pdev: &pci::Device, at: u32) -> Option<u16> {
     (!failed && value != u16::MAX).then_some(value)
 }
 
-/// Reads a register of an extended capability, or [`None`] if the device lacks it or does not answer.
+/// Reads a register of an extended capability, or [`None`] if the device lacks it or does not
+/// answer.
 fn read_capability(pdev: &pci::Device, id: u32, register: u32) -> Option<u16> {
     // SAFETY: The device is valid. CAST: The IDs are small.
     let at = unsafe { bindings::pci_find_ext_capability(as_raw(pdev), id as c_int) };
@@ -210,8 +211,9 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// Returns whether a device has it switched on, or [`None`] if it lacks the capability. A virtual
-    /// function shares PASID and PRI with its physical function, and has no such capabilities itself.
+    /// Returns whether a device has it switched on, or [`None`] if it lacks the capability. A
+    /// virtual function shares PASID and PRI with its physical function, and has none of these
+    /// capabilities itself.
     pub fn is_enabled(self, pdev: &pci::Device) -> Option<bool> {
         let (id, register, bit) = match self {
             Self::Ats => (
@@ -235,7 +237,7 @@ impl Feature {
     }
 }
 
-/// Returns the ACS Capability and ACS Control registers of a device, or [`None`] if it has no such
+/// Returns the ACS Capability and ACS Control registers of a device, or [`None`] if it lacks the
 /// capability or does not answer.
 pub fn acs(pdev: &pci::Device) -> Option<(u16, u16)> {
     // SAFETY: The device is valid; where the capability is does not change.
@@ -250,8 +252,8 @@ pub fn acs(pdev: &pci::Device) -> Option<(u16, u16)> {
     ))
 }
 
-/// Returns the ACS Control register of a device, or [`None`] if it has no such capability. All bits are set
-/// if the device does not answer.
+/// Returns the ACS Control register of a device, or [`None`] if it lacks the capability. All bits
+/// are set if the device does not answer.
 pub fn acs_control(pdev: &pci::Device) -> Option<u16> {
     let raw = as_raw(pdev);
     let mut value = 0;
@@ -269,7 +271,8 @@ pub fn acs_control(pdev: &pci::Device) -> Option<u16> {
     Some(value)
 }
 
-/// Returns the device that is on the root bus above a device, or that device itself. It has a reference to that bus.
+/// Returns the device that is on the root bus above a device, or that device itself. It has a
+/// reference to that bus.
 fn top(pdev: &pci::Device) -> Option<ARef<pci::Device>> {
     let last = way_up(pdev).last()?;
 
@@ -287,15 +290,16 @@ pub fn share_host_bridge(a: &pci::Device, b: &pci::Device) -> bool {
     }
 }
 
-/// Returns vendor and device ID of the first device on the root bus above a device. By it the kernel
-/// knows host bridges that forward between their ports. [`None`] if it is neither at 00.0 nor a root
-/// port. May sleep.
+/// Returns vendor and device ID of the first device on the root bus above a device. By it the
+/// kernel knows host bridges that forward between their ports. [`None`] if it is neither at 00.0
+/// nor a root port. May sleep.
 pub fn host_bridge(pdev: &pci::Device) -> Option<(u16, u16)> {
     /// Looks at one device, and no more.
     ///
     /// # Safety
     ///
-    /// `first` must be a device on a bus whose list is locked, `found` point to an `Option<(u16, u16)>`.
+    /// `first` must be a device on a bus whose list is locked, `found` point to an `Option<(u16,
+    /// u16)>`.
     unsafe extern "C" fn look(first: *mut bindings::pci_dev, found: *mut c_void) -> c_int {
         // SAFETY: By the safety requirements.
         unsafe {

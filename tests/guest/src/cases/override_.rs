@@ -436,7 +436,7 @@ fn bar_in_use() -> Result<()> {
     refused(
         &pci,
         "default",
-        &["BAR 2 is in use: unbind who has it, see /proc/iomem"],
+        &["BAR 2 is claimed by another driver: unbind that driver first (see /proc/iomem)"],
     )?;
     ensure!(fs::read_to_string("/proc/iomem")? == iomem);
     drop(file);

@@ -34,25 +34,26 @@ use core::{
 ///
 /// # Invariants
 ///
-/// - `table.sgl` is a list from `pci_p2pmem_alloc_sgl(pdev)` with `table.orig_nents` entries, at least
-///   one, that was not given back. The owner of the value owns the list and its memory.
+/// - `table.sgl` is a list from `pci_p2pmem_alloc_sgl(pdev)` with `table.orig_nents` entries, at
+///   least one, that was not given back. The owner of the value owns the list and its memory.
 /// - One reference to the pagemap of the memory is owned. It keeps the pool of the device.
-pub struct List {
+pub struct P2pSgTable {
     pdev: ARef<pci::Device>,
     table: bindings::sg_table,
 }
 
 // SAFETY: The memory can be given back by any thread.
-unsafe impl Send for List {}
+unsafe impl Send for P2pSgTable {}
 // SAFETY: With a shared reference one can only ask where the memory is.
-unsafe impl Sync for List {}
+unsafe impl Sync for P2pSgTable {}
 
-impl List {
+impl P2pSgTable {
     /// Takes over a list that was just allocated.
     ///
     /// # Safety
     ///
-    /// `list` must be one from `pci_p2pmem_alloc_sgl(pdev)` with `count` entries, that the caller owns.
+    /// `list` must be one from `pci_p2pmem_alloc_sgl(pdev)` with `count` entries, that the caller
+    /// owns.
     pub(crate) unsafe fn from_raw(
         pdev: ARef<pci::Device>,
         list: NonNull<bindings::scatterlist>,
@@ -89,17 +90,23 @@ impl List {
 
     /// Returns the address of the first byte on the PCI bus (`pci_p2pmem_virt_to_bus()`).
     pub fn bus_address(&self) -> u64 {
-        // SAFETY: The device is valid, and has its pool as long as there is a reference to the pagemap.
+        // SAFETY: The device is valid, and has its pool as long as there is a reference to the
+        // pagemap.
         unsafe { bindings::pci_p2pmem_virt_to_bus(as_raw(&self.pdev), self.address()) }
     }
 
-    /// Maps the memory for DMA of a device (`dma_map_sgtable()`), until [`Mapped::unmap`]. May sleep.
+    /// Maps the memory for DMA of a device (`dma_map_sgtable()`), until [`MappedSgTable::unmap`].
+    /// May sleep.
     ///
     /// # Errors
     ///
-    /// `EREMOTEIO` if the device cannot reach the memory, `EINVAL` for no direction, and what else mapping
-    /// says. The memory goes back to the pool then.
-    pub fn map(mut self, device: &BoundDevice, direction: DataDirection) -> Result<Mapped<'_>> {
+    /// `EREMOTEIO` if the device cannot reach the memory, `EINVAL` for no direction, and what else
+    /// mapping says. The memory goes back to the pool then.
+    pub fn map(
+        mut self,
+        device: &BoundDevice,
+        direction: DataDirection,
+    ) -> Result<MappedSgTable<'_>> {
         if direction == DataDirection::None {
             return Err(EINVAL);
         }
@@ -107,11 +114,12 @@ impl List {
         // SAFETY: The device is valid.
         let raw = unsafe { &raw mut (*as_raw(device)).dev };
 
-        // SAFETY: The device is bound, and the list valid and not mapped: who maps it gives it away.
+        // SAFETY: The device is bound, and the list valid and not mapped: who maps it gives it
+        // away.
         to_result(unsafe { bindings::dma_map_sgtable(raw, &mut self.table, direction.into(), 0) })?;
 
         // INVARIANT: Was just mapped.
-        Ok(Mapped {
+        Ok(MappedSgTable {
             list: self,
             device,
             direction,
@@ -119,34 +127,35 @@ impl List {
     }
 }
 
-impl Drop for List {
+impl Drop for P2pSgTable {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants. The pool exists for as long as the reference to the pagemap,
-        // which this call puts.
+        // SAFETY: By the type invariants. The pool exists for as long as the reference to the
+        // pagemap, which this call puts.
         unsafe { bindings::pci_p2pmem_free_sgl(as_raw(&self.pdev), self.table.sgl) };
     }
 }
 
-/// A [`List`] that a device may access. Whoever forgets it loses the memory, which stays mapped.
+/// A [`P2pSgTable`] that a device may access. If it is forgotten, the memory is lost, which stays
+/// mapped.
 ///
 /// # Invariants
 ///
 /// The list is mapped for the device, in that direction.
-pub struct Mapped<'a> {
-    list: List,
+pub struct MappedSgTable<'a> {
+    list: P2pSgTable,
     device: &'a BoundDevice,
     direction: DataDirection,
 }
 
-impl Mapped<'_> {
+impl MappedSgTable<'_> {
     /// Returns the addresses that the device is to use.
     pub fn addresses(&self) -> &SGTable {
-        // SAFETY: The table is valid, and nobody changes it while it is mapped.
+        // SAFETY: The table is valid, and does not change while it is mapped.
         unsafe { SGTable::from_raw(ptr::from_ref(&self.list.table).cast_mut()) }
     }
 
     /// Ends the mapping. The device must not access the memory any more.
-    pub fn unmap(self) -> List {
+    pub fn unmap(self) -> P2pSgTable {
         let mut this = ManuallyDrop::new(self);
         this.end();
 
@@ -164,7 +173,7 @@ impl Mapped<'_> {
     }
 }
 
-impl Drop for Mapped<'_> {
+impl Drop for MappedSgTable<'_> {
     fn drop(&mut self) {
         self.end();
     }

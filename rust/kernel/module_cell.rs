@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the callbacks of a module share that get no data of its own.
+//! State that callbacks of a module share which receive no data of their own.
 //!
 //! The probe function of a driver knows the device, and nothing of the module that the driver is
-//! part of. A [`Global`] refers to what it needs, for as long as the module lends it.
+//! part of. A [`ModuleCell`] refers to what it needs, for as long as the module lends it.
 //!
 //! # Examples
 //!
 //! ```ignore
-//! static SETTINGS: Global<Settings> = Global::new();
+//! static SETTINGS: ModuleCell<Settings> = ModuleCell::new();
 //!
 //! // When the module is loaded. Dropped before the module goes.
 //! let loan = SETTINGS.lend(Arc::new(Settings::default(), GFP_KERNEL)?)?;
@@ -45,18 +45,18 @@ use core::{
 ///
 /// `value` is 0, or the address of an [`Arc<T>`] that was turned into a foreign one. That owns its
 /// reference until the place was cleared and an RCU grace period has passed.
-pub struct Global<T: Send + Sync + 'static> {
+pub struct ModuleCell<T: Send + Sync + 'static> {
     value: Atomic<usize>,
     _type: PhantomData<T>,
 }
 
-impl<T: Send + Sync> Default for Global<T> {
+impl<T: Send + Sync> Default for ModuleCell<T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<T: Send + Sync> Global<T> {
+impl<T: Send + Sync> ModuleCell<T> {
     /// Creates an empty place.
     pub const fn new() -> Self {
         // INVARIANT: Empty.
@@ -67,17 +67,17 @@ impl<T: Send + Sync> Global<T> {
     }
 
     /// Puts a value there until the loan is dropped. `EBUSY` if there is one.
-    pub fn lend(&'static self, value: Arc<T>) -> Result<Loan<T>> {
+    pub fn lend(&'static self, value: Arc<T>) -> Result<ModuleCellGuard<T>> {
         let address = value.into_foreign().expose_provenance();
 
         // INVARIANT: The place owns the reference from here on.
         if self.value.cmpxchg(0, address, Full).is_err() {
-            // SAFETY: Comes from `into_foreign()` above, and nobody else has it.
+            // SAFETY: Comes from `into_foreign()` above, and is the only reference.
             drop(unsafe { Arc::<T>::from_foreign(ptr::with_exposed_provenance_mut(address)) });
             return Err(EBUSY);
         }
 
-        Ok(Loan { place: self })
+        Ok(ModuleCellGuard { place: self })
     }
 
     /// Returns the value, or [`None`] if none is lent. Does not sleep.
@@ -97,18 +97,18 @@ impl<T: Send + Sync> Global<T> {
     }
 }
 
-/// Clears a [`Global`] when it is dropped. That may sleep.
-pub struct Loan<T: Send + Sync + 'static> {
-    place: &'static Global<T>,
+/// Clears a [`ModuleCell`] when it is dropped. That may sleep.
+pub struct ModuleCellGuard<T: Send + Sync + 'static> {
+    place: &'static ModuleCell<T>,
 }
 
-impl<T: Send + Sync> Drop for Loan<T> {
+impl<T: Send + Sync> Drop for ModuleCellGuard<T> {
     fn drop(&mut self) {
         let address = self.place.value.xchg(0, Relaxed);
         rcu::synchronize_rcu();
 
         // SAFETY: There is one loan of a place that is not empty, so that this is the address which
-        // was put there. The place is cleared, and nobody looks at what was there any more.
+        // was put there. The cell is empty, so that no reader sees the pointer any more.
         drop(unsafe { Arc::<T>::from_foreign(ptr::with_exposed_provenance_mut(address)) });
     }
 }
