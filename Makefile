@@ -137,8 +137,9 @@ modules-debug:
 tools:
 	@cd tools && cargo build --locked --quiet --release
 	@mkdir -p $(BUILD)/bin
-	@cp -u $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/p2pmem \
+	@cp -u --remove-destination $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/p2pmem \
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/guest-tests \
+		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/lab-device \
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/example-map-rust $(BUILD)/bin/
 	@gcc-14 -static -O2 -Wall -Wextra -Werror -Iinclude/uapi -o $(BUILD)/bin/example-copy \
 		tests/example/copy.c -luring

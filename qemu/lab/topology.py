@@ -2,7 +2,8 @@
 """Topologies: small files that read like the machine, and the QEMU arguments they stand for.
 
 A line is `kind name key=value ...`; what is indented is plugged into what is above it. A kind
-is one of KINDS or any device of QEMU. `image=SIZE` gives an nvme its drive, `memory=SIZE`
+is one of KINDS or any device of QEMU. A `vfio-user` is a device that QEMU does not have: `model=NAME`
+says which of tests/devices/src/models, and the other keys are for that. `image=SIZE` gives an nvme its drive, `memory=SIZE`
 gives an ivshmem its memory and an nvme a persistent memory region; both are files that the host can read. Other keys are properties
 of the QEMU device; `count=N` stands for N such devices, eight in a slot, which have numbers behind their name. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway, a line
 `cpu MODEL` chooses a CPU for which there is no KVM, because what the kernel does depends on it, a line `kernel WORDS`
@@ -11,6 +12,7 @@ modules of the stock kernel that cases may load, and a line `programs NAME ...` 
 cases run: the guest then has the build root at /debian, read-only.
 """
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ KINDS = {
     "switch-upstream": "x3130-upstream",
     "switch-downstream": "xio3130-downstream",
     "ivshmem": "ivshmem-plain",
+    "vfio-user": "vfio-user-pci",
 }
 # These are part of the machine, on no bus of it.
 BUSLESS = ("intel-iommu", "nvme-subsys")
@@ -29,6 +32,8 @@ BUSLESS = ("intel-iommu", "nvme-subsys")
 NUMBERED_BUS = ("ide-hd", "scsi-hd", "usb-storage", "usb-uas")
 # These are slots of a chassis.
 SLOTS = ("pcie-root-port", "xio3130-downstream")
+# No ROM, and no write that is not waited for.
+VFIO_USER = {"rombar": 0, "x-no-posted-writes": True}
 SIZE = re.compile(r"^(\d+)([KMG])$")
 UNITS = {"K": 10, "M": 20, "G": 30}
 
@@ -76,6 +81,14 @@ class Topology:
         """Returns the devices that the guest waits for: NVMe drives."""
         return [device for device in self.images() if device.driver.startswith("nvme")]
 
+    def servers(self) -> list[Device]:
+        """Returns the devices that are processes of their own."""
+        return [device for device in self.devices() if device.driver == KINDS["vfio-user"]]
+
+    def machine(self) -> str:
+        """Returns the machine, and what its memory is made of: processes share it with QEMU."""
+        return "q35,memory-backend=ram" if self.servers() else "q35"
+
     def create_files(self, folder: Path) -> None:
         """Creates images and memories that are not there yet. They take no space yet."""
         for device in self.devices():
@@ -90,11 +103,19 @@ class Topology:
     def arguments(self, folder: Path) -> list[str]:
         """Returns the QEMU arguments; images and memories are files of `folder`."""
         words = [word for text in self.properties for word in ("-global", text)]
+        if self.servers():
+            words += ["-object", f"memory-backend-memfd,id=ram,share=on,size={self.ram}"]
         slot = 0
 
         def plug(device: Device, bus: str) -> None:
             nonlocal slot
             properties = {"id": device.name}
+            if device.driver == KINDS["vfio-user"]:
+                words.extend(["-device", json.dumps(
+                    {"driver": device.driver, "id": device.name, "bus": bus} | VFIO_USER
+                    | {"socket": {"type": "unix", "path": socket_of(device.name)}}
+                )])
+                return
             if device.driver not in BUSLESS:
                 properties["bus"] = f"{bus}.0" if device.driver in NUMBERED_BUS else bus
             if device.driver in SLOTS:
@@ -124,6 +145,11 @@ class Topology:
         for root in self.roots:
             plug(root, "pcie.0")
         return words
+
+
+def socket_of(name: str) -> str:
+    """Returns the socket of a device that is a process of its own, in the directory of the run."""
+    return f"{name}.sock"
 
 
 def copies(device: Device, count: int) -> list[Device]:
@@ -205,6 +231,11 @@ def parse(name: str, text: str) -> Topology:
                     device.properties[key] = value
             except ValueError as error:
                 raise wrong(str(error)) from None
+
+        if device.driver == KINDS["vfio-user"] and (
+            "model" not in device.properties or device.image or device.memory or count
+        ):
+            raise wrong("a vfio-user has a model=NAME, and keys that the model knows")
 
         indent = len(content) - len(content.lstrip())
         while above and above[-1][0] >= indent:

@@ -15,12 +15,14 @@ from pathlib import Path
 from lab import LabError, image
 from lab.console import findings
 from lab.interrupts import halted, in_service
-from lab.topology import Topology
+from lab.topology import Topology, socket_of
 
 TOP = Path(__file__).resolve().parents[2]
 RUNS = TOP / "build/lab"
 KEPT_RUNS = 20
 QEMU = "qemu-system-x86_64"
+# The devices that QEMU does not have.
+DEVICE = TOP / "build/bin/lab-device"
 
 # Exit statuses of a boot that are not the job's own.
 TIMED_OUT = 124
@@ -137,6 +139,51 @@ class Qmp:
         return result
 
 
+class Servers:
+    """The devices of a topology that are processes of their own."""
+
+    def __init__(self, topology: Topology, folder: Path) -> None:
+        self.folder = folder
+        self.running: dict[str, subprocess.Popen] = {}
+        if topology.servers() and not DEVICE.exists():
+            raise LabError(f"{DEVICE} is missing: build it first (make tools)")
+        for device in topology.servers():
+            properties = dict(device.properties)
+            command = [str(DEVICE), properties.pop("model")]
+            command += [f"{key}={value}" for key, value in properties.items()]
+            with (
+                socket.socket(socket.AF_UNIX) as listener,
+                open(self.log(device.name), "wb") as log,
+            ):
+                # A socket's name is short: that of the directory may be too long.
+                here = os.open(folder, os.O_PATH)
+                listener.bind(f"/proc/self/fd/{here}/{socket_of(device.name)}")
+                os.close(here)
+                listener.listen()
+                self.running[device.name] = subprocess.Popen(
+                    command, stdin=listener, stdout=log, stderr=log
+                )
+
+    def log(self, name: str) -> Path:
+        """Returns where a device complains."""
+        return self.folder / f"{name}.err"
+
+    def check(self) -> None:
+        """LabError if a device has ended: it is there as long as the machine is."""
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                why = self.log(name).read_text(errors="replace").strip()
+                raise LabError(f"the device {name} ended: {why or process.returncode}")
+
+    def __enter__(self) -> "Servers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+
 class Machine:
     """A virtual machine, from its command line to its end."""
 
@@ -144,7 +191,8 @@ class Machine:
         self, topology: Topology, kernel: Path, folder: Path, shell: bool, counted: bool
     ) -> None:
         self.topology = topology
-        self.kernel = kernel
+        # QEMU runs in the directory of the run.
+        self.kernel = kernel.resolve()
         self.folder = folder
         self.shell = shell
         self.accelerator = "tcg" if topology.cpu or counted else choose_accelerator()
@@ -174,7 +222,7 @@ class Machine:
         else:
             console = f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,{console}"
         return [
-            QEMU, "-M", "q35", *accelerator, "-cpu", self.cpu,
+            QEMU, "-M", self.topology.machine(), *accelerator, "-cpu", self.cpu,
             "-smp", "1" if self.counted else "2", "-m", self.topology.ram,
             "-nodefaults", "-display", "none", "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(initramfs),
@@ -188,7 +236,9 @@ class Machine:
     def run_shell(self, initramfs: Path, append: str) -> int:
         """Gives the terminal to the guest until it ends."""
         self.share.mkdir()
-        return subprocess.run(self.command(initramfs, append), check=False).returncode
+        with Servers(self.topology, self.folder):
+            command = self.command(initramfs, append)
+            return subprocess.run(command, cwd=self.folder, check=False).returncode
 
     def run_job(
         self, initramfs: Path, append: str, timeout: float, line: Callable[[str], None]
@@ -203,7 +253,10 @@ class Machine:
         with (
             open(errors, "wb") as stderr,
             open(self.verdict, encoding="utf-8", errors="replace") as verdict,
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr) as qemu,
+            Servers(self.topology, self.folder) as servers,
+            subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr
+            ) as qemu,
         ):
             status = None
             rest = ""
@@ -240,6 +293,7 @@ class Machine:
                     # One more round after the end: what was written last counts as well.
                     ended = qemu.poll() is not None
                     if not ended:
+                        servers.check()
                         time.sleep(0.02)
             finally:
                 qemu.kill()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The pure parts of the lab: topologies, the scan of the kernel's log, the report."""
 
+import json
 import sys
 import tempfile
 import unittest
@@ -130,6 +131,25 @@ class Topologies(unittest.TestCase):
         words = topology.arguments(Path("/run"))
         self.assertIn("scsi-hd,id=disk,bus=scsi0.0,drive=drive-disk,serial=disk", words)
         self.assertEqual([device.name for device in topology.drives()], ["drive"])
+
+    def test_devices_that_are_processes_of_their_own(self):
+        topology = parse("own", "ram 1G\nroot-port rp0\n  vfio-user fpga model=memory size=16M\n")
+        self.assertEqual([device.name for device in topology.servers()], ["fpga"])
+        self.assertEqual(topology.machine(), "q35,memory-backend=ram")
+        words = topology.arguments(Path("/run"))
+        self.assertIn("memory-backend-memfd,id=ram,share=on,size=1G", words)
+        device = json.loads(words[-1])
+        self.assertEqual((device["driver"], device["bus"]), ("vfio-user-pci", "rp0"))
+        self.assertEqual(device["socket"], {"type": "unix", "path": "fpga.sock"})
+        # What the model is told is not for QEMU.
+        self.assertNotIn("size", device)
+        self.assertEqual(parse("plain", "nvme drive image=1M").machine(), "q35")
+
+    def test_a_process_of_its_own_has_a_model(self):
+        for keys in ("size=16M", "model=memory memory=16M", "model=memory count=2"):
+            line = f"vfio-user fpga {keys}"
+            with self.assertRaisesRegex(LabError, "line 1: a vfio-user has a model=NAME"):
+                parse("own", line)
 
     def test_programs_of_the_build_root(self):
         topology = parse("tools", "modules raid1 xfs\nprograms mdadm\nnvme drive image=1M")
