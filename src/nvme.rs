@@ -38,6 +38,7 @@ use mmio::Registers;
 use regs::{
     Cap,
     Cmbloc,
+    Cmbsts,
     Cmbsz, //
 };
 
@@ -54,7 +55,7 @@ impl Switch {
     /// Switches the memory on. Its contents may be lost. May sleep.
     pub(crate) fn on(&self, pdev: &pci::Device) -> Result {
         match self {
-            Self::Cmb(cmb) => cmb.registers.write64(cmb.control, regs::CMBMSC),
+            Self::Cmb(cmb) => cmb.on(pdev),
             Self::Pmr(pmr) => pmr.on(pdev),
         }
     }
@@ -67,6 +68,27 @@ pub(crate) struct CmbSwitch {
     control: u64,
 }
 
+impl CmbSwitch {
+    /// `ENODEV` if the controller does not answer, `EINVAL` if it does not accept the address; the log
+    /// says so.
+    fn on(&self, pdev: &pci::Device) -> Result {
+        self.registers.write64(self.control, regs::CMBMSC)?;
+        let status = Cmbsts(self.registers.read32(regs::CMBSTS)?);
+        if status.is_all_ones() {
+            return Err(no_answer(pdev));
+        }
+        if status.cbai() {
+            dev_warn!(
+                pdev,
+                "the controller refuses the address of its CMB (CMBMSC {:#x}): not used\n",
+                self.control
+            );
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+}
+
 /// Switches a Controller Memory Buffer off when the controller is unbound.
 struct CmbOff(Registers);
 
@@ -75,6 +97,25 @@ impl Drop for CmbOff {
         // There is nobody to tell of an error: the registers are mapped still, and in range.
         let _ = self.0.write64(0, regs::CMBMSC);
     }
+}
+
+/// Returns the registers of a controller, and what it is capable of. `ENODEV` if it does not answer;
+/// the log says so.
+fn controller(pdev: &pci::Device<Core<'_>>) -> Result<(Registers, Cap)> {
+    let registers = Registers::map(pdev)?;
+    let cap = Cap(registers.read64(regs::CAP)?);
+    if cap.is_all_ones() {
+        return Err(no_answer(pdev));
+    }
+    Ok((registers, cap))
+}
+
+fn no_answer(pdev: &pci::Device) -> Error {
+    dev_err!(
+        pdev,
+        "the controller does not answer: is the device gone?\n"
+    );
+    ENODEV
 }
 
 /// Which memory of a controller.
@@ -101,8 +142,7 @@ pub(crate) fn discover(
     regions: &mut KVec<Region>,
     switches: &mut Switches,
 ) -> Result {
-    let registers = Registers::map(pdev)?;
-    let cap = Cap(registers.read64(regs::CAP)?);
+    let (registers, cap) = controller(pdev)?;
 
     if wanted.cmb {
         if let Some(region) = controller_memory_buffer(pdev, &registers, cap, switches)? {
@@ -139,8 +179,7 @@ pub(crate) fn discover_beside(
     pdev: &pci::Device<Core<'_>>,
     switches: &mut Switches,
 ) -> Result<KVec<Region>> {
-    let registers = Registers::map(pdev)?;
-    let cap = Cap(registers.read64(regs::CAP)?);
+    let (registers, cap) = controller(pdev)?;
 
     if Cmbsz(registers.read32(regs::CMBSZ)?).0 != 0 {
         dev_err!(
@@ -166,8 +205,7 @@ pub(crate) fn discover_beside(
 ///
 /// `ENODEV` if it is off. The nvme driver does not switch it on again after sleep.
 pub(crate) fn check_cmb(pdev: &pci::Device<Core<'_>>) -> Result {
-    let registers = Registers::map(pdev)?;
-    let cap = Cap(registers.read64(regs::CAP)?);
+    let (registers, cap) = controller(pdev)?;
 
     if cap.cmbs() && registers.read64(regs::CMBMSC)? & regs::CMSE == 0 {
         dev_warn!(
@@ -239,8 +277,12 @@ fn controller_memory_buffer(
             registers: registers.clone(),
             control: address | regs::CMBMSC_CRE | regs::CMSE,
         });
-        switch.on(pdev)?;
-        switches.push(switch, GFP_KERNEL)?;
+        match switch.on(pdev) {
+            Ok(()) => switches.push(switch, GFP_KERNEL)?,
+            Err(error) if error == ENODEV => return Err(error),
+            // The log says why.
+            Err(_) => return Ok(None),
+        }
     }
 
     Ok(Some(region))

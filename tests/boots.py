@@ -44,6 +44,7 @@ BOOTS = [
     ("stacks", ["sent"]),
     ("cmb", ["adopt", "cmb", "lend"]),
     ("pmr", ["pmr"]),
+    ("devices", ["controller"]),
     ("own-memory", ["own"]),
     ("small-window", ["window"]),
     ("ats", ["ats"]),

@@ -19,6 +19,7 @@ use super::{
     regs::{
         self,
         Cap,
+        Health,
         Pmrcap,
         Pmrsts, //
     }, //
@@ -108,37 +109,33 @@ pub(crate) struct Switch {
 impl Switch {
     /// Switches the region on, and waits for it. May sleep.
     ///
-    /// `ENODEV` if the controller does not answer, `ETIMEDOUT` if the region does not become ready, `EIO` if it reports an
-    /// error; the log says so.
+    /// `ENODEV` if the controller does not answer, `ETIMEDOUT` if the region does not become ready,
+    /// `EIO` if it reports an error or takes no data, `EINVAL` if the controller does not accept its
+    /// address; the log says so.
     pub(super) fn on(&self, pdev: &pci::Device) -> Result {
         self.registers.write32(regs::PMRCTL_EN, regs::PMRCTL)?;
-        let status = self.wait(|status| !status.nrdy());
-        match status {
-            Ok(status) if status.is_all_ones() => {
-                dev_warn!(pdev, "the PMR does not answer: is the device gone?\n");
-                return Err(ENODEV);
-            }
-            Ok(status) if status.err() == 0 => (),
-            Ok(status) => {
-                dev_warn!(
-                    pdev,
-                    "the PMR reports error {:#x}: not used\n",
-                    status.err()
-                );
-                return Err(EIO);
-            }
-            Err(error) => {
-                dev_warn!(
-                    pdev,
-                    "the PMR is not ready after {} ms: not used\n",
-                    self.timeout_ms()
-                );
-                return Err(error);
-            }
-        }
+        let status = self.wait(|status| !status.nrdy()).inspect_err(|_| {
+            dev_warn!(
+                pdev,
+                "the PMR is not ready after {} ms: not used\n",
+                self.timeout_ms()
+            )
+        })?;
+        check(pdev, status)?;
+
         if self.cap.cmss() {
             self.registers
                 .write64(self.address | regs::CMSE, regs::PMRMSC)?;
+            let status = Pmrsts(self.registers.read32(regs::PMRSTS)?);
+            check(pdev, status)?;
+            if status.cbai() {
+                dev_warn!(
+                    pdev,
+                    "the controller refuses the address of its PMR, {:#x}: not used\n",
+                    self.address
+                );
+                return Err(EINVAL);
+            }
         }
 
         Ok(())
@@ -171,6 +168,31 @@ impl Switch {
             Delta::from_millis(self.timeout_ms().try_into()?),
         )
     }
+}
+
+/// Checks that a region that is ready takes data and returns it. The log says why it does not.
+fn check(pdev: &pci::Device, status: Pmrsts) -> Result {
+    if status.is_all_ones() {
+        dev_warn!(pdev, "the PMR does not answer: is the device gone?\n");
+        return Err(ENODEV);
+    }
+    if status.err() != 0 {
+        dev_warn!(
+            pdev,
+            "the PMR reports error {:#x}: not used\n",
+            status.err()
+        );
+        return Err(EIO);
+    }
+    match status.health() {
+        Health::Normal => return Ok(()),
+        Health::ReadOnly => dev_warn!(pdev, "the PMR is read-only: not used\n"),
+        Health::Unreliable => dev_warn!(pdev, "the PMR is unreliable: not used\n"),
+        Health::Reserved(health) => {
+            dev_warn!(pdev, "the PMR is in health state {}: not used\n", health)
+        }
+    }
+    Err(EIO)
 }
 
 /// Switches the region off when the controller is unbound.

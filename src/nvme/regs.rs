@@ -14,6 +14,8 @@ pub(crate) const CMBLOC: usize = 0x38;
 pub(crate) const CMBSZ: usize = 0x3c;
 /// Offset of CMBMSC, Controller Memory Buffer Memory Space Control, 64 bits.
 pub(crate) const CMBMSC: usize = 0x50;
+/// Offset of CMBSTS, Controller Memory Buffer Status.
+pub(crate) const CMBSTS: usize = 0x58;
 /// Offset of PMRCAP, Persistent Memory Region Capabilities.
 pub(crate) const PMRCAP: usize = 0xe00;
 /// Offset of PMRCTL, Persistent Memory Region Control.
@@ -37,6 +39,11 @@ pub(crate) const PMRCTL_EN: u32 = 1 << 0;
 pub(crate) struct Cap(pub(crate) u64);
 
 impl Cap {
+    /// Whether that is what a device returns that is gone: all ones, with reserved bits.
+    pub(crate) fn is_all_ones(self) -> bool {
+        self.0 == u64::MAX
+    }
+
     /// Whether there is a Controller Memory Buffer that CMBMSC has to enable. Controllers from
     /// before revision 1.4 do not set it.
     pub(crate) fn cmbs(self) -> bool {
@@ -93,6 +100,22 @@ impl Cmbsz {
     }
 }
 
+/// Controller Memory Buffer Status.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cmbsts(pub(crate) u32);
+
+impl Cmbsts {
+    /// As for [`Cap`].
+    pub(crate) fn is_all_ones(self) -> bool {
+        self.0 == u32::MAX
+    }
+
+    /// Whether the address in CMBMSC is one that the controller cannot use.
+    pub(crate) fn cbai(self) -> bool {
+        self.0 & (1 << 0) != 0
+    }
+}
+
 /// Persistent Memory Region Capabilities.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pmrcap(pub(crate) u32);
@@ -143,8 +166,37 @@ impl Pmrsts {
         self.0 & (1 << 8) != 0
     }
 
+    /// Whether the address in PMRMSC is one that the controller cannot use.
+    pub(crate) fn cbai(self) -> bool {
+        self.0 & (1 << 12) != 0
+    }
+
+    /// How the memory is.
+    pub(crate) fn health(self) -> Health {
+        match (self.0 >> 9) & 0x7 {
+            // Only what it held before is lost if that could not be restored.
+            0 | 1 => Health::Normal,
+            2 => Health::ReadOnly,
+            3 => Health::Unreliable,
+            other => Health::Reserved(other),
+        }
+    }
+
     /// What went wrong; 0 if nothing did.
     pub(crate) fn err(self) -> u32 {
         self.0 & 0xff
     }
+}
+
+/// Health of a Persistent Memory Region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It takes data, and returns it.
+    Normal,
+    /// Writes are ignored.
+    ReadOnly,
+    /// Reads may return anything.
+    Unreliable,
+    /// Of a later specification.
+    Reserved(u32),
 }

@@ -11,6 +11,7 @@ mod coverage;
 mod guest;
 mod harness;
 mod kmod;
+mod lab_device;
 mod programs;
 
 use std::process::ExitCode;

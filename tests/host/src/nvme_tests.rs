@@ -4,7 +4,7 @@
 
 use crate::nvme::{
     cmb::{span, Span},
-    regs::{Cap, Cmbloc, Cmbsz, Pmrcap, Pmrsts},
+    regs::{Cap, Cmbloc, Cmbsts, Cmbsz, Health, Pmrcap, Pmrsts},
 };
 
 /// CMBSZ of so many units, RDS and WDS set.
@@ -129,4 +129,27 @@ fn a_device_that_is_gone_is_not_one_that_is_not_ready() {
     // Not ready, with every error and status that is defined.
     assert!(!Pmrsts(0x1fff).is_all_ones());
     assert!(Pmrsts(1 << 8).nrdy() && !Pmrsts(1 << 8).is_all_ones());
+}
+
+#[test]
+fn persistent_memory_may_be_in_bad_health() {
+    for (state, health) in [
+        (0, Health::Normal),
+        (1, Health::Normal),
+        (2, Health::ReadOnly),
+        (3, Health::Unreliable),
+        (7, Health::Reserved(7)),
+    ] {
+        // Whatever else is set.
+        assert_eq!(Pmrsts(state << 9).health(), health);
+        assert_eq!(Pmrsts(!(7 << 9) | state << 9).health(), health);
+    }
+}
+
+#[test]
+fn an_address_may_be_refused() {
+    assert!(Pmrsts(1 << 12).cbai() && !Pmrsts(!(1 << 12)).cbai());
+    assert!(Cmbsts(1).cbai() && !Cmbsts(!1).cbai());
+    assert!(Cmbsts(u32::MAX).is_all_ones() && !Cmbsts(1).is_all_ones());
+    assert!(Cap(u64::MAX).is_all_ones() && !Cap(u64::MAX >> 1).is_all_ones());
 }

@@ -7,6 +7,7 @@ use crate::harness::Case;
 mod bench;
 mod buffers;
 mod cgroup;
+mod controller;
 mod copy;
 mod debug;
 mod direct_io;
@@ -85,6 +86,7 @@ pub const CASES: &[&[Case]] = &[
     nvme::adopt::CASES,
     nvme::cmb::CASES,
     nvme::pmr::CASES,
+    controller::CASES,
     doctor::unused::CASES,
     doctor::own::CASES,
     doctor::window::CASES,
