@@ -44,7 +44,7 @@ BOOTS = [
     ("stacks", ["sent"]),
     ("cmb", ["adopt", "cmb", "lend"]),
     ("pmr", ["pmr"]),
-    ("devices", ["controller"]),
+    ("devices", ["controller", "endpoint"]),
     ("own-memory", ["own"]),
     ("small-window", ["window"]),
     ("ats", ["ats"]),

@@ -12,6 +12,7 @@ mod copy;
 mod debug;
 mod direct_io;
 mod doctor;
+mod endpoint;
 mod fabric;
 mod fault;
 mod files;
@@ -87,6 +88,7 @@ pub const CASES: &[&[Case]] = &[
     nvme::cmb::CASES,
     nvme::pmr::CASES,
     controller::CASES,
+    endpoint::CASES,
     doctor::unused::CASES,
     doctor::own::CASES,
     doctor::window::CASES,
