@@ -29,6 +29,7 @@ mod nvme;
 mod override_;
 mod programs;
 mod providers;
+mod pusher;
 mod roles;
 mod share;
 mod slots;
@@ -89,6 +90,7 @@ pub const CASES: &[&[Case]] = &[
     nvme::pmr::CASES,
     controller::CASES,
     endpoint::CASES,
+    pusher::CASES,
     doctor::unused::CASES,
     doctor::own::CASES,
     doctor::window::CASES,
