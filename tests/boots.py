@@ -44,11 +44,11 @@ BOOTS = [
     ("stacks", ["sent"]),
     ("cmb", ["adopt", "cmb", "lend"]),
     ("pmr", ["pmr"]),
-    ("devices", ["controller", "endpoint", "pusher"]),
+    ("devices", ["controller", "endpoint", "pusher", "torture"]),
     ("own-memory", ["own"]),
     ("small-window", ["window"]),
     ("ats", ["ats"]),
-    ("hotplug", ["hotplug", "torture"]),
+    ("hotplug", ["hotplug"]),
     ("hotplug-native", ["native"]),
 ]
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Everything at once, at random. Needs the topology hotplug.
+//! Everything at once, at random. Needs the topology devices.
 //!
-//! Processes use the memory in all ways while the device is unbound, reset, pulled, and the module is
-//! unloaded. What each of them does follows from the seed, which is printed: the same
+//! Processes use the memory of several devices in all ways while these are unbound, reset, pulled, or
+//! have faults, and the module is unloaded. What each of them does follows from the seed, which is printed: the same
 //! `TORTURE_SEED` does the same again, as far as processes can be told when. `TORTURE_SECONDS` says for how
 //! long.
 
@@ -30,11 +30,18 @@ use crate::{
         bind, describe, devices, drive_named, insmod, is_loaded, read_at, restore, rmmod, unbind,
         write_at, Child, Map, PAGE, WINDOW,
     },
+    lab_device::{self, LabDevice, ALL_ONES, LEAVE, MEMORY, NVME},
 };
 
 cases!("torture": seeded);
 
-const NODE: &str = "/dev/p2pmem0";
+const NODES: &[&str] = &[
+    "/dev/p2pmem0",
+    "/dev/p2pmem0",
+    "/dev/p2pmem1",
+    "/dev/p2pmem2",
+    "/dev/p2pmem3",
+];
 const WORKERS: u64 = 4;
 
 fn number(name: &str) -> Result<Option<u64>> {
@@ -61,7 +68,7 @@ fn seeded() -> Result<()> {
     let mut children = (0..WORKERS).map(&mut start).collect::<Result<Vec<_>>>()?;
 
     let mut rng = Rng::with_seed(seed);
-    let mut done = [0; 6];
+    let mut done = [0; 7];
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(rng.u64(0..60)));
         let action = rng.usize(0..done.len());
@@ -85,7 +92,8 @@ fn seeded() -> Result<()> {
     for child in children {
         child.kill()?;
     }
-    println!("# unbound, bound, reset, unloaded, loaded, pulled: {done:?} times");
+    println!("# unbound, bound, reset, unloaded, loaded, fault, pulled: {done:?} times");
+    sound()?;
     if devices()?.is_empty() {
         hotplug::plug()?;
     }
@@ -111,6 +119,7 @@ fn disturb(action: usize, rng: &mut Rng) -> Result<bool> {
             Err(Errno::EXIST) => false,
             Err(error) => bail!("insmod: {error}"),
         },
+        5 => is_loaded() && fault(rng)?,
         _ => {
             if rng.bool() || !is_loaded() {
                 return Ok(false);
@@ -119,6 +128,69 @@ fn disturb(action: usize, rng: &mut Rng) -> Result<bool> {
             true
         }
     })
+}
+
+/// Orders of the NVMe controller: what its PMR says when it is on.
+const STATUS_ON: u32 = 0x100;
+const CONTROLLER: [(u32, u64); 4] = [
+    // A CMB and a PMR, 8 MiB in BAR 2 and all of BAR 4.
+    (0x1004, 3 << 24),
+    (0x1038, 2),
+    (0x103c, 8 << 12 | 0x218),
+    (0x1e00, 4 << 5 | 0x18),
+];
+
+/// Makes a fault in a device that QEMU does not have, or ends one. Returns whether it could be done.
+fn fault(rng: &mut Rng) -> Result<bool> {
+    let id = if rng.bool() { MEMORY } else { NVME };
+    let device = LabDevice::find(id)?;
+    match rng.u32(0..6) {
+        // Unbinds it.
+        0 => drop(device),
+        1 => {
+            if id == NVME {
+                for (number, value) in CONTROLLER {
+                    device.order(number, value)?;
+                }
+            }
+            let bound = !device.is_bound() && device.bind("default")?;
+            device.keep();
+            return Ok(bound);
+        }
+        2 => {
+            let done = device.reset().is_ok();
+            device.keep();
+            return Ok(done);
+        }
+        3 | 4 => {
+            let number = if id == NVME { STATUS_ON } else { ALL_ONES };
+            // Ready, or with an error: also when it is switched on again after a reset.
+            device.order(number, rng.u64(0..2))?;
+            device.keep();
+        }
+        _ if id == MEMORY => {
+            device.order(LEAVE, 0)?;
+            device.pull("memory", || Ok(()))?;
+            device.keep();
+            lab_device::plug("memory", "dn3", MEMORY)?.keep();
+        }
+        _ => {
+            device.keep();
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Ends all faults.
+fn sound() -> Result<()> {
+    if !is_loaded() {
+        insmod()?;
+    }
+    for (id, number) in [(MEMORY, ALL_ONES), (NVME, STATUS_ON)] {
+        LabDevice::find(id)?.order(number, 0)?;
+    }
+    Ok(())
 }
 
 /// Uses the memory until the process is killed, or touches what is gone.
@@ -133,7 +205,10 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
     loop {
         let pick = |rng: &mut Rng, length: usize| (length > 0).then(|| rng.usize(0..length));
         match rng.u32(0..20) {
-            0 | 1 => files.extend(OpenOptions::new().read(true).write(true).open(NODE)),
+            0 | 1 => {
+                let node = NODES[rng.usize(0..NODES.len())];
+                files.extend(OpenOptions::new().read(true).write(true).open(node));
+            }
             2 => {
                 if let Some(index) = pick(&mut rng, files.len()) {
                     files.swap_remove(index);
