@@ -27,3 +27,28 @@ class Recipes(unittest.TestCase):
         page = (TOP / "docs/recipes.md").read_text()
         blocks = re.findall(r"^```(\w*)\n.*?^```$", page, re.M | re.S)
         self.assertLessEqual(set(blocks), {"sh", *FILES})
+
+
+class Devices(unittest.TestCase):
+    """The page docs/devices.md, against the model that it shows."""
+
+    def test_code_is_that_of_the_smallest_model(self):
+        page = (TOP / "docs/devices.md").read_text()
+        code = re.findall(r"^```rust\n(.*?)^```$", page, re.M | re.S)
+        model = (TOP / "tests/devices/src/models/plain.rs").read_text()
+        self.assertEqual(len(code), 1)
+        self.assertIn(code[0], model)
+
+    def test_models_and_orders_are_those_of_the_server(self):
+        page = (TOP / "docs/devices.md").read_text()
+        names = (path.stem for path in (TOP / "tests/devices/src/models").glob("*.rs"))
+        for name in names:
+            self.assertIn(f"| `{name}` |", page)
+        orders = (TOP / "tests/devices/src/device.rs").read_text()
+        for name, number in re.findall(r"^    pub const (\w+): u32 = (\d+);", orders, re.M):
+            self.assertIn(f"| {number}, `{name}` |", page)
+
+    def test_the_line_of_the_topology_is_there(self):
+        page = (TOP / "docs/devices.md").read_text()
+        line = re.search(r"^ +(vfio-user \S+ model=plain .*)$", page, re.M)
+        self.assertIn(line[1], (TOP / "qemu/topologies/devices").read_text())
