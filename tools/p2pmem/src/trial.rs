@@ -2,8 +2,8 @@
 
 //! A small direct read into device memory: what the kernel and the drive really do with it.
 //!
-//! Nothing is written. The memory has other data before, and what arrives is compared with what a read
-//! into ordinary memory returns.
+//! Nothing is written. The memory has other data before, and what arrives is compared with what a
+//! read into ordinary memory returns.
 
 use std::{io, path::Path};
 

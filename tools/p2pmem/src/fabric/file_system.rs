@@ -2,9 +2,8 @@
 
 //! How file systems do direct I/O, and whether device memory gets through: as in Linux 7.3.
 //!
-//! Only iomap and the file of a block device ask the queue below whether it takes device memory. What
-//! collects pages in another way, like the older `blockdev_direct_IO()`, does not ask, and fails with
-//! EREMOTEIO on each block device.
+//! Only iomap and the files of block devices ask the queue below whether it takes device memory.
+//! Older ways, like `blockdev_direct_IO()`, do not ask, and fail with EREMOTEIO on each block device.
 
 use serde::Serialize;
 
