@@ -142,7 +142,7 @@ fn persistent_memory_may_be_in_bad_health() {
     ] {
         // Whatever else is set.
         assert_eq!(Pmrsts(state << 9).health(), health);
-        assert_eq!(Pmrsts(!(7 << 9) | state << 9).health(), health);
+        assert_eq!(Pmrsts(!(7 << 9) | (state << 9)).health(), health);
     }
 }
 

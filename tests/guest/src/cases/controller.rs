@@ -55,12 +55,12 @@ const NOT_READY: u64 = 1 << 8;
 
 /// CMBSZ of a buffer of so many MiB.
 fn cmb_of(mib: u64) -> u64 {
-    mib << 12 | UNIT_MIB | DATA
+    (mib << 12) | UNIT_MIB | DATA
 }
 
 /// PMRCAP of a region in a BAR.
 fn pmr_in(bar: u64) -> u64 {
-    bar << 5 | DATA | CMSS
+    (bar << 5) | DATA | CMSS
 }
 
 /// The controller, with a CMB of 8 MiB in BAR 2 and a PMR of 16 MiB in BAR 4 to begin with.
@@ -165,7 +165,7 @@ fn pmr_never_ready() -> Result<()> {
     for (units, limit) in [(2, 1000), (3, 1500)] {
         let device = controller(&[
             (STATUS_ON, NOT_READY),
-            (REGISTER + PMRCAP, pmr_in(4) | units << 16),
+            (REGISTER + PMRCAP, pmr_in(4) | (units << 16)),
         ])?;
         let mark = Mark::new()?;
         ensure!(!device.bind("pmr")?, "bound");
@@ -245,7 +245,7 @@ fn cmb_takes_no_data() -> Result<()> {
 
 fn cmb_beyond_its_bar() -> Result<()> {
     for offset in [16, 17, 0xf_ffff] {
-        let location = offset << 12 | 2;
+        let location = (offset << 12) | 2;
         only(
             &[(REGISTER + CMBLOC, location)],
             ONLY_PMR,
@@ -268,7 +268,7 @@ fn cmb_of_size_0() -> Result<()> {
 
 fn cmb_of_reserved_units() -> Result<()> {
     for unit in [7, 0xf] {
-        let size = cmb_of(8) & !0xf00 | unit << 8;
+        let size = cmb_of(8) & !0xf00 | (unit << 8);
         only(
             &[(REGISTER + CMBSZ, size)],
             ONLY_PMR,
@@ -293,7 +293,7 @@ fn cmb_is_nowhere() -> Result<()> {
 fn cmb_longer_than_its_bar() -> Result<()> {
     let device = controller(&[
         (REGISTER + CMBSZ, cmb_of(64)),
-        (REGISTER + CMBLOC, 4 << 12 | 2),
+        (REGISTER + CMBLOC, (4 << 12) | 2),
     ])?;
     ensure!(device.bind("cmb")?, "not bound");
     copy(&expect_regions(&device, &[(2, 12 * MIB)])?)
@@ -307,7 +307,7 @@ fn cmb_refuses_its_address() -> Result<()> {
 
 fn cmb_and_pmr_overlap() -> Result<()> {
     for offset in [0, 8] {
-        let device = controller(&[(REGISTER + CMBLOC, offset << 12 | 4)])?;
+        let device = controller(&[(REGISTER + CMBLOC, (offset << 12) | 4)])?;
         let mark = Mark::new()?;
         ensure!(!device.bind("default")?, "bound");
         mark.expect(&[

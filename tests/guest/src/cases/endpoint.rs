@@ -14,8 +14,8 @@ use super::{handle, uring};
 use crate::{
     cases,
     guest::{
-        bind, copy_through, drive_named, read_at, unbind, wait_until, write_at, Child, Map, Mark,
-        Provider, PAGE, WINDOW,
+        bind, copy_through, drive_named, node_named, read_at, unbind, wait_until, write_at, Child,
+        Map, Mark, Provider, PAGE, WINDOW,
     },
     kmod::{TestFile, PEER, REVOCABLE},
     lab_device::{plug, LabDevice, ALL_ONES, IOMEM, LEAVE, MEMORY, MSIX, SLOW, TRAPPED},
@@ -41,7 +41,7 @@ fn verify(provider: &Provider) -> Result<String> {
     let node = provider.path.to_string_lossy();
     let run = p2pmem(&[
         "verify",
-        "/dev/nvme0n1",
+        &node_named("disk0")?,
         "--via",
         &node,
         "--size",
@@ -75,8 +75,8 @@ fn msix_table_in_the_memory() -> Result<()> {
     let provider = device.provider()?;
     let region = Node::open(&provider.path)?.region(0)?;
     ensure!((region.offset, region.size) == (2 * MIB, 14 * MIB));
-    let node = provider.path.to_string_lossy();
-    says(&["verify", "/dev/nvme0n1", "--via", &node, "--write"])?;
+    let said = verify(&provider)?;
+    ensure!(said.starts_with("exit status: 0"), "{said}");
     copy(&provider)
 }
 
@@ -130,7 +130,7 @@ fn slow() -> Result<()> {
     read_at(&drive_named("disk0")?, &map, 0..SECTOR, 0)?;
     map.check(0..SECTOR, 3)?;
     // Unbinding does not wait for those who use it.
-    device.order(SLOW, 100)?;
+    device.order(SLOW, 20)?;
     let child = Child::spawn_ready(|ready| {
         ready();
         loop {

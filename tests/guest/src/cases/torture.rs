@@ -136,8 +136,8 @@ const CONTROLLER: [(u32, u64); 4] = [
     // A CMB and a PMR, 8 MiB in BAR 2 and all of BAR 4.
     (0x1004, 3 << 24),
     (0x1038, 2),
-    (0x103c, 8 << 12 | 0x218),
-    (0x1e00, 4 << 5 | 0x18),
+    (0x103c, (8 << 12) | 0x218),
+    (0x1e00, (4 << 5) | 0x18),
 ];
 
 /// Makes a fault in a device that QEMU does not have, or ends one. Returns whether it could be done.
