@@ -138,7 +138,8 @@ impl Node {
         }
     }
 
-    /// Has dropping this wait for no DMA. The caller sees to the [`Rest`].
+    /// Has dropping this wait for no DMA. The caller sees to the
+    /// [`Rest`](crate::provider::revoke::Rest).
     pub(crate) fn leave_rest(&self) {
         self.revocation.leaves_rest.store(true, Relaxed);
     }
@@ -147,7 +148,7 @@ impl Node {
 /// Revokes a provider when it is dropped.
 struct Revocation {
     provider: Arc<Provider>,
-    /// Whether dropping leaves the wait for DMA to a [`Rest`].
+    /// Whether dropping leaves the wait for DMA to a [`Rest`](crate::provider::revoke::Rest).
     leaves_rest: Atomic<bool>,
 }
 

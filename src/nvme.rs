@@ -42,13 +42,14 @@ use regs::{
     Cmbsz, //
 };
 
-/// How memory of a controller is switched on, once more after the controller was reset or without power.
+/// How memory of a controller is switched on, once more after the controller was reset or without
+/// power.
 pub(crate) enum Switch {
     Cmb(CmbSwitch),
     Pmr(pmr::Switch),
 }
 
-/// What is needed for that, of all memory that was switched on.
+/// Enables of all memory of a controller that was switched on.
 pub(crate) type Switches = KVec<Switch>;
 
 impl Switch {
@@ -69,8 +70,8 @@ pub(crate) struct CmbSwitch {
 }
 
 impl CmbSwitch {
-    /// `ENODEV` if the controller does not answer, `EINVAL` if it does not accept the address; the log
-    /// says so.
+    /// `ENODEV` if the controller does not answer, `EINVAL` if it does not accept the address; the
+    /// log says so.
     fn on(&self, pdev: &pci::Device) -> Result {
         self.registers.write64(self.control, regs::CMBMSC)?;
         let status = Cmbsts(self.registers.read32(regs::CMBSTS)?);
@@ -94,13 +95,13 @@ struct CmbOff(Registers);
 
 impl Drop for CmbOff {
     fn drop(&mut self) {
-        // There is nobody to tell of an error: the registers are mapped still, and in range.
+        // An error cannot be reported: the registers are mapped still, and in range.
         let _ = self.0.write64(0, regs::CMBMSC);
     }
 }
 
-/// Returns the registers of a controller, and what it is capable of. `ENODEV` if it does not answer;
-/// the log says so.
+/// Returns the registers of a controller, and what it is capable of. `ENODEV` if it does not
+/// answer; the log says so.
 fn controller(pdev: &pci::Device<Core<'_>>) -> Result<(Registers, Cap)> {
     let registers = Registers::map(pdev)?;
     let cap = Cap(registers.read64(regs::CAP)?);
@@ -126,7 +127,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Whatever it has.
+    /// All memory that the controller has.
     pub(crate) const ANY: Self = Self {
         cmb: true,
         pmr: true,
@@ -271,7 +272,7 @@ fn controller_memory_buffer(
     };
 
     if cap.cmbs() {
-        // Where the buffer as a whole is, so that the controller knows its own memory.
+        // The address of the whole buffer, by which the controller recognizes its own memory.
         let address = bus_address(pdev, bar.number)? + span.offset;
         let switch = Switch::Cmb(CmbSwitch {
             registers: registers.clone(),

@@ -39,16 +39,19 @@ use regions::{
     file, //
 };
 
+/// Adopts devices of other drivers.
+type Adopting = Arc<BusNotifier<adopt::Adopter>>;
+
 /// Registrations of the module. The fields are dropped in this order.
 #[pin_data]
 struct Module {
     /// First, the administrator asks for nothing more.
-    _file: Pin<KBox<AttributeFile<file::File<Arc<BusNotifier<adopt::Adopter>>>>>>,
+    _file: Pin<KBox<AttributeFile<file::File<Adopting>>>>,
     _parameters: ParameterFiles,
     /// Then nothing is adopted after sleep any more.
     _sleep: Option<Pin<KBox<SleepNotifier<adopt::Sleep>>>>,
     /// Then memory of other drivers is given up.
-    _adopter: Option<Arc<BusNotifier<adopt::Adopter>>>,
+    _adopter: Option<Adopting>,
     #[pin]
     _driver: Registration<Adapter<driver::P2pmem>>,
     /// Regions that the administrator specified, for the driver.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a Controller Memory Buffer is. Arithmetic only, as regs.rs.
+//! Location of a Controller Memory Buffer. Arithmetic only, as regs.rs.
 
 use super::regs::{
     Cmbloc,

@@ -36,8 +36,8 @@ use crate::regions::{
     }, //
 };
 
-/// Enables the region and returns where it is and how it is switched on once more, or [`None`] if there is none, or if it cannot serve;
-/// then the log says why.
+/// Enables the region and returns where it is and how it is switched on once more, or [`None`] if
+/// there is none, or if it cannot serve; then the log says why.
 ///
 /// Without being enabled it would take no data, and not complain.
 pub(super) fn enable(
@@ -102,7 +102,7 @@ pub(super) fn enable(
 pub(crate) struct Switch {
     registers: Registers,
     cap: Pmrcap,
-    /// Where the memory is on the bus.
+    /// Bus address of the memory.
     address: u64,
 }
 
@@ -110,8 +110,8 @@ impl Switch {
     /// Switches the region on, and waits for it. May sleep.
     ///
     /// `ENODEV` if the controller does not answer, `ETIMEDOUT` if the region does not become ready,
-    /// `EIO` if it reports an error or takes no data, `EINVAL` if the controller does not accept its
-    /// address; the log says so.
+    /// `EIO` if it reports an error or takes no data, `EINVAL` if the controller does not accept
+    /// its address; the log says so.
     pub(super) fn on(&self, pdev: &pci::Device) -> Result {
         self.registers.write32(regs::PMRCTL_EN, regs::PMRCTL)?;
         let status = self.wait(|status| !status.nrdy()).inspect_err(|_| {
@@ -203,7 +203,7 @@ struct Off {
 
 impl Drop for Off {
     fn drop(&mut self) {
-        // The log tells of it; there is nobody else to tell.
+        // The log reports an error; drop cannot return it.
         let _ = self.switch.off(&self.pdev);
     }
 }

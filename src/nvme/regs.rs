@@ -66,7 +66,7 @@ impl Cmbloc {
         self.0 & 0x7
     }
 
-    /// Where in the BAR it starts, in units of CMBSZ.
+    /// Offset in the BAR, in units of CMBSZ.
     pub(crate) fn ofst(self) -> u64 {
         u64::from(self.0 >> 12)
     }
@@ -182,7 +182,7 @@ impl Pmrsts {
         }
     }
 
-    /// What went wrong; 0 if nothing did.
+    /// Error code; 0 for none.
     pub(crate) fn err(self) -> u32 {
         self.0 & 0xff
     }

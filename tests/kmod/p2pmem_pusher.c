@@ -46,7 +46,7 @@ struct pusher {
 	size_t length;
 };
 
-/* There is one such device. */
+/* There is one device of this kind. */
 static struct pusher pusher = {
 	.lock = __MUTEX_INITIALIZER(pusher.lock),
 };
@@ -65,7 +65,7 @@ static void pusher_go(dma_addr_t address,
 		  pusher.registers + PUSHER_CONTROL);
 }
 
-/* What is on its way has arrived when this returns. */
+/* Writes in flight have arrived when this returns. */
 static void pusher_halt(void)
 {
 	u32 status;

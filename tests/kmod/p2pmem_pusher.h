@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the guest cases ask of the driver of a device that writes to memory of others
+ * Requests of the guest cases to the driver of a device that writes to memory of others
  * (tests/devices/src/models/pusher.rs), by requests to /dev/p2pmem_pusher.
  */
 #ifndef _P2PMEM_PUSHER_H

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the data of a file is on the drives below it: on several ones at once, where there is a mirror.
+//! Where the data of a file is on the drives below it: on several ones at once, where there is a
+//! mirror.
 //!
 //! An array may report that a write succeeded although one of its members failed. What is on each
 //! member is read from the member itself.
@@ -40,8 +41,8 @@ pub struct Members {
 }
 
 impl Members {
-    /// Finds the members of the arrays below a file or block device. Returns nothing if each byte is
-    /// in one place only.
+    /// Finds the members of the arrays below a file or block device. Returns nothing if each byte
+    /// is in one place only.
     ///
     /// # Errors
     ///
@@ -94,8 +95,8 @@ impl Members {
         }
     }
 
-    /// Reads a range from each drive that has a copy of a part of it, and judges what is there: the range
-    /// was to become `expected`, and was `before`. Returns a verdict for each drive.
+    /// Reads a range from each drive that has a copy of a part of it, and judges what is there: the
+    /// range was to become `expected`, and was `before`. Returns a verdict for each drive.
     ///
     /// # Errors
     ///
@@ -144,8 +145,8 @@ impl Members {
             .collect())
     }
 
-    /// Adds the drives that have the byte at an offset of a block device, and where on them. Returns for
-    /// how many of `length` bytes this holds.
+    /// Adds the drives that have the byte at an offset of a block device, and where on them.
+    /// Returns for how many of `length` bytes this holds.
     fn locate(
         &self,
         device: &str,

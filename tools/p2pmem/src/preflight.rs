@@ -2,8 +2,8 @@
 
 //! Looks at what is below a file before data is moved between it and device memory.
 //!
-//! The kernel does not refuse all that cannot work: md's raid1 and raid10 take the refusal of a member
-//! for success, and each block device takes memory in a slot of an io_uring.
+//! The kernel does not refuse all that cannot work: md's raid1 and raid10 take the refusal of a
+//! member for success, and each block device takes memory in a slot of an io_uring.
 
 use std::path::Path;
 
@@ -74,8 +74,8 @@ impl Preflight {
         })
     }
 
-    /// Refuses a file or block device with something below it that cannot take part. With `fixed` the
-    /// memory is to be in a slot of an io_uring, which the kernel does not refuse.
+    /// Refuses a file or block device with something below it that cannot take part. With `fixed`
+    /// the memory is to be in a slot of an io_uring, which the kernel does not refuse.
     ///
     /// # Errors
     ///
@@ -121,8 +121,8 @@ impl Preflight {
         Ok(())
     }
 
-    /// Returns why a file or block device does not exchange data with the memory. Nothing if it is not
-    /// known to be so.
+    /// Returns why a file or block device does not exchange data with the memory. Nothing if it is
+    /// not known to be so.
     pub fn obstacle(&self, path: &Path) -> Option<String> {
         let (provider, fabric) = (self.provider.as_ref()?, self.fabric.as_ref()?);
         let stack = self.stack(path).ok()?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Proves by data that a drive and device memory reach each other: some platforms report success and
-//! move garbage, or nothing.
+//! Proves by data that a drive and device memory reach each other: some platforms report success
+//! and move garbage, or nothing.
 //!
-//! Each direction is judged for itself, against what goes through ordinary memory. Before a transfer
-//! its target is given other data, so that what did not arrive is seen.
+//! Each direction is judged for itself, against what goes through ordinary memory. Before a
+//! transfer its target is given other data, so that what did not arrive is seen.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -155,7 +155,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Returns the verdict on a part for the whole, in which so many bytes are in front of the part.
+    /// Returns the verdict on a part for the whole, in which so many bytes are in front of the
+    /// part.
     pub(crate) fn behind(self, bytes: u64) -> Self {
         match self {
             Self::Stale { offset } => Self::Stale {
@@ -198,9 +199,9 @@ pub fn judge(expected: &[u8], found: &[u8], before: &[u8]) -> Verdict {
     }
 }
 
-/// Moves data and judges it. Once `stop` is set nothing more is moved, but what was on the drive is put
-/// back: by another process, if this one dies. To be called by a process with one thread, if the drive may
-/// be written to. `fabric` is this machine: it tells which members an array has.
+/// Moves data and judges it. Once `stop` is set nothing more is moved, but what was on the drive is
+/// put back: by another process, if this one dies. To be called by a process with one thread, if
+/// the drive may be written to. `fabric` is this machine: it tells which members an array has.
 ///
 /// # Errors
 ///
@@ -366,8 +367,8 @@ impl Trial<'_> {
         });
     }
 
-    /// Reads what was written from each member of an array: the array itself returns what one of them
-    /// has. If the array refused the data, members are of interest only if some have it.
+    /// Reads what was written from each member of an array: the array itself returns what one of
+    /// them has. If the array refused the data, members are of interest only if some have it.
     fn read_members(&mut self, io: Io, data: Data, expected: &[u8], before: &[u8], refused: bool) {
         let Some(members) = &self.members else {
             return;
@@ -463,7 +464,8 @@ impl Trial<'_> {
     }
 }
 
-/// Writes memory by the CPU, and waits until it is there: writes are posted, a read comes after them.
+/// Writes memory by the CPU, and waits until it is there: writes are posted, a read comes after
+/// them.
 pub(crate) fn put(passage: &mut Passage<'_>, bytes: &[u8]) -> Result<()> {
     let memory = passage.memory()?;
     memory.store(0, bytes);

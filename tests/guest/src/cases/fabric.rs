@@ -278,7 +278,8 @@ pub mod outside {
     }
 }
 
-/// A drive beside the memory, below a port that redirects, and one elsewhere. Needs the topology acs.
+/// A drive beside the memory, below a port that redirects, and one elsewhere. Needs the topology
+/// acs.
 pub mod redirected {
     use super::{ensure, expect_verdicts, says, Context, Provider, Result};
     use crate::{cases, guest::Mark};
@@ -286,7 +287,8 @@ pub mod redirected {
 
     cases!("redirected": verdicts_are_true, the_port_is_named, kernel_is_asked_once);
 
-    /// The kernel writes to its log which host bridge it does not know. Everybody may read the file, as often as they like.
+    /// The kernel writes to its log which host bridge it does not know. Everybody may read the
+    /// file, as often as they like.
     fn kernel_is_asked_once() -> Result<()> {
         let provider = Provider::first()?;
         let name = provider.path.file_name().context("no name")?;
@@ -398,8 +400,8 @@ pub mod translated {
         Ok(())
     }
 
-    /// Data is lost on the way from or to the drive below the switch. A comparison must see that, whatever
-    /// the drives and the memory had before.
+    /// Data is lost on the way from or to the drive below the switch. A comparison must see that,
+    /// whatever the drives and the memory had before.
     fn copy_compares_what_arrived() -> Result<()> {
         const BYTES: usize = 1 << 20;
         let (below, apart) = (node_named("disk0")?, node_named("disk1")?);

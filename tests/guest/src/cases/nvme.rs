@@ -302,8 +302,8 @@ pub mod adopt {
         Ok(())
     }
 
-    /// The drive is gone while it reads into its own memory. Its driver finds out when it is unbound, and not before: its
-    /// time-out is long.
+    /// The drive is gone while it reads into its own memory. Its driver finds out when it is
+    /// unbound, and not before: its time-out is long.
     fn pulled_while_busy() -> Result<()> {
         pulled_while_it_reads("new", || Ok(Adopted::find("new")?.provider))
     }
@@ -631,7 +631,8 @@ pub mod pmr {
         Ok(())
     }
 
-    /// An attribute of the module removes attributes of a node, while they are open. On the debug kernel lockdep looks on.
+    /// An attribute of the module removes attributes of a node, while they are open. On the debug
+    /// kernel lockdep looks on.
     fn beside_a_drive_looked_at() -> Result<()> {
         let beside = Beside::ask("pmr")?;
         let provider = beside.provider()?;
@@ -912,8 +913,8 @@ fn reset(pci: &str) -> Result<()> {
     Ok(fs::write(Path::new(DEVICES).join(pci).join("reset"), "1")?)
 }
 
-/// Memory is on again after something that loses registers. QEMU's controller keeps them: the test module clears the one
-/// that switches the memory on.
+/// Memory is on again after something that loses registers. QEMU's controller keeps them: the test
+/// module clears the one that switches the memory on.
 fn on_again_after(serial: &str, register: u64, event: fn(&str) -> Result<()>) -> Result<()> {
     let drive = Taken::new(serial)?;
     let provider = drive.provider()?.context("there is no node")?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Block devices that are put on others: what the kernel does with device memory there, and what the
-//! `p2pmem` command says of it. Needs the topology stacks: disk0 and disk1 reach the memory, disk2 does
-//! not, and the other disks take no device memory.
+//! Block devices that are put on others: what the kernel does with device memory there, and what
+//! the `p2pmem` command says of it. Needs the topology stacks: disk0 and disk1 reach the memory,
+//! disk2 does not, and the other disks take no device memory.
 
 use std::{
     fs::{self, File},
@@ -193,7 +193,8 @@ fn mirror_hides_a_refusal() -> Result<()> {
     Ok(())
 }
 
-/// What mainline does where no member is left that reaches the memory: a write succeeds, and nothing is written.
+/// What mainline does where no member is left that reaches the memory: a write succeeds, and
+/// nothing is written.
 fn last_member_hides_a_refusal() -> Result<()> {
     let member = node_named("disk2")?;
     let _array = array("raid1", &[member.clone(), "missing".to_owned()])?;
@@ -225,7 +226,8 @@ fn last_member_hides_a_refusal() -> Result<()> {
     Ok(())
 }
 
-/// Checks that a device is refused because of a drive that does not reach the memory, in each command.
+/// Checks that a device is refused because of a drive that does not reach the memory, in each
+/// command.
 fn expect_refusal(path: &str, drive: &str) -> Result<()> {
     let why = "below different root ports";
     let source = node_named("disk1")?;
@@ -423,7 +425,8 @@ fn member_and_array_overlap() -> Result<()> {
     )
 }
 
-/// What goes before commands of LVM in a guest without udev, and without anything that can be written to.
+/// What goes before commands of LVM in a guest without udev, and without anything that can be
+/// written to.
 const LVM: &str =
     "devices { use_devicesfile=0 } activation { udev_sync=0 udev_rules=0 monitoring=0 } \
     backup { backup=0 archive=0 } global { locking_dir=\"/tmp/lvm\" }";
@@ -461,8 +464,8 @@ fn mirror_of_lvm() -> Result<()> {
     mapped_mirror("/dev/mapper/group-volume", &members, "equal")
 }
 
-/// The device mapper takes no device memory that is mapped. A slot it takes: then one member has the data,
-/// and the other one does not. What the mirror itself says of that is `result`.
+/// The device mapper takes no device memory that is mapped. A slot it takes: then one member has
+/// the data, and the other one does not. What the mirror itself says of that is `result`.
 fn mapped_mirror(path: &str, members: &[String], result: &str) -> Result<()> {
     let file = direct(path)?;
     put_on_drive(&file, LENGTH, 1)?;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What direct I/O with device memory really does on each kind of file and block device, beside what
-//! the `p2pmem` command says of it: docs/stacks.md, which must have the same rows.
+//! What direct I/O with device memory really does on each kind of file and block device, beside
+//! what the `p2pmem` command says of it: docs/stacks.md, which must have the same rows.
 //!
-//! Needs the topologies stacks and stacks-iommu: disk0 and disk1 are below the switch of the memory,
-//! disk2 is below another root port. What is on the drive `source` is copied and reaches the memory.
+//! Needs the topologies stacks and stacks-iommu: disk0 and disk1 are below the switch of the
+//! memory, disk2 is below another root port. What is on the drive `source` is copied and reaches
+//! the memory.
 
 use std::{
     fs::{self, File},

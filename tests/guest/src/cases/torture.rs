@@ -2,10 +2,10 @@
 
 //! Everything at once, at random. Needs the topology devices.
 //!
-//! Processes use the memory of several devices in all ways while these are unbound, reset, pulled, or
-//! have faults, and the module is unloaded. What each of them does follows from the seed, which is printed: the same
-//! `TORTURE_SEED` does the same again, as far as processes can be told when. `TORTURE_SECONDS` says for how
-//! long.
+//! Processes use the memory of several devices in all ways while these are unbound, reset, pulled,
+//! or have faults, and the module is unloaded. What each of them does follows from the seed, which
+//! is printed: the same `TORTURE_SEED` does the same again, as far as processes can be told when.
+//! `TORTURE_SECONDS` says for how long.
 
 use std::{
     env,
@@ -140,7 +140,8 @@ const CONTROLLER: [(u32, u64); 4] = [
     (0x1e00, (4 << 5) | 0x18),
 ];
 
-/// Makes a fault in a device that QEMU does not have, or ends one. Returns whether it could be done.
+/// Makes a fault in a device that QEMU does not have, or ends one. Returns whether it could be
+/// done.
 fn fault(rng: &mut Rng) -> Result<bool> {
     let id = if rng.bool() { MEMORY } else { NVME };
     let device = LabDevice::find(id)?;

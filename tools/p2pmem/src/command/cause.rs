@@ -6,8 +6,8 @@ use anyhow::{anyhow, Error};
 use p2pmem::{copy::Direct, preflight::Preflight};
 use rustix::io::Errno;
 
-/// Returns why one of these files or block devices does not exchange data with the memory, and where to
-/// look further.
+/// Returns why one of these files or block devices does not exchange data with the memory, and
+/// where to look further.
 pub fn cause(preflight: &Preflight, files: &[&Direct]) -> String {
     let mut obstacles = files
         .iter()

@@ -23,10 +23,10 @@ use super::{output, print, topo::replay, width};
 /// memory. With --errno only explains the error, unless there is a PATH. A problem makes the exit
 /// status 1.
 ///
-/// What is below a PATH is looked up in tables of what Linux 7.3 does. With --try up to 64 KiB of each
-/// PATH are read into the memory of each provider as well, past the page cache, and compared with what a
-/// read into ordinary memory returns; where PATH is on several drives, also of each of them. Nothing is
-/// written.
+/// What is below a PATH is looked up in tables of what Linux 7.3 does. With --try up to 64 KiB of
+/// each PATH are read into the memory of each provider as well, past the page cache, and compared
+/// with what a read into ordinary memory returns; where PATH is on several drives, also of each of
+/// them. Nothing is written.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  p2pmem doctor /srv/data\n  p2pmem doctor --try /srv/data/file"
@@ -120,8 +120,8 @@ fn examine(arguments: &Arguments) -> Result<(Vec<Check>, Vec<Tried>)> {
     Ok((checks, trials))
 }
 
-/// Tries a path with the memory of each provider. Of several drives the path may read one only: each is
-/// tried, too.
+/// Tries a path with the memory of each provider. Of several drives the path may read one only:
+/// each is tried, too.
 fn try_one(fabric: &Fabric, path: &str, target: &Target) -> Result<Vec<Tried>> {
     let stack = fabric.stack(target);
     let mut files = vec![(path.to_owned(), stack.clone())];

@@ -28,10 +28,11 @@ use super::{cause::cause, complete::memory, interrupt, or_force, output};
 /// arrives is compared with what goes through ordinary memory. The target has other data before, so
 /// that a transfer that moved nothing is seen.
 ///
-/// Where DRIVE is a mirror or lies on one (md raid1 and raid10, dm-mirror, LVM raid1), what was written
-/// is read back from each member.
+/// Where DRIVE is a mirror or lies on one (md raid1 and raid10, dm-mirror, LVM raid1), what was
+/// written is read back from each member.
 ///
-/// Without --write only the direction from the drive to the memory is tried, with what the drive has.
+/// Without --write only the direction from the drive to the memory is tried, with what the drive
+/// has.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  p2pmem verify /dev/nvme0n1 --via /dev/p2pmem0 --write\n\n\
@@ -40,8 +41,8 @@ use super::{cause::cause, complete::memory, interrupt, or_force, output};
 pub struct Arguments {
     /// The drive, or a file on it.
     drive: PathBuf,
-    /// The provider: its node, name or number, or the PCI address of its device; `none` for ordinary
-    /// memory. Default: the only one.
+    /// The provider: its node, name or number, or the PCI address of its device; `none` for
+    /// ordinary memory. Default: the only one.
     #[arg(long, add = ArgValueCandidates::new(memory))]
     via: Option<String>,
     /// How much is moved each time: bytes, or with K, M or G.
@@ -50,16 +51,16 @@ pub struct Arguments {
     /// Where on the drive.
     #[arg(long, short, value_parser = size::parse, default_value = "0")]
     offset: u64,
-    /// Write to the drive as well: zeroes, ones, addresses, random data. What was there is put back,
-    /// also if this is interrupted or killed, and if the device that has the memory goes away. It is LOST
-    /// if the power fails, or the drive does.
+    /// Write to the drive as well: zeroes, ones, addresses, random data. What was there is put
+    /// back, also if this is interrupted or killed, and if the device that has the memory goes
+    /// away. It is LOST if the power fails, or the drive does.
     #[arg(long)]
     write: bool,
     /// Where random data starts. Default: anywhere.
     #[arg(long)]
     seed: Option<u64>,
-    /// Write to a block device even if it is in use, and go on even if a block device below DRIVE takes
-    /// no device memory or does not reach it.
+    /// Write to a block device even if it is in use, and go on even if a block device below DRIVE
+    /// takes no device memory or does not reach it.
     #[arg(long)]
     force: bool,
     /// Print JSON.

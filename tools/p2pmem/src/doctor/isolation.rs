@@ -86,7 +86,8 @@ pub(super) fn translated_requests(fabric: &Fabric, ways: &Ways) -> Option<Check>
             .collect::<Vec<_>>()
             .join(", ")
     };
-    // Whether all of it was reported is known by the ports: there is one above any device that has ATS.
+    // Whether all of it was reported is known by the ports: there is one above any device that has
+    // ATS.
     let reported = fabric
         .functions
         .iter()
@@ -173,8 +174,8 @@ fn blocked<'a>(
     })
 }
 
-/// Lists those whose translated requests go straight to the memory of a provider, below a port that is
-/// above both, or those whose are redirected. That is for the ports above the client to say.
+/// Lists those whose translated requests go straight to the memory of a provider, below a port that
+/// is above both, or those whose are redirected. That is for the ports above the client to say.
 fn peers(fabric: &Fabric, ways: &Ways, enabled: &[&Function], straight: bool) -> String {
     let redirects = |verdict: &Verdict| {
         let mut ports = fabric.way_up(&verdict.client).skip(1);

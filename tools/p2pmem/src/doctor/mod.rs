@@ -585,7 +585,8 @@ fn takers(fabric: &Fabric) -> impl Iterator<Item = &BlockDevice> {
         .filter(|device| !device.functions.is_empty() && device.refusal().is_none())
 }
 
-/// Checks whether any two drives reach the same memory: only then something can be copied between them.
+/// Checks whether any two drives reach the same memory: only then something can be copied between
+/// them.
 fn pairs(fabric: &Fabric, ways: &Ways) -> Option<Check> {
     const NAME: &str = "copies";
     let all: Vec<_> = takers(fabric).collect();

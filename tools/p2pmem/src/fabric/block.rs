@@ -76,8 +76,8 @@ impl Target {
     }
 }
 
-/// Returns whether the data of a file is on the realtime device of its XFS, or that of new files of a
-/// directory will be. What cannot be looked at is taken for an ordinary file.
+/// Returns whether the data of a file is on the realtime device of its XFS, or that of new files of
+/// a directory will be. What cannot be looked at is taken for an ordinary file.
 fn is_realtime(path: &Path) -> bool {
     /// `struct fsxattr`, of which the flags come first.
     type Attributes = [u32; 7];

@@ -3,7 +3,8 @@
 //! How file systems do direct I/O, and whether device memory gets through: as in Linux 7.3.
 //!
 //! Only iomap and the files of block devices ask the queue below whether it takes device memory.
-//! Older ways, like `blockdev_direct_IO()`, do not ask, and fail with EREMOTEIO on each block device.
+//! Older ways, like `blockdev_direct_IO()`, do not ask, and fail with EREMOTEIO on each block
+//! device.
 
 use serde::Serialize;
 

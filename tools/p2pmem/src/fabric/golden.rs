@@ -2,8 +2,8 @@
 
 //! Compares what is said of recorded machines with what was said before.
 //!
-//! For each tests/fabrics/NAME.json there are NAME.topo.txt, what `p2pmem topo --replay` prints, and
-//! NAME.doctor.txt, what `p2pmem doctor --replay` prints for all mount points.
+//! For each tests/fabrics/NAME.json there are NAME.topo.txt, what `p2pmem topo --replay` prints,
+//! and NAME.doctor.txt, what `p2pmem doctor --replay` prints for all mount points.
 
 use std::{fs, path::Path};
 

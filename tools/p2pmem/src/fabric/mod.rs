@@ -137,7 +137,8 @@ pub struct Function {
     /// Its Access Control Services, if p2pmem_rs reports them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acs: Option<Acs>,
-    /// Whether Address Translation Services are enabled; absent if it has none or none are reported.
+    /// Whether Address Translation Services are enabled; absent if it has none or none are
+    /// reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
     /// Whether Process Address Space IDs are enabled; absent as above.
@@ -170,8 +171,8 @@ impl Acs {
         self.controls(Self::TRANSLATION_BLOCKING)
     }
 
-    /// Returns the register without that, as the kernel parameter `config_acs` has it. All bits are named: Linux
-    /// takes others from what the firmware set.
+    /// Returns the register without that, as the kernel parameter `config_acs` has it. All bits are
+    /// named: Linux takes others from what the firmware set.
     pub fn not_blocking(&self) -> String {
         let value = u16::from_str_radix(&self.control, 16).unwrap_or(0);
         format!("{:07b}", value & !Self::TRANSLATION_BLOCKING)
@@ -189,8 +190,8 @@ impl Acs {
     }
 }
 
-/// What a bridge is. p2pmem_rs reports it; without that it is known by its place, since the part of config
-/// space that says it is for root only.
+/// What a bridge is. p2pmem_rs reports it; without that it is known by its place, since the part of
+/// config space that says it is for root only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Port {
@@ -386,8 +387,8 @@ impl Fabric {
         Ok(serde_json::to_string_pretty(self)?)
     }
 
-    /// Checks that bridges are there, and that nothing is there twice or below itself. Functions are in
-    /// order.
+    /// Checks that bridges are there, and that nothing is there twice or below itself. Functions
+    /// are in order.
     fn check(&self) -> Result<()> {
         for pair in self.functions.windows(2) {
             ensure!(

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! File systems and block devices that cannot take part in direct I/O with the memory of a provider.
+//! File systems and block devices that cannot take part in direct I/O with the memory of a
+//! provider.
 //!
-//! A stacked device may report success although one of its members failed: md's raid1 and raid10 do.
-//! So each member is looked at before data is moved.
+//! A stacked device may report success although one of its members failed: md's raid1 and raid10
+//! do. So each member is looked at before data is moved.
 
 use std::fmt;
 
@@ -88,8 +89,8 @@ impl BlockDevice {
 }
 
 impl Fabric {
-    /// Returns what cannot take part in direct I/O of a stack with the memory of a provider, from the top
-    /// down. Drives whose route the driver does not list are left out.
+    /// Returns what cannot take part in direct I/O of a stack with the memory of a provider, from
+    /// the top down. Drives whose route the driver does not list are left out.
     pub fn obstacles(&self, stack: &Stack, provider: &Provider) -> Vec<Obstacle> {
         let devices = stack
             .devices
@@ -235,7 +236,8 @@ mod tests {
         }
     }
 
-    /// Drives at 1 and 2 reach the memory, the one at 3 does not, the one at 4 has a path of each kind.
+    /// Drives at 1 and 2 reach the memory, the one at 3 does not, the one at 4 has a path of each
+    /// kind.
     fn fabric() -> Fabric {
         let mut port = function("0000:00:01.0", None);
         port.port = Some(Port::Root);

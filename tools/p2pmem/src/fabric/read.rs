@@ -187,8 +187,8 @@ fn functions(root: &Path) -> Result<Vec<Function>> {
     Ok(found.into_iter().map(|(_, function)| function).collect())
 }
 
-/// Returns what a function is by its place: the registers that say it are for root only. `linkless` is
-/// whether a device without a link is below it.
+/// Returns what a function is by its place: the registers that say it are for root only. `linkless`
+/// is whether a device without a link is below it.
 fn port(function: &Function, above: Option<Port>, linkless: bool) -> Option<Port> {
     if !function.class.starts_with("0604") {
         return None;
@@ -260,8 +260,8 @@ fn iommu(path: &Path) -> Option<Iommu> {
     })
 }
 
-/// Reads a line of a `resource` file: start, end and flags. Returns length and flags of memory that has
-/// an address.
+/// Reads a line of a `resource` file: start, end and flags. Returns length and flags of memory that
+/// has an address.
 fn memory(line: &str) -> Option<(u64, u64)> {
     const MEMORY: u64 = 0x200;
     const UNSET: u64 = 0x2000_0000;
@@ -292,16 +292,16 @@ fn bars(text: &str) -> Vec<Bar> {
         .collect()
 }
 
-/// Returns the length of a bridge's prefetchable window, the last line of its `resource` file but one: 0
-/// if it has none.
+/// Returns the length of a bridge's prefetchable window, the last line of its `resource` file but
+/// one: 0 if it has none.
 fn window(text: &str) -> Option<u64> {
     const PREFETCHABLE_WINDOW: usize = 15;
     let line = text.lines().nth(PREFETCHABLE_WINDOW)?;
     Some(memory(line).map_or(0, |(size, _)| size))
 }
 
-/// Reads the first 64 bytes of config space, which every user may read. Root could read on, which some
-/// devices do not take well.
+/// Reads the first 64 bytes of config space, which every user may read. Root could read on, which
+/// some devices do not take well.
 fn header(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = vec![0; 64];
     let mut file = fs::File::open(path.join("config")).ok()?;
@@ -316,8 +316,8 @@ fn command(registers: &[u8]) -> Option<String> {
     (value != u16::MAX).then(|| format!("{value:04x}"))
 }
 
-/// Returns the numbers of memory BARs that the registers of a device have, but that got no address: PCI
-/// Local Bus Specification 3.0, section 6.2.5.1. One whose register is 0 is not seen.
+/// Returns the numbers of memory BARs that the registers of a device have, but that got no address:
+/// PCI Local Bus Specification 3.0, section 6.2.5.1. One whose register is 0 is not seen.
 fn unassigned(registers: &[u8], bars: &[Bar]) -> Vec<u32> {
     const HEADER_TYPE: usize = 0x0e;
     const FIRST: usize = 0x10;
@@ -464,8 +464,8 @@ fn mounts(root: &Path) -> Result<Vec<Mount>> {
     Ok(text.lines().filter_map(mount).collect())
 }
 
-/// Reads a line: id, parent, device, root, mount point, options, optional fields, `-`, file system, source,
-/// options of the file system.
+/// Reads a line: id, parent, device, root, mount point, options, optional fields, `-`, file system,
+/// source, options of the file system.
 fn mount(line: &str) -> Option<Mount> {
     let (first, second) = line.split_once(" - ")?;
     let mut first = first.split(' ');
@@ -516,8 +516,8 @@ fn several_devices(root: &Path, fabric: &Fabric, mount: &Mount) -> Vec<String> {
     }
 }
 
-/// Returns the block devices that a map of f2fs lists, which has such lines only if there are several:
-/// `Disk: 0 (zoned=0): 0x0000000000 - 0x000001ffff on /dev/nvme0n1`.
+/// Returns the block devices that a map of f2fs lists, which has such lines only if there are
+/// several: `Disk: 0 (zoned=0): 0x0000000000 - 0x000001ffff on /dev/nvme0n1`.
 fn devices_of_f2fs(fabric: &Fabric, map: &str) -> Vec<String> {
     map.lines()
         .filter(|line| line.starts_with("Disk:"))

@@ -113,8 +113,8 @@ fn describe(provider: &Provider) -> String {
     )
 }
 
-/// Says what to do about a verdict. Ports that redirect are dealt with by one parameter for all that
-/// have the same kind of way.
+/// Says what to do about a verdict. Ports that redirect are dealt with by one parameter for all
+/// that have the same kind of way.
 fn cure(fabric: &Fabric, verdict: &Verdict, all: &[&Verdict]) -> String {
     if verdict.cure.is_empty() || verdict.acs.is_empty() {
         return verdict.cure.clone();
@@ -154,7 +154,8 @@ fn clients(fabric: &Fabric, verdicts: &[&Verdict], notes: &mut Vec<String>, widt
     )
 }
 
-/// Writes a table of block devices that are put on others, and of drives that take no device memory.
+/// Writes a table of block devices that are put on others, and of drives that take no device
+/// memory.
 fn stacked(fabric: &Fabric, width: u16) -> String {
     let rows: Vec<_> = fabric
         .block_devices

@@ -10,8 +10,8 @@ use anyhow::{ensure, Context, Result};
 const FIEMAP: libc::Ioctl = ((3 << 30) | ((HEAD as u32) << 16) | (0x66 << 8) | 11) as libc::Ioctl;
 /// `FIEMAP_FLAG_SYNC`: first write out what is only in memory.
 const SYNC: u32 = 1;
-/// The flags of an extent that do not keep its bytes from being where it says: it is the last one, it
-/// was merged from several, it is shared.
+/// The flags of an extent that do not keep its bytes from being where it says: it is the last one,
+/// it was merged from several, it is shared.
 const HARMLESS: u32 = 0x1 | 0x1000 | 0x2000;
 
 /// `struct fiemap` without what follows it.

@@ -25,8 +25,8 @@ pub struct Span {
 pub enum Shape {
     /// Each member has all of it.
     Mirror(Vec<Member>),
-    /// Chunk by chunk it goes to the next member, with all of its copies on members that follow each
-    /// other.
+    /// Chunk by chunk it goes to the next member, with all of its copies on members that follow
+    /// each other.
     Stripes {
         chunk: u64,
         copies: usize,
@@ -111,7 +111,8 @@ pub struct Line {
     pub parameters: String,
 }
 
-/// Returns what a line of a table means. `name_of` returns the name of a block device by its number.
+/// Returns what a line of a table means. `name_of` returns the name of a block device by its
+/// number.
 pub fn mapped(line: &Line, name_of: &dyn Fn(&str) -> Option<String>) -> Option<Span> {
     let words: Vec<&str> = line.parameters.split_whitespace().collect();
     let number = |index: usize| words.get(index)?.parse::<u64>().ok();
