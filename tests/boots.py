@@ -22,6 +22,7 @@ PROGRAMS = TOP / "build/bin"
 # some have a boot of their own only because of that.
 BOOTS = [
     ("switch", ["unbind"]),
+    ("devices", ["controller", "endpoint", "pusher", "torture"]),
     ("switch", ["buffers", "handle", "uring", "slots", "copy"]),
     ("switch", ["large", "many"]),
     ("switch", []),  # all others
@@ -44,7 +45,6 @@ BOOTS = [
     ("stacks", ["sent"]),
     ("cmb", ["adopt", "cmb", "lend"]),
     ("pmr", ["pmr"]),
-    ("devices", ["controller", "endpoint", "pusher", "torture"]),
     ("own-memory", ["own"]),
     ("small-window", ["window"]),
     ("ats", ["ats"]),

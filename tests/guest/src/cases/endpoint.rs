@@ -208,8 +208,9 @@ fn gone_and_back() -> Result<()> {
     const PORT: &str = "dn3";
     let mut device = LabDevice::find(MEMORY)?;
     for (size, next) in [(30, 16), (14, 32)] {
+        // Who adds the device may be binding it at this moment.
         wait_until(Duration::from_secs(20), "the device is bound", || {
-            device.bind("bar2@2M")
+            Ok(device.bind("bar2@2M")? && device.provider().is_ok())
         })?;
         let provider = device.provider()?;
         ensure!(provider.size as u64 == size * MIB, "{}", provider.size);
@@ -258,7 +259,7 @@ fn gone_and_back() -> Result<()> {
         ensure!(fs::metadata(device.path().join("resource2"))?.len() == next * MIB);
     }
     wait_until(Duration::from_secs(20), "the device is bound", || {
-        device.bind("bar2@2M")
+        Ok(device.bind("bar2@2M")? && device.provider().is_ok())
     })?;
     copy(&device.provider()?)
 }
