@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """Topologies: small files that read like the machine, and the QEMU arguments they stand for.
 
-A line is `kind name key=value ...`; what is indented is plugged into what is above it. A kind
-is one of KINDS or any device of QEMU. A `vfio-user` is a device that QEMU does not have: `model=NAME`
-says which of tests/devices/src/models, and the other keys are for that. `image=SIZE` gives an nvme its drive, `memory=SIZE`
-gives an ivshmem its memory and an nvme a persistent memory region; both are files that the host can read. Other keys are properties
-of the QEMU device; `count=N` stands for N such devices, eight in a slot, which have numbers behind their name. A line `global DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway, a line
-`cpu MODEL` chooses a CPU for which there is no KVM, because what the kernel does depends on it, a line `kernel WORDS`
-adds to the kernel's command line, and a line `ram SIZE` gives it more memory than usual. A line `modules NAME ...` adds
-modules of the stock kernel that cases may load, and a line `programs NAME ...` names programs of the build root that
-cases run: the guest then has the build root at /debian, read-only.
+A line is `kind name key=value ...`; what is indented is plugged into what is above it. A kind is
+one of KINDS or any device of QEMU. A `vfio-user` is a device that QEMU does not have: `model=NAME`
+says which of tests/devices/src/models, and the other keys are for that. `image=SIZE` gives an nvme
+its drive, `memory=SIZE` gives an ivshmem its memory and an nvme a persistent memory region; both
+are files that the host can read. Other keys are properties of the QEMU device; `count=N` stands for
+N devices, eight in a slot, which have numbers behind their name. A line `global
+DRIVER.PROPERTY=VALUE` sets a property that the machine has anyway, a line `cpu MODEL` chooses a CPU
+for which there is no KVM, because what the kernel does depends on it, a line `kernel WORDS` adds to
+the kernel's command line, and a line `ram SIZE` gives it more memory than usual. A line `modules
+NAME ...` adds modules of the stock kernel that cases may load, and a line `programs NAME ...` names
+programs of the build root that cases run: the guest then has the build root at /debian, read-only.
 """
 
 import json

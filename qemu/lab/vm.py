@@ -27,8 +27,8 @@ DEVICE = TOP / "build/bin/lab-device"
 # Exit statuses of a boot that are not the job's own.
 TIMED_OUT = 124
 LAB_FAILED = 125
-# QEMU lost an interrupt, or died, or the kernel did before anything of ours ran (TCG does not always see code that
-# the other processor patches): what the guest did and did not do says nothing.
+# QEMU lost an interrupt, or died, or the kernel did before the job began (TCG does not always see
+# code that the other processor patches): the boot proves nothing.
 MACHINE_FAILED = 126
 
 # For how long a guest may say nothing before it is looked at, in seconds.
@@ -49,7 +49,7 @@ ACCELERATORS = {
     "tcg": ["-accel", "tcg,thread=multi"],
 }
 CPUS = {"kvm": "host", "tcg": "max"}
-# The guest's clock counts instructions: what something costs is the same in each boot, to some parts in a
+# The guest's clock counts instructions: costs are the same in each boot, to some parts in a
 # thousand. Addresses must be the same, too.
 COUNTED = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
 COUNTED_ARGUMENTS = "nokaslr norandmaps"
@@ -113,7 +113,7 @@ class Qmp:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        # Pulling a device takes some seconds: as long as somebody might still press the button.
+        # Pulling a device takes some seconds: the button can be pressed again during that.
         self.socket.settimeout(20)
         self.socket.connect(str(path))
         self.lines = self.socket.makefile("r")
@@ -207,7 +207,7 @@ class Machine:
     def command(self, initramfs: Path, append: str) -> list[str]:
         """Returns the QEMU command."""
         console = f"logfile={self.console}"
-        # Whoever reads a log wants all of it, whoever types a clear screen.
+        # A log has all messages, a terminal a clear screen.
         append = f"loglevel={3 if self.shell else 7} {self.topology.append} {append}"
         accelerator = ACCELERATORS[self.accelerator]
         if self.counted:
@@ -330,14 +330,14 @@ class Machine:
             first = self.unfinished()
             if not first:
                 return ""
-            # What was asked one after the other may not fit together.
+            # Answers that follow each other may not fit together.
             time.sleep(2)
             for number, vectors in self.unfinished().items():
                 if first.get(number) == vectors:
                     return (f"QEMU lost an interrupt: processor {number} is halted, and vector {vectors} "
                             "still in service")
         except (OSError, LabError, ValueError):
-            # It ends at this very moment, or nobody will ever know.
+            # It ends at this very moment.
             self.qmp = None
         return ""
 
@@ -352,7 +352,7 @@ class Machine:
         return {number: text for number, text in vectors.items() if text and number in after}
 
     def ask_what_it_does(self) -> None:
-        """Lets a guest that hangs print what its CPUs do, its blocked tasks, and the stacks of all tasks."""
+        """Makes a guest that hangs print its CPUs, blocked tasks, and the stacks of all tasks."""
         try:
             qmp = self.qmp or Qmp(self.folder / "qmp.sock")
             console = socket.socket(socket.AF_UNIX)
@@ -405,7 +405,7 @@ def boot(
 
 
 def judge(machine: Machine, status: int, line: Callable[[str], None]) -> int:
-    """Reads the kernel's log: a mistake in it fails the boot, whatever the job said."""
+    """Reads the kernel's log: a mistake in it fails the boot, also if the job passed."""
     log = machine.console.read_text(errors="replace")
     found = findings(log, image.MARK)
     for text in found:

@@ -141,7 +141,7 @@ class Topologies(unittest.TestCase):
         device = json.loads(words[-1])
         self.assertEqual((device["driver"], device["bus"]), ("vfio-user-pci", "rp0"))
         self.assertEqual(device["socket"], {"type": "unix", "path": "fpga.sock"})
-        # What the model is told is not for QEMU.
+        # Properties of the model are not for QEMU.
         self.assertNotIn("size", device)
         self.assertEqual(parse("plain", "nvme drive image=1M").machine(), "q35")
 

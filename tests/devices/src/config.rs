@@ -20,7 +20,7 @@ const ORDERS: usize = 0xc0;
 const VALUE: usize = ORDERS + 4;
 const ORDER: usize = ORDERS + 12;
 
-/// What a write to the space asks for.
+/// Effect of a write to the space.
 pub enum Asked {
     Nothing,
     /// The function is to be reset.

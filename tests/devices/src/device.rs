@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all devices have in common: messages are answered, faults are made, DMA is done.
+//! Answers messages, makes faults, does DMA: common to all devices.
 
 use std::{fs::File, ops::Range, os::unix::fs::FileExt, time::Duration};
 
@@ -42,7 +42,7 @@ pub struct Bar {
     pub prefetchable: bool,
     /// Memory that QEMU maps. Without, the model is asked for each access.
     pub memory: Option<File>,
-    /// What of the memory the model is asked for all the same, in whole pages.
+    /// Ranges of the memory that the model is asked for all the same, in whole pages.
     pub trapped: Vec<Range<u64>>,
 }
 
@@ -87,7 +87,7 @@ impl Bar {
         Ok(self)
     }
 
-    /// What QEMU maps: the memory without what is trapped.
+    /// Ranges that QEMU maps: the memory without trapped pages.
     fn mapped(&self) -> Vec<Range<u64>> {
         let mut free = Vec::new();
         let mut start = 0;
@@ -101,7 +101,7 @@ impl Bar {
     }
 }
 
-/// Where vectors are.
+/// Place of the MSI-X table.
 pub struct Msix {
     pub vectors: u16,
     pub bar: usize,
@@ -110,7 +110,7 @@ pub struct Msix {
     pub pending: u32,
 }
 
-/// What a device looks like.
+/// Identity and BARs of a device.
 pub struct Layout {
     /// Vendor and device.
     pub id: (u16, u16),
@@ -144,7 +144,7 @@ pub trait Model {
         None
     }
 
-    /// What became of it.
+    /// Result of a write by DMA.
     fn pushed(&mut self, _result: Result<(), u32>) {}
 }
 
@@ -389,7 +389,7 @@ impl Device {
 
     fn dma_map(&mut self, message: &mut Message) -> Result<Result<Body, u32>> {
         let (offset, start, size) = (message.u64(8)?, message.u64(16)?, message.u64(24)?);
-        // What comes without a file is reached by messages.
+        // Memory without a file is reached by messages.
         if let Some(file) = message.fds.pop() {
             self.mapped.push(Mapped {
                 addresses: start..start.saturating_add(size),
@@ -435,7 +435,7 @@ impl Device {
                     error => Err(error),
                 });
             }
-            // Who asks may have to be answered before the reply can come.
+            // QEMU may need an answer before it replies.
             self.answer(connection, message)?;
         }
     }

@@ -25,7 +25,7 @@ use rustix::process::{set_parent_process_death_signal, Signal};
 use device::{Device, Ended};
 use protocol::Connection;
 
-/// What a topology says of a device.
+/// Properties of a device in a topology.
 #[derive(Clone, Default)]
 pub struct Properties(BTreeMap<String, String>);
 
@@ -74,7 +74,7 @@ fn run() -> Result<()> {
         .next()
         .with_context(|| format!("name a model: {}", models::NAMES))?;
     let mut properties = Properties::parse(words)?;
-    // Whoever started this has no use for it afterwards.
+    // The parent does not use it afterwards.
     set_parent_process_death_signal(Some(Signal::TERM))?;
     let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     // Each connection is a device that was plugged in: its memory is new.

@@ -27,7 +27,7 @@ pub const PUSHER: &str = "0x1234:0xf003";
 /// Memory that the driver knows by its ID.
 pub const IOMEM: &str = "0x1de5:0x1000";
 
-/// Where faults reach the memory: offset in the BAR.
+/// Offset in the BAR of the page that faults reach.
 pub const TRAPPED: u64 = 10 << 20;
 
 /// Orders that each device takes.
@@ -48,7 +48,7 @@ fn find(id: &str) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// A device. It goes back to nobody when it is dropped.
+/// A device. It has no driver after it is dropped.
 pub struct LabDevice {
     pub pci: String,
 }
@@ -116,9 +116,9 @@ impl LabDevice {
     }
 
     /// Pulls the device, which the topology names so, and does something before it is gone.
-    pub fn pull(&self, name: &str, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn pull(&self, name: &str, during: impl FnOnce() -> Result<()>) -> Result<()> {
         qemu("device_del", &format!(r#""id": "{name}""#));
-        meanwhile()?;
+        during()?;
         wait_until(LIMIT, "the device is gone", || Ok(!self.path().exists()))
     }
 }

@@ -140,7 +140,7 @@ fn persistent_memory_may_be_in_bad_health() {
         (3, Health::Unreliable),
         (7, Health::Reserved(7)),
     ] {
-        // Whatever else is set.
+        // With all other bits set.
         assert_eq!(Pmrsts(state << 9).health(), health);
         assert_eq!(Pmrsts(!(7 << 9) | (state << 9)).health(), health);
     }

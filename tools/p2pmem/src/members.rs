@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the data of a file is on the drives below it: on several ones at once, where there is a
+//! Locations of a file's data on the drives below it: on several ones at once, where there is a
 //! mirror.
 //!
 //! An array may report that a write succeeded although one of its members failed. What is on each
@@ -36,7 +36,7 @@ pub struct Members {
     /// The block device that the file is on, or is.
     top: String,
     is_file: bool,
-    /// What each block device below it is made of.
+    /// Parts of each block device below it.
     shapes: BTreeMap<String, Vec<Span>>,
 }
 

@@ -173,7 +173,7 @@ impl Preflight {
 /// Says what to do about drives of which is not proved that data arrives.
 pub fn proof_is_due(drives: &[String]) -> String {
     format!(
-        "an IOMMU translates, and {} reaches the memory below a switch: some machines lose such \
+        "an IOMMU translates, and {} reaches the memory below a switch: some machines lose that \
          data and report success; prove that it arrives by p2pmem verify",
         drives.join(", ")
     )

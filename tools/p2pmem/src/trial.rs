@@ -23,20 +23,20 @@ const LENGTH: u64 = 64 << 10;
 /// How often data that changes is read again.
 const ATTEMPTS: usize = 3;
 
-/// What came of a read.
+/// Result of a read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trial {
-    /// Where it was read, in bytes.
+    /// Offset of the read, in bytes.
     pub offset: u64,
     /// How much, in bytes.
     pub bytes: u64,
     /// Whether all bytes were the same, which proves less.
     pub uniform: bool,
-    /// What came of it.
+    /// Result.
     pub outcome: Outcome,
 }
 
-/// What came of a read.
+/// Result of a read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Outcome {

@@ -20,27 +20,27 @@ use crate::{
     size, Buffer, Via,
 };
 
-/// What is verified. Sizes and offsets are in bytes.
+/// Subject of a verification. Sizes and offsets are in bytes.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where on the drive.
+    /// Offset on the drive.
     pub offset: u64,
     /// How much.
     pub bytes: u64,
     /// Whether the drive may be written to. What was there is put back.
     pub write: bool,
-    /// Where random data starts.
+    /// Start of the random data.
     pub seed: u64,
 }
 
-/// What came of it.
+/// Result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Where on the drive, in bytes.
+    /// Offset on the drive, in bytes.
     pub offset: u64,
     /// How much was moved each time, in bytes.
     pub bytes: u64,
-    /// Where random data started.
+    /// Start of the random data.
     pub seed: u64,
     /// Whether all bytes of the drive were the same, which proves less.
     pub uniform: bool,
@@ -81,18 +81,18 @@ pub struct Check {
     pub direction: Direction,
     /// How I/O was asked for.
     pub io: Io,
-    /// What the data was.
+    /// State of the data.
     pub data: Data,
     /// The drive that was read back, where an array has several copies of the data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub member: Option<String>,
-    /// What came of it.
+    /// Result.
     #[serde(flatten)]
     pub verdict: Verdict,
 }
 
 impl Check {
-    /// Returns whether there is other data than expected: nobody refused.
+    /// Returns whether there is other data than expected, without an error.
     pub fn is_wrong(&self) -> bool {
         !matches!(self.verdict, Verdict::Equal | Verdict::Refused { .. })
     }
@@ -110,11 +110,11 @@ pub enum Direction {
     Write,
 }
 
-/// What data is.
+/// State of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Data {
-    /// What the drive had.
+    /// Data of the drive.
     Found,
     /// All zeroes.
     Zeroes,
@@ -126,7 +126,7 @@ pub enum Data {
     Random,
 }
 
-/// What came of a transfer. Offsets are in bytes, from the start of what was moved.
+/// Result of a transfer. Offsets are in bytes, from the start of the transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Verdict {
@@ -134,22 +134,22 @@ pub enum Verdict {
     Equal,
     /// The target has what it had before: data did not arrive.
     Stale {
-        /// Where that begins.
+        /// Offset of the first byte.
         offset: u64,
     },
     /// There are only ones, as a device that is gone or a request that was aborted returns.
     AllOnes {
-        /// Where that begins.
+        /// Offset of the first byte.
         offset: u64,
     },
     /// There is something else.
     Garbage {
-        /// Where that begins.
+        /// Offset of the first byte.
         offset: u64,
     },
     /// The kernel or the drive refused.
     Refused {
-        /// What they said.
+        /// The error.
         reason: String,
     },
 }
@@ -291,15 +291,15 @@ enum Ended {
     Complete,
 }
 
-/// What is used for all checks.
+/// Objects that all checks use.
 struct Trial<'a> {
     drive: &'a Direct,
-    /// Where copies of the data are, if there are several.
+    /// Locations of copies of the data, if there are several.
     members: Option<Members>,
     members_unknown: Option<String>,
     plan: &'a Plan,
     stop: &'a AtomicBool,
-    /// What data goes through that is to be right.
+    /// Ordinary memory, for data that is known to be right.
     host: Buffer,
     random: fastrand::Rng,
     slot_refused: bool,
@@ -540,7 +540,7 @@ mod tests {
             judge(&data, &found, &before),
             Verdict::Garbage { offset: 77 }
         );
-        // What is right, but at another place.
+        // Right data at another place.
         let mut moved = data.clone();
         moved.rotate_left(512);
         assert!(matches!(

@@ -14,7 +14,7 @@ use crate::{
 };
 
 const KNOWN: &[&str] = &["size", "registers", "msix", "trap", "id"];
-/// Nobody's.
+/// An ID without a driver.
 const ID: u64 = 0x1234_f001;
 const BAR: usize = 2;
 

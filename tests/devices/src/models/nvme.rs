@@ -21,7 +21,7 @@ const PMRCTL: u64 = 0xe04;
 const PMRSTS: u64 = 0xe08;
 const PMRMSC: u64 = 0xe14;
 
-/// What PMRSTS says when the region is on, and when it is off.
+/// PMRSTS while the region is on, and while it is off.
 const STATUS_ON: u32 = 0x100;
 const STATUS_OFF: u32 = 0x101;
 /// How often PMRSTS says what it said before, after the region was switched.
@@ -131,7 +131,7 @@ impl Model for Controller {
         true
     }
 
-    /// What a controller forgets: it is off, and so are its memories.
+    /// Forgets its state: the controller is off, and so are its memories.
     fn reset(&mut self) {
         for offset in [0x14, CMBMSC, CMBMSC + 4, PMRCTL, PMRMSC, PMRMSC + 4] {
             self.set(offset, 0);

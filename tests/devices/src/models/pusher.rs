@@ -12,7 +12,7 @@ use crate::{
     Properties,
 };
 
-/// Where to, in bytes of the bus: 64 bits.
+/// Bus address of the destination: 64 bits.
 const ADDRESS: u64 = 0x00;
 /// How much, in bytes.
 const LENGTH: u64 = 0x08;
@@ -27,7 +27,7 @@ const ROUNDS: u64 = 0x18;
 
 const ONCE: u32 = 1;
 const BUSY: u32 = 1;
-/// What is written at a time.
+/// Length of one write.
 const CHUNK: u64 = 64 << 10;
 
 #[derive(Default)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `p2pmem doctor` says of machines on which something is wrong, and that its cures work.
+//! `p2pmem doctor` on machines with faults, and its cures.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -29,7 +29,7 @@ cases!(
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
-/// What the doctor said of this machine.
+/// The doctor's report on this machine.
 struct Diagnosis {
     checks: Vec<Value>,
     /// Whether it found a problem.
@@ -335,7 +335,7 @@ pub mod own {
     }
 
     fn no_link() -> Result<()> {
-        let pci = address_of(&controller("integrated")?.context("no such drive")?)?;
+        let pci = address_of(&controller("integrated")?.context("the drive is missing")?)?;
         let drawn = says(&["topo"])?;
         let line = drawn.lines().find(|line| line.contains(&pci));
         let line = line.with_context(|| format!("no {pci} in {drawn}"))?;
@@ -570,7 +570,7 @@ pub mod ats {
         let at = config.capability(ACS)?.context("no ACS")? + 6;
         let before = config.read16(at)?;
         config.write16(at, before & !0x02)?;
-        // What was found is good for some seconds.
+        // The text of routes is cached for some seconds.
         restore_routes()?;
         let diagnosis = Diagnosis::of(&[]);
         config.write16(at, before)?;
@@ -636,7 +636,7 @@ pub mod unused {
     cases!("pmr_doctor": names_what_is_not_used);
 
     fn names_what_is_not_used() -> Result<()> {
-        let address = |serial| address_of(&controller(serial)?.context("no such drive")?);
+        let address = |serial| address_of(&controller(serial)?.context("the drive is missing")?);
         let pci = address("pmr")?;
         let cure = format!("p2pmem config {pci} --regions pmr");
         let words = ["BAR 4 of 64 MiB", "Persistent Memory Region", &cure];

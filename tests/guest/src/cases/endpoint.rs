@@ -153,7 +153,7 @@ fn all_ones() -> Result<()> {
         said.starts_with("exit status: 1") && said.contains("all ones"),
         "{said}"
     );
-    // Nobody gets memory that the driver could not clear.
+    // Memory that the driver could not clear is not mapped.
     let file = provider.open()?;
     Child::spawn(|| {
         Map::new(&file, PAGE)?.set(0, 1);
@@ -180,7 +180,7 @@ fn decoding_switched_off() -> Result<()> {
     let command = fs::read(device.path().join("config"))?[COMMAND as usize];
     ensure!(command & MEMORY_SPACE != 0, "off already");
 
-    // Where nobody answers, QEMU returns zeroes, and real machines all ones.
+    // If no device answers, QEMU returns zeroes, and real machines all ones.
     device.configure(COMMAND, &[command & !MEMORY_SPACE])?;
     ensure!(matches!(map.get(0), 0 | u64::MAX), "{:#x}", map.get(0));
     map.set(8, 1);
@@ -188,7 +188,7 @@ fn decoding_switched_off() -> Result<()> {
     ensure!(said.starts_with("exit status: 1"), "{said}");
     let said = says(&["doctor"]).or_else(|error| Ok::<_, anyhow::Error>(error.to_string()))?;
     ensure!(said.contains("Memory Space Enable clear"), "{said}");
-    // What was there is there again.
+    // The data is there again.
     device.configure(COMMAND, &[command])?;
     map.check(0..WINDOW, 1)?;
     copy(&provider)?;
@@ -208,7 +208,7 @@ fn gone_and_back() -> Result<()> {
     const PORT: &str = "dn3";
     let mut device = LabDevice::find(MEMORY)?;
     for (size, next) in [(30, 16), (14, 32)] {
-        // Who adds the device may be binding it at this moment.
+        // The bus may be binding the device at this moment.
         wait_until(Duration::from_secs(20), "the device is bound", || {
             Ok(device.bind("bar2@2M")? && device.provider().is_ok())
         })?;
@@ -237,8 +237,8 @@ fn gone_and_back() -> Result<()> {
         device.order(LEAVE, next * MIB)?;
         let config = fs::read(device.path().join("config"))?;
         ensure!(config[..2] == [0xff, 0xff], "it still answers");
-        // For a while nobody has noticed. The memory cannot be taken out of a ring of another
-        // thread: that is waited for.
+        // For a while the kernel has not noticed. The memory cannot be taken out of a ring of
+        // another thread: that is waited for.
         std::thread::sleep(Duration::from_millis(50));
         let mark = Mark::new()?;
         device.pull(NAME, || {

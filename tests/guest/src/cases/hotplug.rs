@@ -93,7 +93,7 @@ fn pulled_with_outstanding_reads() -> Result<()> {
         });
         pull()?;
         slow.join().expect("no panic");
-        // What was in flight is waited for, or fails as the memory does.
+        // DMA in flight is waited for, or fails as the memory does.
         child.expect_success()?;
         plug()?;
     }

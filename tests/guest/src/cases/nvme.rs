@@ -47,7 +47,7 @@ pub mod adopt {
 
     impl Adopted {
         fn find(serial: &str) -> Result<Self> {
-            let controller = controller(serial)?.context("no such drive")?;
+            let controller = controller(serial)?.context("the drive is missing")?;
             let provider = Provider::of(&address_of(&controller)?)?.context("no node")?;
             Ok(Self {
                 controller,
@@ -220,11 +220,11 @@ pub mod adopt {
         copy(&Adopted::find("legacy")?.provider, false)
     }
 
-    /// What a root disk would see of the module: nothing.
+    /// A root disk does not notice the module.
     fn mounted_drive() -> Result<()> {
         const POINT: &str = "/tmp/mounted";
         for serial in ["new", "disk0"] {
-            let controller = controller(serial)?.context("no such drive")?;
+            let controller = controller(serial)?.context("the drive is missing")?;
             let name = controller.file_name().context("no name")?.to_string_lossy();
             let node = format!("/dev/{name}n1");
             format_and_mount(&node, POINT)?;
@@ -472,7 +472,7 @@ pub mod pmr {
 
     impl Beside {
         fn ask(serial: &str) -> Result<Self> {
-            let controller = controller(serial)?.context("no such drive")?;
+            let controller = controller(serial)?.context("the drive is missing")?;
             let pci = address_of(&controller)?;
             choose(&format!("{pci} pmr"))?;
             Ok(Self { controller, pci })
@@ -545,7 +545,7 @@ pub mod pmr {
         rmmod()?;
         beside.expect_gone()?;
         drive_named("pmr")?;
-        // What was asked for went with the module.
+        // The regions went with the module.
         insmod()?;
         restore()?;
         beside.expect_gone()
@@ -587,7 +587,7 @@ pub mod pmr {
     }
 
     fn beside_a_drive_refused() -> Result<()> {
-        // What the driver published cannot be told from a PMR, and keeps its node.
+        // Published memory cannot be told from a PMR, and keeps its node.
         let before = Provider::all()?.len();
         let mark = Mark::new()?;
         let beside = Beside::ask("both")?;
@@ -758,7 +758,7 @@ fn pulled_while_it_reads(serial: &str, provider: impl Fn() -> Result<Provider>) 
         .parent()
         .context("no port")?
         .to_owned();
-    let controller = controller(serial)?.context("no such drive")?;
+    let controller = controller(serial)?.context("the drive is missing")?;
     let name = controller.file_name().context("no name")?.to_string_lossy();
     fs::write(format!("/sys/block/{name}n1/queue/io_timeout"), "120000")?;
     let source = drive_named(serial)?;
@@ -826,8 +826,8 @@ impl Taken {
         Provider::of(&self.pci)
     }
 
-    /// Reads a register of the controller, which nobody must drive. That memory was enabled before
-    /// is shown by the data that went through it.
+    /// Reads a register of the controller, which must have no driver. That memory was enabled
+    /// before is shown by the data that went through it.
     fn register(&self, offset: u64) -> Result<u32> {
         let device = Path::new(DEVICES).join(&self.pci);
         // Without a driver the device does not answer by itself.
@@ -877,7 +877,7 @@ fn copy_between(source: &str, destination: &str, provider: &Provider) -> Result<
     copy_through(&map, 0..LENGTH, &source, &destination, 7)
 }
 
-/// Copies between the two drives that have no memory. If nobody else uses the pool, it is full
+/// Copies between the two drives that have no memory. If the pool has no other user, it is full
 /// afterwards.
 fn copy(provider: &Provider, alone: bool) -> Result<()> {
     copy_between("disk0", "disk1", provider)?;

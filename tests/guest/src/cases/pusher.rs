@@ -123,7 +123,7 @@ impl Drop for Pusher {
     fn drop(&mut self) {
         self.file = None;
         let flags = OFlags::NONBLOCK.bits() as i32;
-        rustix::system::delete_module(c"p2pmem_pusher", flags).expect("nobody has it");
+        rustix::system::delete_module(c"p2pmem_pusher", flags).expect("the module is not in use");
     }
 }
 
@@ -240,7 +240,7 @@ fn its_own_memory_goes() -> Result<()> {
     pushed(&pusher, &pusher.provider()?)
 }
 
-/// Only memory that was allocated for such is given to one that cannot let go, and unbinding waits
+/// An importer that cannot let go gets irrevocable memory only, and unbinding waits
 /// for it.
 fn one_that_cannot_let_go() -> Result<()> {
     let pusher = Pusher::load()?;

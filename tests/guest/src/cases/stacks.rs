@@ -44,7 +44,7 @@ pub(super) fn debian(words: &[&str]) -> Result<()> {
     let mut command = programs::debian(words[0]);
     command
         .args(&words[1..])
-        // Nobody else makes device nodes.
+        // The guest has no udev that makes device nodes.
         .env("DM_DISABLE_UDEV", "1")
         .env("MDADM_NO_UDEV", "1");
     programs::output(&mut command).map(drop)
@@ -172,7 +172,7 @@ fn expect_stale_half(report: &Value, members: &[String]) -> Result<()> {
     expect_members(report, &[name(&members[1])], "stale")
 }
 
-/// What mainline does: the write succeeds, and one member keeps its old data.
+/// Mainline reports success, and one member keeps its old data.
 fn mirror_hides_a_refusal() -> Result<()> {
     let (members, _array) = half_reached("raid1")?;
     let file = direct(ARRAY)?;
@@ -193,7 +193,7 @@ fn mirror_hides_a_refusal() -> Result<()> {
     Ok(())
 }
 
-/// What mainline does where no member is left that reaches the memory: a write succeeds, and
+/// Mainline on an array of which no member reaches the memory: a write succeeds, and
 /// nothing is written.
 fn last_member_hides_a_refusal() -> Result<()> {
     let member = node_named("disk2")?;
@@ -283,7 +283,7 @@ fn mirror_is_refused() -> Result<()> {
         "{drawn}"
     );
 
-    // Who goes on is told which member has old data.
+    // With --force, the error names the member that has old data.
     let report = verified(ARRAY, "64k")?;
     ensure!(report["write"] == false, "{report}");
     expect_stale_half(&report, &members)?;
@@ -425,7 +425,7 @@ fn member_and_array_overlap() -> Result<()> {
     )
 }
 
-/// What goes before commands of LVM in a guest without udev, and without anything that can be
+/// Options of LVM commands in a guest without udev, and without anything that can be
 /// written to.
 const LVM: &str =
     "devices { use_devicesfile=0 } activation { udev_sync=0 udev_rules=0 monitoring=0 } \
@@ -515,7 +515,7 @@ pub(super) fn scsi_disk(bus: &str) -> Result<String> {
         });
         Ok(found.is_some())
     })?;
-    found.context("no such disk")
+    found.context("the disk is missing")
 }
 
 /// Calls a function for each kind of block device that takes no device memory.
@@ -594,7 +594,7 @@ fn each_that_takes_none(try_one: &mut dyn FnMut(&str) -> Result<()>) -> Result<(
     Ok(())
 }
 
-/// What the kernel does: mapped memory is refused, and a slot is taken.
+/// The kernel refuses mapped memory, and takes a slot.
 fn slots_are_taken_by_all() -> Result<()> {
     let provider = Provider::first()?;
     each_that_takes_none(&mut |path| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What direct I/O with device memory really does on each kind of file and block device, beside
+//! Results of direct I/O with device memory on each kind of file and block device, beside
 //! what the `p2pmem` command says of it: docs/stacks.md, which must have the same rows.
 //!
 //! Needs the topologies stacks and stacks-iommu: disk0 and disk1 are below the switch of the
@@ -35,7 +35,7 @@ const DOCUMENT: &str = include_str!("../../../../docs/stacks.md");
 const POINT: &str = "/tmp/table";
 const FILE: &str = "/tmp/table/file";
 
-/// What is special about a row.
+/// Properties of a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Plain,
@@ -77,7 +77,7 @@ impl Sheet {
     }
 
     fn try_add(&mut self, what: &str, path: &str, kind: Kind) -> Result<()> {
-        // What the command says.
+        // Reports of the command.
         let output = p2pmem(&["doctor", "--try", "--json", path])?;
         let report = check_json(&String::from_utf8(output.stdout)?)?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -95,7 +95,7 @@ impl Sheet {
             _ => "lost",
         };
 
-        // What it does.
+        // Results of direct I/O.
         let mut words = vec!["verify", path, "--size", "64k"];
         if kind != Kind::ReadOnly {
             words.push("--write");
@@ -688,7 +688,7 @@ fn layered(sheet: &mut Sheet, near: &str, _: &str, _: &str) -> Result<()> {
     below.end()
 }
 
-/// What people read of trials: of each drive below a mirror, and why nothing was read.
+/// Text of trials: of each drive below a mirror, and why nothing was read.
 fn what_a_trial_tells() -> Result<()> {
     let members = [node_named("disk0")?, node_named("disk2")?];
     let [near, far] = &members;

@@ -269,7 +269,7 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                 }
             }
             13 => {
-                // What is left of it are mappings of their own.
+                // The remaining parts are mappings of their own.
                 if let Some(index) = pick(&mut rng, maps.len()) {
                     let map = maps.swap_remove(index);
                     let start = PAGE * rng.usize(0..map.len() / PAGE);
@@ -316,7 +316,7 @@ fn skew(rng: &mut Rng) -> usize {
     }
 }
 
-/// What may be said where there is no memory, or no device.
+/// Errors that may be returned without memory, or without a device.
 fn allowed(error: std::io::Error) -> Result<()> {
     match Errno::from_io_error(&error) {
         Some(Errno::NODEV | Errno::NOMEM | Errno::NOSPC) => Ok(()),

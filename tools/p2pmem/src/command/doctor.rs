@@ -23,7 +23,7 @@ use super::{output, print, topo::replay, width};
 /// memory. With --errno only explains the error, unless there is a PATH. A problem makes the exit
 /// status 1.
 ///
-/// What is below a PATH is looked up in tables of what Linux 7.3 does. With --try up to 64 KiB of
+/// The stack below a PATH is looked up in tables of Linux 7.3. With --try up to 64 KiB of
 /// each PATH are read into the memory of each provider as well, past the page cache, and compared
 /// with what a read into ordinary memory returns; where PATH is on several drives, also of each of
 /// them. Nothing is written.
@@ -49,14 +49,14 @@ pub struct Arguments {
     pub json: bool,
 }
 
-/// What --json prints.
+/// Output of --json.
 #[derive(Serialize)]
 struct Report {
     /// The error that was asked for.
     errno: Option<&'static Explanation>,
     /// The checks, in the order in which to cure; empty if none was asked for.
     checks: Vec<Check>,
-    /// What --try read.
+    /// Reads of --try.
     trials: Vec<Tried>,
 }
 

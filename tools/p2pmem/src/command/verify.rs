@@ -28,7 +28,7 @@ use super::{cause::cause, complete::memory, interrupt, or_force, output};
 /// arrives is compared with what goes through ordinary memory. The target has other data before, so
 /// that a transfer that moved nothing is seen.
 ///
-/// Where DRIVE is a mirror or lies on one (md raid1 and raid10, dm-mirror, LVM raid1), what was
+/// If DRIVE is a mirror or lies on one (md raid1 and raid10, dm-mirror, LVM raid1), what was
 /// written is read back from each member.
 ///
 /// Without --write only the direction from the drive to the memory is tried, with what the drive
@@ -48,7 +48,7 @@ pub struct Arguments {
     /// How much is moved each time: bytes, or with K, M or G.
     #[arg(long, short, value_parser = size::parse, default_value = "1M")]
     size: u64,
-    /// Where on the drive.
+    /// Offset on the drive.
     #[arg(long, short, value_parser = size::parse, default_value = "0")]
     offset: u64,
     /// Write to the drive as well: zeroes, ones, addresses, random data. What was there is put
@@ -56,7 +56,7 @@ pub struct Arguments {
     /// away. It is LOST if the power fails, or the drive does.
     #[arg(long)]
     write: bool,
-    /// Where random data starts. Default: anywhere.
+    /// Start of the random data. Default: at random.
     #[arg(long)]
     seed: Option<u64>,
     /// Write to a block device even if it is in use, and go on even if a block device below DRIVE
@@ -239,7 +239,7 @@ fn text(report: &Report) -> String {
 /// Checks that had the same result.
 struct Group<'a> {
     first: &'a Check,
-    /// What the data of each was.
+    /// Data of each.
     data: Vec<&'static str>,
 }
 
@@ -295,7 +295,7 @@ fn outcome(check: &Check) -> String {
         Verdict::Stale { offset } => {
             format!("stale: what belongs at offset {offset} did not arrive")
         }
-        Verdict::AllOnes { offset } => format!("all ones at offset {offset}: nobody answers"),
+        Verdict::AllOnes { offset } => format!("all ones at offset {offset}: no device answers"),
         Verdict::Garbage { offset } => format!("garbage at offset {offset}"),
         Verdict::Refused { reason } => reason.clone(),
     };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What errors mean when device memory is involved.
+//! Meaning of errors when device memory is involved.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub struct Explanation {
     pub name: &'static str,
     /// Its number on Linux; null for a signal.
     pub number: Option<i32>,
-    /// Where it may come from.
+    /// Possible sources.
     pub cases: &'static [Case],
 }
 
@@ -25,7 +25,7 @@ pub struct Case {
     pub from: &'static str,
     /// Why.
     pub cause: &'static str,
-    /// What to do.
+    /// Cure.
     pub cure: &'static str,
 }
 
@@ -123,7 +123,7 @@ const ALL: &[Explanation] = &[
             case(
                 "P2PMEM_IOC_ALLOC, P2PMEM_IOC_REGION",
                 "The size is 0 or not a multiple of the granule, a flag is not known, or there is no \
-                 such region.",
+                 region of that number.",
                 "P2PMEM_IOC_INFO tells granule and number of regions.",
             ),
             case(
@@ -267,7 +267,7 @@ const ALL: &[Explanation] = &[
         &[
             case(
                 "P2PMEM_IOC_ALLOC",
-                "P2PMEM_ALLOC_FIXED asks for a certain place: the kernel's pool takes no wishes.",
+                "P2PMEM_ALLOC_FIXED asks for an offset: the kernel's pool cannot allocate at one.",
                 "Leave the flag out.",
             ),
             case(

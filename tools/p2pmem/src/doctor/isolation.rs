@@ -41,9 +41,8 @@ fn group(fabric: &Fabric, ways: &Ways, provider: &Provider) -> Option<Check> {
         .filter(|peer| group_of(&peer.client) != Some(own))
         .copied()
         .collect();
-    let cause =
-        "No port on the way redirects: their requests do not pass the IOMMU, whatever their \
-                 domains are.";
+    let cause = "No port on the way redirects: their requests do not pass the IOMMU, \
+                 in any domain.";
     if others.is_empty() {
         let found = format!("IOMMU group {own}, with {}", listed(&peers));
         return Some(Check::new(name, Status::Ok, found).because(format!(
@@ -153,7 +152,7 @@ pub(super) fn translated_requests(fabric: &Fabric, ways: &Ways) -> Option<Check>
         ),
     ] {
         if !list.is_empty() {
-            cause += &format!(" Such requests of {list} {word}.");
+            cause += &format!(" Those requests of {list} {word}.");
         }
     }
     Some(Check::new(NAME, Status::Ok, found).because(cause))

@@ -14,7 +14,7 @@ const LEAST: u64 = 2 << 20;
 /// Devices that are memory and nothing else, which p2pmem_rs binds by their IDs.
 const KNOWN: &[(&str, &str)] = &[("1af4", "1110"), ("1de5", "1000"), ("11f8", "f117")];
 
-/// Drivers that hold a device for somebody else, and use none of it themselves.
+/// Drivers that hold a device for another program, and use none of it themselves.
 const HOLDERS: &[&str] = &["vfio-pci", "pci-stub", "uio_pci_generic", "pciback"];
 
 /// Checks the Command registers of providers, of drives in use, and of all bridges above them.

@@ -53,15 +53,15 @@ impl fmt::Display for Status {
 /// A check that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was checked.
+    /// Subject of the check.
     pub name: String,
     /// How it went.
     pub status: Status,
-    /// What was found.
+    /// Finding.
     pub found: String,
     /// Why it is so; empty where nothing is to be explained.
     pub cause: String,
-    /// What to do about it; empty where nothing is to be done.
+    /// Cure; empty if none is needed.
     pub cure: String,
 }
 
@@ -264,7 +264,7 @@ fn providers(fabric: &Fabric) -> Check {
         return Check::new(
             NAME,
             Status::Problem,
-            format!("none, but memory that nobody uses: {}", memories(&unbound)),
+            format!("none, but unused memory: {}", memories(&unbound)),
         )
         .because("The module binds by itself only devices that it knows by their IDs.")
         .cured_by(format!(
@@ -296,7 +296,7 @@ fn providers(fabric: &Fabric) -> Check {
     )
     .cured_by(
         "Add a device with a memory BAR, or an NVMe drive with a CMB or a PMR: a PMR of a drive \
-         is given out when you ask for it in /sys/module/p2pmem_rs/regions.",
+         is registered on request by /sys/module/p2pmem_rs/regions.",
     )
 }
 
@@ -363,7 +363,7 @@ fn pages(provider: &Provider) -> Check {
     }
 }
 
-/// Who reaches what.
+/// Checks which device reaches which memory.
 struct Ways {
     /// For each provider that tells, each function.
     verdicts: Vec<Verdict>,
@@ -631,7 +631,7 @@ fn pairs(fabric: &Fabric, ways: &Ways) -> Option<Check> {
 
 /// Checks whether all paths reach the same memory, if there are several.
 fn together(ways: &Ways, stacks: &[(&str, Stack)]) -> Option<Check> {
-    // What is wrong with one of them is said already.
+    // Faults of a single one were reported already.
     let takes_none =
         |(_, stack): &(&str, Stack)| stack.functions.is_empty() || stack.refusal.is_some();
     if stacks.len() < 2 || stacks.iter().any(takes_none) {
@@ -675,7 +675,7 @@ fn reached(verdict: &Verdict) -> String {
     )
 }
 
-/// What shows what the tables do not know.
+/// Command that shows what the tables do not know.
 const TRY: &str = "p2pmem doctor --try FILE";
 
 fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> Check {
@@ -743,7 +743,7 @@ fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> Check
             if let Some(drive) = unproven.next() {
                 return Check::new(path, Status::Warning, found)
                     .because(format!(
-                        "An IOMMU translates the addresses of {drive}: some machines lose such data, \
+                        "An IOMMU translates the addresses of {drive}: some machines lose that data, \
                          and report success."
                     ))
                     .cured_by(format!("Prove that data arrives: p2pmem verify, or {TRY}."));

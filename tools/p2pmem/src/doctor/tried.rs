@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a small direct read into device memory showed, beside what is known without it.
+//! Results of small direct reads into device memory, beside the expectation.
 
 use serde::Serialize;
 
@@ -17,17 +17,17 @@ use crate::{
 pub struct Tried {
     /// The path that was named.
     pub path: String,
-    /// What was read: the path, or a drive below it.
+    /// The path that was read, or a drive below it.
     pub file: String,
     /// The node of the provider.
     pub via: String,
     /// The address of its PCI function.
     pub pci: String,
-    /// What is known without trying: `works`, `unproven`, `fails`, `unknown`.
+    /// Expectation of the tables: `works`, `unproven`, `fails`, `unknown`.
     pub expected: String,
     /// Why it should fail.
     pub why: Option<String>,
-    /// What came of it.
+    /// Result.
     #[serde(flatten)]
     pub trial: Trial,
     /// Whether it is on several drives, one of which does not reach the memory.
@@ -139,7 +139,7 @@ impl Tried {
                             "A running array goes on to refuse when a member that takes no device \
                              memory was taken out of it.",
                         )
-                        .cured_by("Stop the array and assemble it again without such members."),
+                        .cured_by("Stop the array and assemble it again without those members."),
                     None => refused
                         .because("Nothing is known that is in the way.")
                         .cured_by(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What lies below a file or a block device, and whether it takes device memory.
+//! Devices below a file or a block device, and whether they take device memory.
 //!
 //! The block layer passes pages of device memory on only where each queue on the way says that it
 //! can: those of NVMe drives on PCI Express and of md's raid0, raid1 and raid10. All others make
@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::{BlockDevice, BlockKind, DirectIo, Fabric, Mount};
 
-/// What a path leads to.
+/// Object that a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A block device, by its major and minor number.
@@ -88,7 +88,7 @@ fn is_realtime(path: &Path) -> bool {
 
     let look = || -> std::io::Result<Attributes> {
         let file = fs::File::open(path)?;
-        // SAFETY: The request writes such a structure.
+        // SAFETY: The request writes this structure.
         Ok(unsafe { ioctl(&file, Getter::<GET, Attributes>::new())? })
     };
     look().is_ok_and(|attributes| attributes[0] & REALTIME != 0)
@@ -101,7 +101,7 @@ pub struct Stack {
     pub description: String,
     /// The file system, for what is not a block device itself.
     pub file_system: Option<String>,
-    /// What that does with the memory of direct I/O.
+    /// How that handles the memory of direct I/O.
     pub direct_io: Option<DirectIo>,
     /// The block devices from the top down, by name.
     pub devices: Vec<String>,

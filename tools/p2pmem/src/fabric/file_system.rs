@@ -8,7 +8,7 @@
 
 use serde::Serialize;
 
-/// What a file system does with the memory of direct I/O.
+/// How a file system handles the memory of direct I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DirectIo {

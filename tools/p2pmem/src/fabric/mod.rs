@@ -30,12 +30,12 @@ pub use verdict::{Reach, Verdict};
 /// The version of what is written as JSON.
 pub const VERSION: u32 = 1;
 
-/// What matters of a machine to peer-to-peer DMA.
+/// The parts of a machine that matter to peer-to-peer DMA.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fabric {
     /// [`VERSION`].
     pub version: u32,
-    /// What people want to say about the machine.
+    /// Remarks on the machine.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub comment: String,
     /// The kernel.
@@ -48,14 +48,14 @@ pub struct Fabric {
     pub block_devices: Vec<BlockDevice>,
     /// The providers of device memory, by number.
     pub providers: Vec<Provider>,
-    /// What is mounted, in the order of mounting.
+    /// Mounts, in the order of mounting.
     pub mounts: Vec<Mount>,
 }
 
 /// A kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
-    /// What `uname -r` says.
+    /// Output of `uname -r`.
     pub release: String,
     /// Its command line.
     pub command_line: String,
@@ -65,7 +65,7 @@ pub struct Kernel {
     pub config: Option<BTreeMap<String, String>>,
     /// Whether the module p2pmem_rs is loaded.
     pub module_loaded: bool,
-    /// What `uname -v` says: it names the build, and on Debian the version of the package.
+    /// Output of `uname -v`: it names the build, and on Debian the version of the package.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub build: String,
     /// The version of the module: that of its source, and the kernel build that it was made for.
@@ -104,7 +104,7 @@ pub struct Function {
     pub vendor: String,
     /// Device ID: four hexadecimal digits.
     pub device: String,
-    /// What a bridge is; absent for other functions.
+    /// Type of a bridge; absent for other functions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Port>,
     /// The driver that has it.
@@ -116,7 +116,7 @@ pub struct Function {
     /// Its link upwards, if it is a PCI Express device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
-    /// What the IOMMU does with it, if there is one.
+    /// Mode of the IOMMU for it, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iommu: Option<Iommu>,
     /// Its memory BARs.
@@ -190,7 +190,7 @@ impl Acs {
     }
 }
 
-/// What a bridge is. p2pmem_rs reports it; without that it is known by its place, since the part of
+/// Type of a bridge. p2pmem_rs reports it; without that it is known by its place, since the part of
 /// config space that says it is for root only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -218,7 +218,7 @@ pub struct Link {
     pub max_speed: String,
 }
 
-/// What an IOMMU does with a function.
+/// Mode of an IOMMU for a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Iommu {
     /// The group: its members are not isolated from each other.
@@ -252,7 +252,7 @@ pub struct BlockDevice {
     pub name: String,
     /// Major and minor number, like `259:0`.
     pub number: String,
-    /// What it is.
+    /// Its kind.
     #[serde(flatten)]
     pub kind: BlockKind,
     /// The block devices that it consists of.
@@ -266,13 +266,13 @@ pub struct BlockDevice {
     pub stable_writes: bool,
 }
 
-/// What a block device is.
+/// Kind of a block device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum BlockKind {
     /// A drive.
     Disk {
-        /// Who drives it: `nvme`, `sd`, `virtio_blk`, ...; empty if it is not known.
+        /// Its driver: `nvme`, `sd`, `virtio_blk`, ...; empty if it is not known.
         driver: String,
     },
     /// A partition.
@@ -305,7 +305,7 @@ pub struct Provider {
     pub pci: String,
     /// How many bytes of memory it has.
     pub size: u64,
-    /// Where the memory lies, as the driver says: `bar2@0x0+0x8000000:bar`.
+    /// Regions, as the driver reports them: `bar2@0x0+0x8000000:bar`.
     pub regions: Vec<String>,
     /// Whether who made this record may read and write the node.
     pub usable: bool,
@@ -330,11 +330,11 @@ impl Provider {
 pub struct Mount {
     /// Major and minor number of the device, like `259:1`.
     pub number: String,
-    /// Where it is mounted.
+    /// Mount point.
     pub point: String,
     /// The file system.
     pub kind: String,
-    /// What is mounted, as the one who mounted it wrote it.
+    /// Source of the mount, as written by the mounter.
     pub source: String,
     /// The names of its block devices, where the file system has several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -352,7 +352,8 @@ impl Fabric {
     ///
     /// # Errors
     ///
-    /// If it is no such JSON, of another version, or has functions below what it does not have.
+    /// If it is not JSON of this form, of another version, or has functions below what it does not
+    /// have.
     pub fn from_json(text: &str) -> Result<Self> {
         #[derive(Deserialize)]
         struct Version {
@@ -514,8 +515,8 @@ impl Function {
         CLASSES.iter().any(|class| self.class.starts_with(class))
     }
 
-    /// Returns whether it has memory that could be given out, but no driver that does so: a CMB,
-    /// or memory that nobody uses.
+    /// Returns whether it has memory that could be registered, but no driver that does so: a CMB,
+    /// or unused memory.
     pub fn could_provide(&self) -> bool {
         const LEAST: u64 = 2 << 20;
         let memory = |bar: &Bar| bar.prefetchable && bar.size >= LEAST;

@@ -35,7 +35,7 @@ pub enum ObstacleKind {
     NotReached,
 }
 
-/// What is known of direct I/O before it is tried.
+/// Expectation of direct I/O before it is tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prospect {
     /// It works.
@@ -167,7 +167,7 @@ impl Fabric {
     }
 
     /// Returns the drives of a stack whose way to the memory stays below a switch although an IOMMU
-    /// translates: some machines lose such data, and report success.
+    /// translates: some machines lose that data, and report success.
     pub fn unproven<'a>(&'a self, stack: &'a Stack, provider: &'a Provider) -> Vec<&'a str> {
         let is_unproven = |address: &String| {
             let function = self.function(address);
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(obstacles("nvme4n1")[0].kind, ObstacleKind::NotReached);
         let raid5 = obstacles("md2");
         assert_eq!((raid5.len(), raid5[0].kind), (1, ObstacleKind::NotTaken));
-        // What is not known is no obstacle.
+        // An unknown device is no obstacle.
         let silent = Provider::default();
         assert!(fabric.obstacles(&stack(&fabric, "md1"), &silent).is_empty());
     }

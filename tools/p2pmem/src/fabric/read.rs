@@ -358,7 +358,7 @@ fn block_devices(root: &Path, functions: &[Function]) -> Vec<BlockDevice> {
         .collect()
 }
 
-/// Reads the directory of a block device. Returns nothing for those that nobody sees or uses.
+/// Reads the directory of a block device. Returns nothing for hidden and unused ones.
 fn block_device(path: &Path, functions: &[Function]) -> Option<BlockDevice> {
     if text(path.join("hidden")).as_deref() == Some("1") {
         return None;
@@ -516,7 +516,7 @@ fn several_devices(root: &Path, fabric: &Fabric, mount: &Mount) -> Vec<String> {
     }
 }
 
-/// Returns the block devices that a map of f2fs lists, which has such lines only if there are
+/// Returns the block devices that a map of f2fs lists, which has these lines only if there are
 /// several: `Disk: 0 (zoned=0): 0x0000000000 - 0x000001ffff on /dev/nvme0n1`.
 fn devices_of_f2fs(fabric: &Fabric, map: &str) -> Vec<String> {
     map.lines()
@@ -848,7 +848,7 @@ mod tests {
         assert_eq!(memory.unassigned, [0]);
         assert_eq!((memory.bars.len(), memory.bars[0].number), (1, 2));
         assert!(!memory.decodes_memory() && memory.masters_bus());
-        // What is not known is taken for on.
+        // Unknown counts as on.
         let drive = fabric.function("0000:03:00.0").unwrap();
         assert!(drive.decodes_memory() && drive.command.is_none());
     }

@@ -109,7 +109,7 @@ fn line(line: &str) -> Option<Route> {
     Some(route)
 }
 
-/// What a line of a `routes` file tells of a function whatever the provider is.
+/// Facts of a `routes` line about a function that do not depend on the provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
     address: String,

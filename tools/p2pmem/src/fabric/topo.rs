@@ -10,25 +10,25 @@ use termtree::Tree;
 use super::{Fabric, Function, Port, Provider, Reach, Target, Translation, Verdict};
 use crate::{size, table};
 
-/// What is drawn, and how.
+/// Options of the drawing.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The number of the only provider that matters; all if there is none.
     pub provider: Option<u32>,
-    /// Whether functions are shown that matter to nobody.
+    /// Whether functions are shown that matter to no provider.
     pub all: bool,
     /// How many characters a line may have.
     pub width: u16,
 }
 
-/// What `p2pmem topo --json` prints.
+/// Output of `p2pmem topo --json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report<'a> {
-    /// What the IOMMU does.
+    /// Mode of the IOMMU.
     pub translation: Translation,
     /// Each provider with each of its clients.
     pub verdicts: Vec<Verdict>,
-    /// What that was concluded from.
+    /// Facts behind the verdict.
     pub fabric: &'a Fabric,
 }
 
@@ -205,7 +205,7 @@ pub fn translation(translation: Translation, switch: bool, host_bridge: bool) ->
     if translation == Translation::On {
         if switch {
             text += " Within a switch bus addresses are used, which it should not see: some machines \
-                     lose such data and report success. `p2pmem verify DRIVE` shows whether it arrives.";
+                     lose that data and report success. `p2pmem verify DRIVE` shows whether it arrives.";
         }
         if host_bridge {
             text +=
@@ -331,7 +331,7 @@ fn label(fabric: &Fabric, function: &Function) -> String {
         }
     }
     if let Some(link) = &function.link {
-        // What is part of the root complex has no link: Linux shows a width of 255 lanes or none.
+        // Functions of the root complex have no link: Linux shows a width of 255 lanes or none.
         if (1..=MOST_LANES).contains(&link.max_width) {
             let now = format!("x{} {}", link.width, link.speed);
             let best = format!("x{} {}", link.max_width, link.max_speed);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who reaches whose memory, why not, and what to do about it.
+//! Verdicts: which device reaches which memory, why not, and the cure.
 
 use std::fmt;
 
@@ -59,7 +59,7 @@ impl fmt::Display for Reach {
     }
 }
 
-/// What is to be said of a function and a provider.
+/// Verdict on a function and a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// The number of the provider.
@@ -81,7 +81,7 @@ pub struct Verdict {
     pub acs: Vec<Redirection>,
     /// Why it is so, in a line.
     pub why: String,
-    /// What to do about it; empty if there is nothing to be done.
+    /// Cure; empty if none is needed.
     pub cure: String,
 }
 
@@ -197,7 +197,7 @@ impl Fabric {
         }
     }
 
-    /// Says what to do about ports that redirect, where that leaves such a way.
+    /// Says what to do about ports that redirect, where that leaves a way below a switch.
     pub fn acs_cure<'a>(
         &self,
         reach: Reach,

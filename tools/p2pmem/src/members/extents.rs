@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a file system has the data of a file on its block device.
+//! Locations of a file's data on the block device of its file system.
 
 use std::{fs::File, io, mem, os::fd::AsRawFd, path::Path};
 
