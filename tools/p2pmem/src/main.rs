@@ -13,6 +13,7 @@ mod command;
 
 fn main() -> ExitCode {
     command::answer();
+    command::explain_lost_memory();
     match command::Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -38,6 +38,10 @@ fn copy(provider: &Provider) -> Result<()> {
 
 /// Returns what `p2pmem verify` says of a drive and the memory.
 fn verify(provider: &Provider) -> Result<String> {
+    verify_length(provider, "64K")
+}
+
+fn verify_length(provider: &Provider, length: &str) -> Result<String> {
     let node = provider.path.to_string_lossy();
     let run = p2pmem(&[
         "verify",
@@ -45,7 +49,7 @@ fn verify(provider: &Provider) -> Result<String> {
         "--via",
         &node,
         "--size",
-        "64K",
+        length,
         "--write",
     ])?;
     let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
@@ -160,6 +164,11 @@ fn all_ones() -> Result<()> {
         Ok(())
     })?
     .expect_signal(libc::SIGBUS)?;
+    let said = verify_length(&provider, "4K")?;
+    ensure!(
+        said.starts_with("exit status: 1") && said.contains("could not clear it"),
+        "{said}"
+    );
     // It can be given up, and taken back.
     unbind(&device.pci)?;
     device.order(ALL_ONES, 0)?;

@@ -109,6 +109,7 @@ fn print(text: &str) -> Result<()> {
 }
 
 pub use complete::answer;
+pub use interrupt::explain_lost_memory;
 
 /// Prints a line on standard error. There is no place to report that this failed.
 pub fn complain(line: &str) {
