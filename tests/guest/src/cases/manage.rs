@@ -355,7 +355,7 @@ fn failed_bind_is_undone() -> Result<()> {
             "cannot bind",
             &pci,
             "nothing has changed",
-            "BAR 2 is in use",
+            "BAR 2 is claimed by another driver",
         ],
     )?;
     ensure!(state(&pci)? == before, "{:?}", state(&pci)?);
