@@ -293,10 +293,9 @@ fn bars(text: &str) -> Vec<Bar> {
 }
 
 /// Returns the length of a bridge's prefetchable window, the last line of its `resource` file but
-/// one: 0 if it has none.
+/// one: 0 if it has none. Kernels with CONFIG_PCI_IOV have six more lines before it.
 fn window(text: &str) -> Option<u64> {
-    const PREFETCHABLE_WINDOW: usize = 15;
-    let line = text.lines().nth(PREFETCHABLE_WINDOW)?;
+    let line = text.lines().rev().nth(1)?;
     Some(memory(line).map_or(0, |(size, _)| size))
 }
 
