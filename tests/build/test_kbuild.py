@@ -72,7 +72,7 @@ class Build(unittest.TestCase):
 
     def test_driver_changed(self):
         self.assertEqual(
-            self.rebuilt("src/mmap.rs"),
+            self.rebuilt("src/node/mmap.rs"),
             {"src/p2pmem.o", "p2pmem_rs.o", "p2pmem_rs.ko"},
         )
 
@@ -101,7 +101,7 @@ class Build(unittest.TestCase):
         )
 
     def test_unsafe_code_in_the_driver_does_not_compile(self):
-        number = self.tree / "src/number.rs"
+        number = self.tree / "src/node/id.rs"
         kept = number.read_text()
         number.write_text(kept + "fn f(p: *const u8) -> u8 { unsafe { *p } }\n")
         try:

@@ -1236,7 +1236,7 @@ mod tests {
             "MAJOR=1\nDEVNAME=a/b\n",
         );
         let error = bind(&machine.roots, &machine.device(), None, false).unwrap_err();
-        assert!(error.to_string().contains("/dev/a/b is opened"), "{error}");
+        assert!(error.to_string().contains("/dev/a/b is open in"), "{error}");
     }
 
     #[test]

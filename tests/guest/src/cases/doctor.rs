@@ -429,8 +429,9 @@ pub mod window {
         fs::write(remove, "1")?;
         wait_until(LIMIT, "all is gone", || Ok(devices()?.is_empty()))?;
         fs::write("/sys/bus/pci/rescan", "1")?;
-        wait_until(LIMIT, "all is there", || Ok(Provider::all()?.len() == 2))?;
-        drive_named("disk0")?;
+        wait_until(LIMIT, "all is there", || {
+            Ok(Provider::all()?.len() == 2 && drive_named("disk0").is_ok())
+        })?;
         Diagnosis::of(&[])?.expect_no(new)?;
 
         qemu("device_del", "\"id\": \"plugged\"");
