@@ -64,6 +64,11 @@ pub fn is_loaded() -> bool {
 
 /// Returns the addresses of the devices that the driver binds by their IDs, in order.
 pub fn devices() -> Result<Vec<String>> {
+    devices_with(IDS)
+}
+
+/// Returns the addresses of the devices with one of these IDs, in order.
+pub fn devices_with(ids: &[(&str, &str)]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/sys/bus/pci/devices")? {
         let entry = entry?;
@@ -72,7 +77,7 @@ pub fn devices() -> Result<Vec<String>> {
         let (Ok(vendor), Ok(device)) = (id("vendor"), id("device")) else {
             continue;
         };
-        if IDS.contains(&(vendor.trim(), device.trim())) {
+        if ids.contains(&(vendor.trim(), device.trim())) {
             found.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
@@ -529,6 +534,11 @@ pub fn address_of(controller: &Path) -> Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
+/// Returns the PCI address of the controller with a serial number.
+pub fn address_named(serial: &str) -> Result<String> {
+    address_of(&controller(serial)?.context("no drive")?)
+}
+
 /// Returns the node of the drive with a serial number, by the name of its controller.
 pub fn node_named(serial: &str) -> Result<String> {
     let path = controller(serial)?.context("no drive")?;
@@ -756,6 +766,18 @@ pub fn check_drive(drive: &File, length: usize, seed: u64) -> Result<()> {
     let map = Map::ordinary(length)?;
     read_at(drive, &map, 0..length, 0)?;
     map.check(0..length, seed)
+}
+
+/// Copies from drive to drive through memory of a provider, and compares in ordinary memory.
+pub fn copy_between(
+    source: &str,
+    destination: &str,
+    provider: &Provider,
+    length: usize,
+) -> Result<()> {
+    let (source, destination) = (drive_named(source)?, drive_named(destination)?);
+    let map = Map::new(provider.open()?, length)?;
+    copy_through(&map, 0..length, &source, &destination, 7)
 }
 
 /// Copies a pattern from one drive to the other through a part of a mapping, and looks at it there

@@ -11,21 +11,24 @@ use std::{
 
 use anyhow::{ensure, Context, Result};
 
-use crate::guest::{choose, qemu, unbind, wait_until, Provider};
+use crate::guest::{choose, copy_between, devices_with, qemu, unbind, wait_until, Provider};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Vendor and device.
+pub type Id = (&'static str, &'static str);
+
 /// Memory with registers at its beginning, and a page at [`TRAPPED`] that faults reach.
-pub const MEMORY: &str = "0x1234:0xf001";
+pub const MEMORY: Id = ("0x1234", "0xf001");
 /// Memory with the table of the vectors in it.
-pub const MSIX: &str = "0x1234:0xf011";
+pub const MSIX: Id = ("0x1234", "0xf011");
 /// A controller whose registers a case chooses.
-pub const NVME: &str = "0x1234:0xf002";
+pub const NVME: Id = ("0x1234", "0xf002");
 /// One that writes to memory of others.
-pub const PUSHER: &str = "0x1234:0xf003";
+pub const PUSHER: Id = ("0x1234", "0xf003");
 /// Memory that the driver knows by its ID.
-pub const IOMEM: &str = "0x1de5:0x1000";
+pub const IOMEM: Id = ("0x1de5", "0x1000");
 
 /// Offset in the BAR of the page that faults reach.
 pub const TRAPPED: u64 = 10 << 20;
@@ -36,18 +39,6 @@ pub const SLOW: u32 = 2;
 pub const LEAVE: u32 = 3;
 pub const POWER_CYCLE: u32 = 4;
 
-/// Returns the device with an ID, if it is there.
-fn find(id: &str) -> Result<Option<String>> {
-    for entry in fs::read_dir(DEVICES)? {
-        let entry = entry?;
-        let word = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-        if format!("{}:{}", word("vendor").trim(), word("device").trim()) == id {
-            return Ok(Some(entry.file_name().to_string_lossy().into_owned()));
-        }
-    }
-    Ok(None)
-}
-
 /// A device. It has no driver after it is dropped.
 pub struct LabDevice {
     pub pci: String,
@@ -55,8 +46,9 @@ pub struct LabDevice {
 
 impl LabDevice {
     /// Returns the device with an ID.
-    pub fn find(id: &str) -> Result<Self> {
-        let pci = find(id)?.with_context(|| format!("no device {id}"))?;
+    pub fn find(id: Id) -> Result<Self> {
+        let mut found = devices_with(&[id])?;
+        let pci = found.pop().with_context(|| format!("no device {id:?}"))?;
         Ok(Self { pci })
     }
 
@@ -136,12 +128,19 @@ impl Drop for LabDevice {
     }
 }
 
+/// Copies from drive to drive through memory of a provider.
+pub fn copy(provider: &Provider) -> Result<()> {
+    copy_between("disk0", "disk1", provider, 64 << 10)
+}
+
 /// Plugs a device in again, which the topology names so.
-pub fn plug(name: &str, port: &str, id: &str) -> Result<LabDevice> {
+pub fn plug(name: &str, port: &str, id: Id) -> Result<LabDevice> {
     let options = r#""rombar": 0, "x-no-posted-writes": true"#;
     let socket = format!(r#""socket": {{"type": "unix", "path": "{name}.sock"}}"#);
     let place = format!(r#""driver": "vfio-user-pci", "id": "{name}", "bus": "{port}""#);
     qemu("device_add", &format!("{place}, {options}, {socket}"));
-    wait_until(LIMIT, "the device is back", || Ok(find(id)?.is_some()))?;
+    wait_until(LIMIT, "the device is back", || {
+        Ok(!devices_with(&[id])?.is_empty())
+    })?;
     LabDevice::find(id)
 }

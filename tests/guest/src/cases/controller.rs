@@ -10,12 +10,9 @@ use rustix::{io::Errno, mm::MapFlags};
 
 use crate::{
     cases,
-    guest::{
-        copy_through, drive_named, expect_errno, sleep, unbind, wait_until, Map, Mark, Provider,
-        PAGE, READ, WINDOW,
-    },
+    guest::{expect_errno, sleep, unbind, wait_until, Map, Mark, Provider, PAGE, READ, WINDOW},
     kmod::TestFile,
-    lab_device::{LabDevice, ALL_ONES, NVME, POWER_CYCLE},
+    lab_device::{copy, LabDevice, ALL_ONES, NVME, POWER_CYCLE},
 };
 
 cases!(
@@ -30,31 +27,31 @@ cases!(
 const MIB: u64 = 1 << 20;
 
 /// Orders of the model: a register is set by its offset and this number.
-const REGISTER: u32 = 0x1000;
-const STATUS_ON: u32 = 0x100;
+pub(super) const REGISTER: u32 = 0x1000;
+pub(super) const STATUS_ON: u32 = 0x100;
 const STATUS_OFF: u32 = 0x101;
 const DELAY: u32 = 0x102;
 
 // Registers.
-const CAP_HIGH: u32 = 0x04;
-const CMBLOC: u32 = 0x38;
-const CMBSZ: u32 = 0x3c;
+pub(super) const CAP_HIGH: u32 = 0x04;
+pub(super) const CMBLOC: u32 = 0x38;
+pub(super) const CMBSZ: u32 = 0x3c;
 const CMBMSC: u32 = 0x50;
 const CMBSTS: u32 = 0x58;
-const PMRCAP: u32 = 0xe00;
+pub(super) const PMRCAP: u32 = 0xe00;
 const PMRCTL: u32 = 0xe04;
 const PMRMSC: u32 = 0xe14;
 
 // Their bits.
-const PMRS: u64 = 1 << 24;
-const CMBS: u64 = 1 << 25;
-const DATA: u64 = 0x18;
+pub(super) const PMRS: u64 = 1 << 24;
+pub(super) const CMBS: u64 = 1 << 25;
+pub(super) const DATA: u64 = 0x18;
 const UNIT_MIB: u64 = 2 << 8;
 const CMSS: u64 = 1 << 24;
 const NOT_READY: u64 = 1 << 8;
 
 /// CMBSZ of a buffer of so many MiB.
-fn cmb_of(mib: u64) -> u64 {
+pub(super) fn cmb_of(mib: u64) -> u64 {
     (mib << 12) | UNIT_MIB | DATA
 }
 
@@ -96,13 +93,6 @@ fn expect_regions(device: &LabDevice, expected: &[(u32, u64)]) -> Result<Provide
         .collect::<std::io::Result<Vec<_>>>()?;
     ensure!(found == expected, "{found:?}, not {expected:?}");
     Ok(provider)
-}
-
-fn copy(provider: &Provider) -> Result<()> {
-    const LENGTH: usize = 64 << 10;
-    let map = Map::new(provider.open()?, LENGTH)?;
-    let (source, destination) = (drive_named("disk0")?, drive_named("disk1")?);
-    copy_through(&map, 0..LENGTH, &source, &destination, 5)
 }
 
 fn register(device: &LabDevice, offset: u32) -> Result<u32> {

@@ -311,7 +311,7 @@ pub mod own {
     };
     use crate::{
         cases,
-        guest::{address_of, controller, node_named},
+        guest::{address_named, node_named},
     };
 
     cases!("own": no_pair, no_link, bridge_is_no_switch);
@@ -335,7 +335,7 @@ pub mod own {
     }
 
     fn no_link() -> Result<()> {
-        let pci = address_of(&controller("integrated")?.context("the drive is missing")?)?;
+        let pci = address_named("integrated")?;
         let drawn = says(&["topo"])?;
         let line = drawn.lines().find(|line| line.contains(&pci));
         let line = line.with_context(|| format!("no {pci} in {drawn}"))?;
@@ -635,13 +635,13 @@ pub mod unused {
     use super::{ensure, says, Context, Diagnosis, Path, Result};
     use crate::{
         cases,
-        guest::{address_of, controller, Provider},
+        guest::{address_named, Provider},
     };
 
     cases!("pmr_doctor": names_what_is_not_used);
 
     fn names_what_is_not_used() -> Result<()> {
-        let address = |serial| address_of(&controller(serial)?.context("the drive is missing")?);
+        let address = |serial| address_named(serial);
         let pci = address("pmr")?;
         let cure = format!("p2pmem config {pci} --regions pmr");
         let words = ["BAR 4 of 64 MiB", "Persistent Memory Region", &cure];

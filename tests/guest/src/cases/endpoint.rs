@@ -14,11 +14,11 @@ use super::{handle, uring};
 use crate::{
     cases,
     guest::{
-        bind, copy_through, drive_named, node_named, read_at, unbind, wait_until, write_at, Child,
+        address_named, bind, drive_named, node_named, read_at, unbind, wait_until, write_at, Child,
         Map, Mark, Provider, PAGE, WINDOW,
     },
     kmod::{TestFile, PEER, REVOCABLE},
-    lab_device::{plug, LabDevice, ALL_ONES, IOMEM, LEAVE, MEMORY, MSIX, SLOW, TRAPPED},
+    lab_device::{copy, plug, LabDevice, ALL_ONES, IOMEM, LEAVE, MEMORY, MSIX, SLOW, TRAPPED},
     programs::{p2pmem, says},
 };
 
@@ -28,13 +28,6 @@ cases!(
 );
 
 const MIB: u64 = 1 << 20;
-
-fn copy(provider: &Provider) -> Result<()> {
-    const LENGTH: usize = 64 << 10;
-    let map = Map::new(provider.open()?, LENGTH)?;
-    let (source, destination) = (drive_named("disk0")?, drive_named("disk1")?);
-    copy_through(&map, 0..LENGTH, &source, &destination, 5)
-}
 
 /// Returns what `p2pmem verify` says of a drive and the memory.
 fn verify(provider: &Provider) -> Result<String> {
@@ -133,7 +126,7 @@ fn slow() -> Result<()> {
     map.fill(0..64, 4);
     read_at(&drive_named("disk0")?, &map, 0..SECTOR, 0)?;
     map.check(0..SECTOR, 3)?;
-    // Unbinding does not wait for those who use it.
+    // Unbinding does not wait for users of the memory.
     device.order(SLOW, 20)?;
     let child = Child::spawn_ready(|ready| {
         ready();
@@ -210,6 +203,13 @@ fn decoding_switched_off() -> Result<()> {
     copy(&device.provider()?)
 }
 
+/// Binds a device that was just plugged in, which the bus may be binding at this moment.
+fn bind_plugged(device: &LabDevice) -> Result<()> {
+    wait_until(Duration::from_secs(20), "the device is bound", || {
+        Ok(device.bind("bar2@2M")? && device.provider().is_ok())
+    })
+}
+
 /// The device is gone without a word: mapped, with a handle that a drive's device has imported, in
 /// a slot of a ring, and under I/O. When it is back, its memory has another size.
 fn gone_and_back() -> Result<()> {
@@ -217,17 +217,12 @@ fn gone_and_back() -> Result<()> {
     const PORT: &str = "dn3";
     let mut device = LabDevice::find(MEMORY)?;
     for (size, next) in [(30, 16), (14, 32)] {
-        // The bus may be binding the device at this moment.
-        wait_until(Duration::from_secs(20), "the device is bound", || {
-            Ok(device.bind("bar2@2M")? && device.provider().is_ok())
-        })?;
+        bind_plugged(&device)?;
         let provider = device.provider()?;
         ensure!(provider.size as u64 == size * MIB, "{}", provider.size);
         let (node, exported) = handle::alloc(&provider, WINDOW)?;
         let test = TestFile::open()?;
-        let drive = crate::guest::controller("disk1")?.expect("it is there");
-        let drive = crate::guest::address_of(&drive)?;
-        test.import(&exported, &drive, PEER | REVOCABLE, 0)?;
+        test.import(&exported, &address_named("disk1")?, PEER | REVOCABLE, 0)?;
         let mut ring = uring::ring()?;
         uring::register(&mut ring, &node, &exported, 0)?;
         let untouched = Map::new(&exported, WINDOW)?;
@@ -267,8 +262,6 @@ fn gone_and_back() -> Result<()> {
         device = plug(NAME, PORT, MEMORY)?;
         ensure!(fs::metadata(device.path().join("resource2"))?.len() == next * MIB);
     }
-    wait_until(Duration::from_secs(20), "the device is bound", || {
-        Ok(device.bind("bar2@2M")? && device.provider().is_ok())
-    })?;
+    bind_plugged(&device)?;
     copy(&device.provider()?)
 }

@@ -251,16 +251,13 @@ pub mod apart {
 
 /// Two drives below the switch, and one that is not. Needs the topology one-apart.
 pub mod outside {
-    use super::{ensure, prove_verdicts, says, Context, Result};
-    use crate::{
-        cases,
-        guest::{address_of, controller},
-    };
+    use super::{ensure, prove_verdicts, says, Result};
+    use crate::{cases, guest::address_named};
 
     cases!("outside": verdicts_are_true);
 
     fn verdicts_are_true() -> Result<()> {
-        let outside = address_of(&controller("disk2")?.context("the drive is missing")?)?;
+        let outside = address_named("disk2")?;
         let proved = prove_verdicts()?;
         ensure!(proved.len() == 3, "{} drives", proved.len());
         for one in proved {
@@ -339,10 +336,7 @@ pub mod translated {
     use super::{ensure, json, p2pmem, says, text, Context, Map, Provider, Result, LENGTH};
     use crate::{
         cases,
-        guest::{
-            address_of, controller, drive_named, node_named, put_on_drive, read_at, write_at,
-            WINDOW,
-        },
+        guest::{address_named, drive_named, node_named, put_on_drive, read_at, write_at, WINDOW},
         programs::fails,
     };
 
@@ -354,7 +348,7 @@ pub mod translated {
     /// Reads a pattern from a drive into device memory, which holds another one. Returns what
     /// `p2pmem topo` says, and what is in the memory then.
     fn read_from(serial: &str) -> Result<(String, Map)> {
-        let pci = address_of(&controller(serial)?.context("the drive is missing")?)?;
+        let pci = address_named(serial)?;
         let report = json(&["topo", "--json"])?;
         let verdict = report["verdicts"]
             .as_array()

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use p2pmem::{
     abi::{P2PMEM_ALLOC_FIXED, P2PMEM_ALLOC_IRREVOCABLE, P2PMEM_ALLOC_WRITE_COMBINING},
     Handle, Provider as Node,
@@ -22,8 +22,8 @@ use super::unbind::unbind_says;
 use crate::{
     cases,
     guest::{
-        address_of, controller, copy_through, drive, expect_errno, expect_io_errno, read_at,
-        restore, rounds, unbind, Child, Map, Provider, PAGE, READ, READ_WRITE, WINDOW,
+        address_named, copy_through, drive, expect_errno, expect_io_errno, read_at, restore,
+        rounds, unbind, Child, Map, Provider, PAGE, READ, READ_WRITE, WINDOW,
     },
     kmod::{TestFile, PEER, REVOCABLE, STATIC},
 };
@@ -346,10 +346,6 @@ fn many() -> Result<()> {
     Provider::first()?.expect_full()
 }
 
-fn nvme(serial: &str) -> Result<String> {
-    address_of(&controller(serial)?.context("no drive")?)
-}
-
 fn imported() -> Result<()> {
     let provider = Provider::first()?;
     let (node, handle) = alloc(&provider, 2 * WINDOW)?;
@@ -357,7 +353,8 @@ fn imported() -> Result<()> {
     let window = region.bus_address..region.bus_address + region.size;
     for serial in ["disk0", "disk1"] {
         let test = TestFile::open()?;
-        let (address, length) = test.import(&handle, &nvme(serial)?, PEER | REVOCABLE, 0)?;
+        let (address, length) =
+            test.import(&handle, &address_named(serial)?, PEER | REVOCABLE, 0)?;
         ensure!(
             window.contains(&address),
             "{address:#x} is not in {window:#x?}"
@@ -368,7 +365,7 @@ fn imported() -> Result<()> {
     }
     let (_, second) = alloc(&provider, PAGE)?;
     let test = TestFile::open()?;
-    let (address, _) = test.import(&second, &nvme("disk0")?, PEER | REVOCABLE, 0)?;
+    let (address, _) = test.import(&second, &address_named("disk0")?, PEER | REVOCABLE, 0)?;
     ensure!(address == window.start + 2 * WINDOW as u64);
     // The importer is a user.
     drop(second);
@@ -383,11 +380,11 @@ fn imported_and_revoked() -> Result<()> {
         let (_node, handle) = alloc(&provider, WINDOW)?;
         let tests = [TestFile::open()?, TestFile::open()?];
         for (test, serial) in tests.iter().zip(["disk0", "disk1"]) {
-            test.import(&handle, &nvme(serial)?, PEER | REVOCABLE, 0)?;
+            test.import(&handle, &address_named(serial)?, PEER | REVOCABLE, 0)?;
         }
         unbind(&provider.pci)?;
         let late = TestFile::open()?;
-        let result = late.import(&handle, &nvme("disk0")?, PEER | REVOCABLE, 0);
+        let result = late.import(&handle, &address_named("disk0")?, PEER | REVOCABLE, 0);
         expect_errno(result, Errno::NODEV, "importing a gone device")?;
         restore()?;
         Provider::first()?.expect_full()?;
@@ -399,7 +396,7 @@ fn imported_by_one_that_takes_its_time() -> Result<()> {
     let provider = Provider::first()?;
     let (_node, handle) = alloc(&provider, WINDOW)?;
     let test = TestFile::open()?;
-    let pci = nvme("disk0")?;
+    let pci = address_named("disk0")?;
     test.import(&handle, &pci, PEER | REVOCABLE, 1000)?;
     let started = std::time::Instant::now();
     unbind(&provider.pci)?;
@@ -414,7 +411,7 @@ fn not_imported() -> Result<()> {
     let provider = Provider::first()?;
     let (_node, handle) = alloc(&provider, WINDOW)?;
     let test = TestFile::open()?;
-    let pci = nvme("disk0")?;
+    let pci = address_named("disk0")?;
     for (flags, what) in [
         (STATIC, "of the old kind"),
         (REVOCABLE, "that knows no peers"),
@@ -435,7 +432,7 @@ fn imported_by_one_that_cannot_let_go() -> Result<()> {
     let node = Node::open(&provider.path)?;
     let handle = node.alloc(WINDOW as u64, P2PMEM_ALLOC_IRREVOCABLE)?;
     let test = TestFile::open()?;
-    let importer = nvme("disk0")?;
+    let importer = address_named("disk0")?;
     test.import(&handle, &importer, PEER, 0)?;
     let words = ["waiting for ", &importer, "imported memory"];
     unbind_says(&provider, &words, || {

@@ -17,8 +17,8 @@ use serde_json::Value;
 use crate::{
     cases,
     guest::{
-        address_of, choices, choose, controller, drive_named, node_named, on_debug_kernel, restore,
-        unbind, wait_until, Child, Map, Provider, PAGE,
+        address_named, address_of, choices, choose, controller, drive_named, node_named,
+        on_debug_kernel, restore, unbind, wait_until, Child, Map, Provider, PAGE,
     },
     kmod::TestFile,
     programs::{fails, format_and_mount, p2pmem, run, says},
@@ -363,7 +363,7 @@ fn failed_bind_is_undone() -> Result<()> {
 
     // The same with a drive. As if the driver knew its ID, what is to be registered is not known
     // before.
-    let pci = address_of(&controller("disk1")?.context("no drive")?)?;
+    let pci = address_named("disk1")?;
     let _restored = Restored(pci.clone());
     drive_named("disk1")?;
     fs::write(format!("{DEVICES}/{pci}/driver_override"), "none")?;
@@ -392,7 +392,7 @@ fn large() -> Result<String> {
 /// The driver refuses this drive, so what bind would do is done by hand.
 fn drive_comes_back() -> Result<()> {
     let serial = "disk1";
-    let pci = address_of(&controller(serial)?.context("no drive")?)?;
+    let pci = address_named(serial)?;
     let _restored = Restored(pci.clone());
     drive_named(serial)?;
     let before = state(&pci)?;
@@ -432,8 +432,7 @@ fn with_mounted(node: &str, then: impl FnOnce(&str) -> Result<()>) -> Result<()>
 }
 
 fn mounted_drive() -> Result<()> {
-    let controller = controller("disk1")?.context("no drive")?;
-    let pci = address_of(&controller)?;
+    let pci = address_named("disk1")?;
     drive_named("disk1")?;
     let node = node_named("disk1")?;
     let before = state(&pci)?;
@@ -705,7 +704,7 @@ fn config_sets() -> Result<()> {
 }
 
 fn config_fails() -> Result<()> {
-    let pci = address_of(&controller("disk1")?.context("no drive")?)?;
+    let pci = address_named("disk1")?;
     fails(
         &["config", &pci, "--clear", "off"],
         &["has no node", "p2pmem bind"],
@@ -808,7 +807,7 @@ pub mod lend {
     cases!("lend": drive_and_back, refused_beside_the_drive, descriptors_of_others);
 
     fn refused_beside_the_drive() -> Result<()> {
-        let pci = address_of(&controller("new")?.context("no drive")?)?;
+        let pci = address_named("new")?;
         let _restored = Restored(pci.clone());
         drive_named("new")?;
         let before = state(&pci)?;
@@ -830,7 +829,7 @@ pub mod lend {
 
     /// An ordinary user does not see who has the drive open, and is told so.
     fn descriptors_of_others() -> Result<()> {
-        let pci = address_of(&controller("new")?.context("no drive")?)?;
+        let pci = address_named("new")?;
         let arguments = ["bind", &pci, "--regions", "cmb", "--dry-run"];
         let told = |expected: bool| -> Result<()> {
             let run = p2pmem(&arguments)?;
@@ -850,7 +849,7 @@ pub mod lend {
 
     fn drive_and_back() -> Result<()> {
         let serial = "new";
-        let pci = address_of(&controller(serial)?.context("no drive")?)?;
+        let pci = address_named(serial)?;
         let _restored = Restored(pci.clone());
         drive_named(serial)?;
         let before = state(&pci)?;

@@ -21,9 +21,9 @@ use super::{
 use crate::{
     cases,
     guest::{
-        address_of, choose, controller, copy_through, drive_named, insmod, insmod_with,
-        on_debug_kernel, patience, put_on_drive, qemu, read_at, restore, rmmod, rounds, sleep,
-        unbind, wait_until, Child, Map, Mark, Provider, PAGE, READ, WINDOW,
+        address_named, address_of, choose, controller, copy_between, drive_named, insmod,
+        insmod_with, on_debug_kernel, patience, put_on_drive, qemu, read_at, restore, rmmod,
+        rounds, sleep, unbind, wait_until, Child, Map, Mark, Provider, PAGE, READ, WINDOW,
     },
     kmod::TestFile,
     programs::{format_and_mount, mount, run},
@@ -147,7 +147,7 @@ pub mod adopt {
         ] {
             let adopted = Adopted::find(memory)?;
             let before = adopted.provider.available()?;
-            copy_between(source, destination, &adopted.provider)
+            copy_between(source, destination, &adopted.provider, 1 << 20)
                 .with_context(|| format!("{source} -> {memory} -> {destination}"))?;
             ensure!(
                 adopted.provider.available()? == before,
@@ -512,7 +512,7 @@ pub mod pmr {
         ensure!(provider.size == 64 << 20);
         // From and to the drive itself, and between others.
         for (source, destination) in [("pmr", "disk0"), ("disk0", "pmr"), ("disk0", "disk1")] {
-            copy_between(source, destination, &provider)?;
+            copy_between(source, destination, &provider, 1 << 20)?;
             provider.expect_full()?;
         }
         // Asked once more, nothing changes: mappings stay.
@@ -809,10 +809,9 @@ struct Taken {
 
 impl Taken {
     fn new(serial: &str) -> Result<Self> {
-        let path = controller(serial)?.with_context(|| format!("no drive {serial}"))?;
         let taken = Self {
             serial: serial.to_owned(),
-            pci: address_of(&path)?,
+            pci: address_named(serial)?,
         };
         fs::write("/sys/bus/pci/drivers/nvme/unbind", &taken.pci)?;
         let device = Path::new(DEVICES).join(&taken.pci);
@@ -869,18 +868,10 @@ impl Drop for Taken {
     }
 }
 
-/// Copies from drive to drive through device memory, and compares in ordinary memory.
-fn copy_between(source: &str, destination: &str, provider: &Provider) -> Result<()> {
-    const LENGTH: usize = 1 << 20;
-    let (source, destination) = (drive_named(source)?, drive_named(destination)?);
-    let map = Map::new(provider.open()?, LENGTH)?;
-    copy_through(&map, 0..LENGTH, &source, &destination, 7)
-}
-
 /// Copies between the two drives that have no memory. If the pool has no other user, it is full
 /// afterwards.
 fn copy(provider: &Provider, alone: bool) -> Result<()> {
-    copy_between("disk0", "disk1", provider)?;
+    copy_between("disk0", "disk1", provider, 1 << 20)?;
     if alone {
         provider.expect_full()?;
     }

@@ -15,7 +15,7 @@ use rustix::{io::Errno, mm::MapFlags};
 use crate::{
     cases,
     guest::{
-        address_of, bind, choices, choose, controller, expect_errno, expect_io_errno, insmod_with,
+        address_named, bind, choices, choose, expect_errno, expect_io_errno, insmod_with,
         on_debug_kernel, restore, rmmod, unbind, Map, Mark, Provider, PAGE, READ, READ_WRITE,
         WINDOW,
     },
@@ -532,7 +532,7 @@ fn first_page_decides_for_resource_files() -> Result<()> {
 
 fn msix_table_is_left_out() -> Result<()> {
     // QEMU's controllers have table and registers in the same BAR, of 16 KiB.
-    let pci = address_of(&controller("disk1")?.context("no drive")?)?;
+    let pci = address_named("disk1")?;
     let config = fs::read(format!("{DEVICES}/{pci}/config"))?;
     let word = |at: usize| u16::from_le_bytes([config[at], config[at + 1]]);
     let mut at = usize::from(config[0x34]);

@@ -113,6 +113,12 @@ impl Pusher {
         })
     }
 
+    /// Unbinds the driver of the device, or binds it again.
+    fn driver(&self, what: &str) -> Result<()> {
+        let file = Path::new("/sys/bus/pci/drivers/p2pmem_pusher").join(what);
+        Ok(std::fs::write(file, &self.pci)?)
+    }
+
     /// The node of the memory that the device has itself, which its driver published.
     fn provider(&self) -> Result<Provider> {
         Provider::of(&self.pci)?.context("its memory has no node")
@@ -230,17 +236,16 @@ fn its_own_memory_goes() -> Result<()> {
     let (handle, map) = alloc(&provider, WINDOW, 0)?;
     pusher.start(Some(&handle), REVOCABLE | FOREVER, WINDOW, 1)?;
     pusher.wait(1)?;
-    let driver = Path::new("/sys/bus/pci/drivers/p2pmem_pusher");
-    std::fs::write(driver.join("unbind"), &pusher.pci)?;
+    pusher.driver("unbind")?;
     ensure!(!provider.path.exists(), "there is a node");
     ensure!(!map.is_readable(0)?, "still readable");
     expect_errno(pusher.status().map(drop), Errno::NODEV, "status")?;
-    std::fs::write(driver.join("bind"), &pusher.pci)?;
+    pusher.driver("bind")?;
     restore()?;
     pushed(&pusher, &pusher.provider()?)
 }
 
-/// An importer that cannot let go gets irrevocable memory only, and unbinding waits
+/// An importer that cannot unmap on revocation gets irrevocable memory only, and unbinding waits
 /// for it.
 fn one_that_cannot_let_go() -> Result<()> {
     let pusher = Pusher::load()?;
@@ -269,14 +274,13 @@ fn unplugged_from_its_driver() -> Result<()> {
     let (handle, map) = alloc(&provider, WINDOW, 0)?;
     pusher.start(Some(&handle), REVOCABLE | FOREVER, WINDOW, 1)?;
     pusher.wait(1)?;
-    let driver = Path::new("/sys/bus/pci/drivers/p2pmem_pusher");
-    std::fs::write(driver.join("unbind"), &pusher.pci)?;
+    pusher.driver("unbind")?;
     // It does not write any more, and the memory is a process's still.
     map.fill(0..WINDOW, 2);
     std::thread::sleep(Duration::from_millis(20));
     map.check(0..WINDOW, 2)?;
     drop((handle, map));
     provider.expect_full()?;
-    std::fs::write(driver.join("bind"), &pusher.pci)?;
+    pusher.driver("bind")?;
     restore()
 }

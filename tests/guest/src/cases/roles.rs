@@ -9,7 +9,7 @@ use anyhow::{ensure, Context, Result};
 
 use crate::{
     cases,
-    guest::{address_of, bind, controller, unbind, Map, Mark, Provider},
+    guest::{address_named, bind, unbind, Map, Mark, Provider},
     kmod::with_roles,
 };
 
@@ -31,7 +31,7 @@ fn share_memory() -> Result<()> {
     with_roles(|| {
         mark.expect(&["2 clients", &provider.pci, "distance 8"])?;
         for serial in ["disk0", "disk1"] {
-            let pci = address_of(&controller(serial)?.context("no drive")?)?;
+            let pci = address_named(serial)?;
             mark.expect(&["p2pmem_roles", &pci, "distance 4"])?;
             mark.expect(&["p2pmem_roles", &pci, &start])?;
         }

@@ -500,27 +500,34 @@ fn mapped_mirror(path: &str, members: &[String], result: &str) -> Result<()> {
     Ok(())
 }
 
-/// Returns the node of a disk of sd, by a part of its path in sysfs.
+/// Returns the nodes of the disks of sd that have a part in their path in sysfs which begins so.
+pub(super) fn disks_on(bus: &str) -> Result<Vec<String>> {
+    let mut found: Vec<_> = fs::read_dir("/sys/block")?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("sd"))
+        .filter(|entry| {
+            let path = fs::canonicalize(entry.path()).unwrap_or_default();
+            path.iter()
+                .any(|part| part.to_string_lossy().starts_with(bus))
+        })
+        .map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy()))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Waits for a disk of sd on a bus, and returns its node.
 pub(super) fn scsi_disk(bus: &str) -> Result<String> {
     let mut found = None;
     wait_until(Duration::from_secs(30), bus, || {
-        found = fs::read_dir("/sys/block")?.flatten().find_map(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let path = fs::canonicalize(entry.path()).ok()?;
-            let is_it = name.starts_with("sd")
-                && path
-                    .iter()
-                    .any(|part| part.to_string_lossy().starts_with(bus));
-            is_it.then(|| format!("/dev/{name}"))
-        });
+        found = disks_on(bus)?.into_iter().next();
         Ok(found.is_some())
     })?;
     found.context("the disk is missing")
 }
 
-/// Calls a function for each kind of block device that takes no device memory.
-fn each_that_takes_none(try_one: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-    let mut each = |path: &str| try_one(path).with_context(|| path.to_owned());
+/// Loads the drivers of block devices that take no device memory.
+pub(super) fn load_drivers() -> Result<()> {
     for module in [
         "virtio_blk",
         "virtio_scsi",
@@ -532,6 +539,58 @@ fn each_that_takes_none(try_one: &mut dyn FnMut(&str) -> Result<()>) -> Result<(
     ] {
         run("modprobe", &[module])?;
     }
+    Ok(())
+}
+
+pub(super) const VAULT: &str = "/dev/mapper/vault";
+
+/// Puts dm-crypt on a drive. Its node is [`VAULT`].
+pub(super) fn vault(drive: &str) -> Result<Undo> {
+    fs::write("/tmp/key", [7; 64])?;
+    debian(&[
+        "cryptsetup",
+        "open",
+        "--type",
+        "plain",
+        "--cipher",
+        "aes-xts-plain64",
+        "--key-size",
+        "512",
+        "--key-file",
+        "/tmp/key",
+        drive,
+        "vault",
+    ])?;
+    Ok(Undo::new(&["cryptsetup", "close", "vault"]))
+}
+
+pub(super) const NBD: &str = "/dev/nbd0";
+
+/// Makes a disk of nbd, of a file. Its node is [`NBD`].
+pub(super) fn network_disk() -> Result<Undo> {
+    File::create("/tmp/nbd.img")?.set_len(16 << 20)?;
+    debian(&[
+        "qemu-nbd",
+        "--fork",
+        "-f",
+        "raw",
+        "--socket",
+        "/tmp/nbd.sock",
+        "-c",
+        NBD,
+        "/tmp/nbd.img",
+    ])?;
+    let undo = Undo::new(&["qemu-nbd", "-d", NBD]);
+    wait_until(Duration::from_secs(10), "the disk of nbd is there", || {
+        Ok(fs::read_to_string("/sys/block/nbd0/size")?.trim() != "0")
+    })?;
+    Ok(undo)
+}
+
+/// Calls a function for each kind of block device that takes no device memory.
+fn each_that_takes_none(try_one: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    let mut each = |path: &str| try_one(path).with_context(|| path.to_owned());
+    load_drivers()?;
     each("/dev/vda")?;
     for bus in ["virtio", "ata"] {
         each(&scsi_disk(bus)?)?;
@@ -553,44 +612,11 @@ fn each_that_takes_none(try_one: &mut dyn FnMut(&str) -> Result<()>) -> Result<(
         each(ARRAY)?;
     }
     {
-        fs::write("/tmp/key", [7; 64])?;
-        let drive = node_named("disk0")?;
-        debian(&[
-            "cryptsetup",
-            "open",
-            "--type",
-            "plain",
-            "--cipher",
-            "aes-xts-plain64",
-            "--key-size",
-            "512",
-            "--key-file",
-            "/tmp/key",
-            &drive,
-            "vault",
-        ])?;
-        let _vault = Undo::new(&["cryptsetup", "close", "vault"]);
-        each("/dev/mapper/vault")?;
+        let _vault = vault(&node_named("disk0")?)?;
+        each(VAULT)?;
     }
-    {
-        File::create("/tmp/nbd.img")?.set_len(16 << 20)?;
-        debian(&[
-            "qemu-nbd",
-            "--fork",
-            "-f",
-            "raw",
-            "--socket",
-            "/tmp/nbd.sock",
-            "-c",
-            "/dev/nbd0",
-            "/tmp/nbd.img",
-        ])?;
-        let _nbd = Undo::new(&["qemu-nbd", "-d", "/dev/nbd0"]);
-        wait_until(Duration::from_secs(10), "the disk of nbd is there", || {
-            Ok(fs::read_to_string("/sys/block/nbd0/size")?.trim() != "0")
-        })?;
-        each("/dev/nbd0")?;
-    }
+    let _disk = network_disk()?;
+    each(NBD)?;
     Ok(())
 }
 

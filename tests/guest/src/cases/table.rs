@@ -11,6 +11,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{bail, ensure, Context, Result};
@@ -18,13 +19,16 @@ use rustix::io::Errno;
 
 use super::{
     slots::Loop,
-    stacks::{array, debian, direct, member_data, name, patterned, scsi_disk, Undo, ARRAY, LENGTH},
+    stacks::{
+        array, debian, direct, disks_on, load_drivers, member_data, name, network_disk, patterned,
+        scsi_disk, vault, Undo, ARRAY, LENGTH, NBD, VAULT,
+    },
 };
 use crate::{
     cases,
     guest::{
-        address_of, controller, node_named, open_direct, pattern, put_on_drive, read_at,
-        wait_until, write_at, Map, Provider, PAGE, WINDOW,
+        address_named, node_named, open_direct, pattern, put_on_drive, read_at, wait_until,
+        write_at, Map, Provider, PAGE, WINDOW,
     },
     programs::{check_json, p2pmem, run},
 };
@@ -101,21 +105,21 @@ impl Sheet {
             words.push("--write");
         }
         let verify = outcome(&words, "works")?;
-        let (read, write, copy) = match kind {
-            Kind::ReadOnly => (read(path, None), "-".to_owned(), "-"),
-            Kind::Partly => {
-                let words = ["copy", &self.source, path, "--size", "64k", "--check"];
-                (String::new(), "varies".to_owned(), outcome(&words, "done")?)
-            }
+        let copy = match kind {
+            Kind::ReadOnly => "-",
             _ => {
                 let words = ["copy", &self.source, path, "--size", "64k", "--check"];
-                let copy = outcome(&words, "done")?;
-                (read(path, Some(3)), write(path, kind)?, copy)
+                outcome(&words, "done")?
             }
+        };
+        let (read, write) = match kind {
+            Kind::ReadOnly => (read(path, None), "-".to_owned()),
+            Kind::Partly => (all_of(path), "varies".to_owned()),
+            _ => (read(path, Some(3)), write(path, kind)?),
         };
         let (tried, read) = match kind {
             Kind::HalfMirror => ("varies", "varies".to_owned()),
-            Kind::Partly => ("varies", all_of(path)),
+            Kind::Partly => ("varies", read),
             _ => (tried, read),
         };
 
@@ -317,8 +321,7 @@ fn write(path: &str, kind: Kind) -> Result<String> {
         map.fill(0..LENGTH, 5);
         write_at(&file, &map, 0..LENGTH, 0)?;
         read_at(&file, &ordinary, 0..LENGTH, 0)?;
-        let mut all = (0..LENGTH).step_by(8);
-        Ok(all.all(|at| ordinary.get(at) == pattern(5, at)))
+        Ok(ordinary.check(0..LENGTH, 5).is_ok())
     };
     let attempt = attempt();
     if kind == Kind::HalfMirror && attempt.is_ok() {
@@ -390,19 +393,13 @@ fn usb_disks() -> Result<Vec<String>> {
     run("modprobe", &["usb_storage", "delay_use=0"])?;
     run("modprobe", &["uas"])?;
     let mut found = Vec::new();
-    wait_until(std::time::Duration::from_secs(60), "disks of USB", || {
-        found = fs::read_dir("/sys/block")?
-            .flatten()
-            .filter(|entry| {
-                let path = fs::canonicalize(entry.path()).unwrap_or_default();
-                path.iter()
-                    .any(|part| part.to_string_lossy().starts_with("usb"))
-                    && fs::read_to_string(entry.path().join("size")).is_ok_and(|size| size != "0\n")
-            })
-            .map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy()))
-            .collect();
-        found.sort();
-        Ok(found.len() == 2)
+    wait_until(Duration::from_secs(60), "disks of USB", || {
+        found = disks_on("usb")?;
+        let has_size = |disk: &String| {
+            let size = format!("/sys/block/{}/size", name(disk));
+            fs::read_to_string(size).is_ok_and(|size| size != "0\n")
+        };
+        Ok(found.len() == 2 && found.iter().all(has_size))
     })?;
     Ok(found)
 }
@@ -472,11 +469,9 @@ fn arrays(sheet: &mut Sheet) -> Result<()> {
         debian(&["mdadm", ARRAY, "--add", &sata])?;
         sheet.add("md raid1, a member is SATA", ARRAY, Kind::Plain);
         debian(&["mdadm", ARRAY, "--fail", &sata])?;
-        wait_until(
-            std::time::Duration::from_secs(30),
-            "the member is gone",
-            || Ok(debian(&["mdadm", ARRAY, "--remove", &sata]).is_ok()),
-        )?;
+        wait_until(Duration::from_secs(30), "the member is gone", || {
+            Ok(debian(&["mdadm", ARRAY, "--remove", &sata]).is_ok())
+        })?;
         let what = "md raid1, a SATA member was taken out since it was started";
         sheet.add(what, ARRAY, Kind::Blind);
     }
@@ -491,30 +486,14 @@ fn mapped(sheet: &mut Sheet) -> Result<()> {
         let _device = Undo::new(&["dmsetup", "remove", "--retry", "linear"]);
         sheet.add("dm-linear, as LVM", "/dev/mapper/linear", Kind::Plain);
     }
-    fs::write("/tmp/key", [7; 64])?;
-    let words =
-        "cryptsetup open --type plain --cipher aes-xts-plain64 --key-size 512 --key-file /tmp/key";
-    let mut words: Vec<_> = words.split(' ').collect();
-    words.extend([drive.as_str(), "vault"]);
-    debian(&words)?;
-    let _vault = Undo::new(&["cryptsetup", "close", "vault"]);
-    sheet.add("dm-crypt", "/dev/mapper/vault", Kind::Plain);
+    let _vault = vault(&drive)?;
+    sheet.add("dm-crypt", VAULT, Kind::Plain);
     Ok(())
 }
 
 fn block_devices() -> Result<()> {
     let mut sheet = Sheet::new("Block devices, no IOMMU")?;
-    for module in [
-        "virtio_blk",
-        "virtio_scsi",
-        "sd_mod",
-        "ahci",
-        "zram",
-        "nbd",
-        "dm-crypt",
-    ] {
-        run("modprobe", &[module])?;
-    }
+    load_drivers()?;
     sheet.add(
         "NVMe drive below the switch of the memory",
         &node_named("disk0")?,
@@ -537,16 +516,8 @@ fn block_devices() -> Result<()> {
     sheet.add("zram", "/dev/zram0", Kind::Plain);
     fs::write("/sys/block/zram0/reset", "1")?;
     {
-        File::create("/tmp/table-nbd")?.set_len(16 << 20)?;
-        let words = "qemu-nbd --fork -f raw --socket /tmp/nbd.sock -c /dev/nbd0 /tmp/table-nbd";
-        debian(&words.split(' ').collect::<Vec<_>>())?;
-        let _nbd = Undo::new(&["qemu-nbd", "-d", "/dev/nbd0"]);
-        wait_until(
-            std::time::Duration::from_secs(10),
-            "the disk of nbd is there",
-            || Ok(fs::read_to_string("/sys/block/nbd0/size")?.trim() != "0"),
-        )?;
-        sheet.add("nbd", "/dev/nbd0", Kind::Plain);
+        let _disk = network_disk()?;
+        sheet.add("nbd", NBD, Kind::Plain);
     }
     sheet.add("virtio-blk", "/dev/vda", Kind::Plain);
     sheet.add("virtio-scsi", &scsi_disk("virtio")?, Kind::Plain);
@@ -751,10 +722,7 @@ pub mod iommu {
     fn set_domain(serials: &[&str], kind: &str) -> Result<()> {
         let mut addresses = Vec::new();
         for serial in serials {
-            addresses.push((
-                address_of(&controller(serial)?.context("no drive")?)?,
-                "nvme",
-            ));
+            addresses.push((address_named(serial)?, "nvme"));
         }
         let memory = crate::guest::devices()?;
         addresses.extend(memory.into_iter().map(|pci| (pci, "p2pmem_rs")));
@@ -769,12 +737,8 @@ pub mod iommu {
             fs::write(format!("/sys/bus/pci/drivers/{driver}/bind"), address)?;
         }
         for serial in serials {
-            wait_until(std::time::Duration::from_secs(30), serial, || {
-                Ok(Path::new(&match controller(serial)? {
-                    Some(_) => node_named(serial)?,
-                    None => return Ok(false),
-                })
-                .exists())
+            wait_until(Duration::from_secs(30), serial, || {
+                Ok(node_named(serial).is_ok_and(|node| Path::new(&node).exists()))
             })?;
         }
         Ok(())

@@ -23,7 +23,10 @@ use rustix::{
     mm::{madvise, mprotect, mremap_fixed, Advice, MprotectFlags, MremapFlags},
 };
 
-use super::{hotplug, uring};
+use super::{
+    controller::{cmb_of, CAP_HIGH, CMBLOC, CMBS, CMBSZ, DATA, PMRCAP, PMRS, REGISTER, STATUS_ON},
+    hotplug, uring,
+};
 use crate::{
     cases,
     guest::{
@@ -130,57 +133,48 @@ fn disturb(action: usize, rng: &mut Rng) -> Result<bool> {
     })
 }
 
-/// Orders of the NVMe controller: what its PMR says when it is on.
-const STATUS_ON: u32 = 0x100;
-const CONTROLLER: [(u32, u64); 4] = [
-    // A CMB and a PMR, 8 MiB in BAR 2 and all of BAR 4.
-    (0x1004, 3 << 24),
-    (0x1038, 2),
-    (0x103c, (8 << 12) | 0x218),
-    (0x1e00, (4 << 5) | 0x18),
-];
-
 /// Makes a fault in a device that QEMU does not have, or ends one. Returns whether it could be
 /// done.
 fn fault(rng: &mut Rng) -> Result<bool> {
     let id = if rng.bool() { MEMORY } else { NVME };
     let device = LabDevice::find(id)?;
-    match rng.u32(0..6) {
-        // Unbinds it.
-        0 => drop(device),
+    let done = match rng.u32(0..6) {
+        0 => {
+            // Unbinds it.
+            drop(device);
+            return Ok(true);
+        }
         1 => {
             if id == NVME {
-                for (number, value) in CONTROLLER {
-                    device.order(number, value)?;
+                // A CMB of 8 MiB in BAR 2, and a PMR in BAR 4.
+                for (register, value) in [
+                    (CAP_HIGH, PMRS | CMBS),
+                    (CMBLOC, 2),
+                    (CMBSZ, cmb_of(8)),
+                    (PMRCAP, (4 << 5) | DATA),
+                ] {
+                    device.order(REGISTER + register, value)?;
                 }
             }
-            let bound = !device.is_bound() && device.bind("default")?;
-            device.keep();
-            return Ok(bound);
+            !device.is_bound() && device.bind("default")?
         }
-        2 => {
-            let done = device.reset().is_ok();
-            device.keep();
-            return Ok(done);
-        }
+        2 => device.reset().is_ok(),
         3 | 4 => {
             let number = if id == NVME { STATUS_ON } else { ALL_ONES };
             // Ready, or with an error: also when it is switched on again after a reset.
             device.order(number, rng.u64(0..2))?;
-            device.keep();
+            true
         }
         _ if id == MEMORY => {
             device.order(LEAVE, 0)?;
             device.pull("memory", || Ok(()))?;
-            device.keep();
             lab_device::plug("memory", "dn3", MEMORY)?.keep();
+            true
         }
-        _ => {
-            device.keep();
-            return Ok(false);
-        }
-    }
-    Ok(true)
+        _ => false,
+    };
+    device.keep();
+    Ok(done)
 }
 
 /// Ends all faults.

@@ -3,7 +3,7 @@
 //! Drives that cannot reach the memory. Needs the topology no-switch, on a CPU whose host bridge
 //! the kernel does not know to forward between ports.
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use p2pmem::Provider as Node;
 use rustix::io::Errno;
 
@@ -11,8 +11,8 @@ use super::copy::{fail, p2pmem};
 use crate::{
     cases,
     guest::{
-        address_of, check_drive, controller, drive, expect_errno, put_on_drive, read_at, write_at,
-        Map, Mark, Provider, WINDOW,
+        address_named, check_drive, drive, expect_errno, put_on_drive, read_at, write_at, Map,
+        Mark, Provider, WINDOW,
     },
     kmod::{with_roles, TestFile, PEER, REVOCABLE},
 };
@@ -118,7 +118,7 @@ fn verify_says_why() -> Result<()> {
 fn not_imported() -> Result<()> {
     let provider = Provider::first()?;
     let handle = Node::open(&provider.path)?.alloc(WINDOW as u64, 0)?;
-    let pci = address_of(&controller("disk0")?.context("no drive")?)?;
+    let pci = address_named("disk0")?;
     let mark = Mark::new()?;
     let result = TestFile::open()?.import(&handle, &pci, PEER | REVOCABLE, 0);
     expect_errno(result, Errno::REMOTEIO, "out of reach")?;
