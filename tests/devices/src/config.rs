@@ -104,10 +104,10 @@ impl Config {
     }
 
     fn order(&self) -> Asked {
-        let bytes = |at: usize| [0, 1, 2, 3, 4, 5, 6, 7].map(|byte| self.0[at + byte]);
+        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| self.0[at + byte]));
         Asked::Order {
-            number: (u64::from_le_bytes(bytes(ORDER - 4)) >> 32) as u32,
-            value: u64::from_le_bytes(bytes(VALUE)),
+            number: word(ORDER),
+            value: u64::from(word(VALUE)) | (u64::from(word(VALUE + 4)) << 32),
         }
     }
 

@@ -21,6 +21,11 @@ const REGIONS: u32 = 9;
 const CONFIG: u32 = 7;
 const IRQS: u32 = 5;
 const MSIX_IRQ: u32 = 2;
+/// Bytes of the description of a region, without capabilities.
+const REGION_INFO: u32 = 32;
+
+/// Answer to a message: a body, or errno.
+type Answer = Result<Body, Errno>;
 
 /// Orders that each device knows. Those of a model are from 0x100 on.
 mod order {
@@ -119,6 +124,19 @@ pub struct Layout {
     pub msix: Option<Msix>,
 }
 
+impl Layout {
+    /// A device that is memory: `id` is vendor and device, `0xVVVVDDDD`.
+    pub fn memory(id: u64, bar: Bar) -> Self {
+        Self {
+            id: ((id >> 16) as u16, id as u16),
+            // Memory of no kind that is known.
+            class: 0x05_80_00,
+            bars: vec![bar],
+            msix: None,
+        }
+    }
+}
+
 /// A kind of device. All that has a default is what a device need not have.
 pub trait Model {
     /// Reads a register. What is trapped of a memory is memory, unless the model knows better.
@@ -145,7 +163,7 @@ pub trait Model {
     }
 
     /// Result of a write by DMA.
-    fn pushed(&mut self, _result: Result<(), u32>) {}
+    fn pushed(&mut self, _result: Result<(), Errno>) {}
 }
 
 /// Memory of the machine that the device can reach by itself.
@@ -211,21 +229,13 @@ impl Device {
     }
 
     fn answer(&mut self, connection: &Connection, mut message: Message) -> Result<()> {
-        if let (wire::GET_REGION_INFO, Some(file)) = (message.command, self.memory_of(&message)?) {
-            let body = self.region_info(&message)?;
-            // QEMU asks once more, with room for all of it.
-            let is_whole = message.u32(0)? as usize >= body.0.len();
-            return match is_whole {
-                true => connection.reply(&message, Ok(body), Some(file)),
-                false => {
-                    let cut = Body(body.0[..32].to_vec());
-                    connection.reply(&message, Ok(cut), None::<File>)
-                }
-            };
-        }
-        let result = match message.command {
+        let mut memory = None;
+        let answer = match message.command {
             wire::VERSION => Ok(Body::default().u32(0).bytes(b"{\"capabilities\":{}}\0")),
-            wire::DMA_MAP => self.dma_map(&mut message)?,
+            wire::DMA_MAP => {
+                self.dma_map(&mut message)?;
+                Ok(Body::default())
+            }
             wire::DMA_UNMAP => {
                 let start = message.u64(8)?;
                 let range = start..start.saturating_add(message.u64(16)?);
@@ -236,7 +246,18 @@ impl Device {
             }
             // A PCI device that can be reset.
             wire::GET_INFO => Ok(Body::default().u32(16).u32(3).u32(REGIONS).u32(IRQS)),
-            wire::GET_REGION_INFO => Ok(self.region_info(&message)?),
+            wire::GET_REGION_INFO => {
+                let index = message.u32(8)?;
+                let Body(mut body) = self.region_info(index);
+                if message.u32(0)? as usize >= body.len() {
+                    let bar = self.bar(index);
+                    memory = bar.and_then(|bar| bar.memory.as_ref());
+                } else {
+                    // QEMU asks once more, with room for all of it.
+                    body.truncate(REGION_INFO as usize);
+                }
+                Ok(Body(body))
+            }
             wire::GET_IRQ_INFO => {
                 let index = message.u32(8)?;
                 let vectors = match &self.layout.msix {
@@ -252,9 +273,9 @@ impl Device {
                 self.model.reset();
                 Ok(Body::default())
             }
-            _ => Err(Errno::NOSYS.raw_os_error() as u32),
+            _ => Err(Errno::NOSYS),
         };
-        connection.reply(&message, result, None::<File>)
+        connection.reply(&message, answer, memory)
     }
 
     fn bar(&self, region: u32) -> Option<&Bar> {
@@ -262,34 +283,23 @@ impl Device {
         bars.find(|bar| bar.number == region as usize)
     }
 
-    /// The memory that a message asks for, if it asks for a region with memory.
-    fn memory_of(&self, message: &Message) -> Result<Option<File>> {
-        if message.command != wire::GET_REGION_INFO {
-            return Ok(None);
-        }
-        let bar = self.bar(message.u32(8)?);
-        let memory = bar.and_then(|bar| bar.memory.as_ref());
-        Ok(memory.map(File::try_clone).transpose()?)
-    }
-
-    fn region_info(&self, message: &Message) -> Result<Body> {
+    fn region_info(&self, index: u32) -> Body {
         const READ_WRITE: u32 = 3;
         const MMAP: u32 = 1 << 2;
         const CAPABILITIES: u32 = 1 << 3;
         /// Number and version of the capability.
         const SPARSE: u32 = 0x0001_0001;
 
-        let index = message.u32(8)?;
         let head = |length: u32, flags: u32, capability: u32, size: u64| {
             let body = Body::default().u32(length).u32(flags).u32(index);
             body.u32(capability).u64(size).u64(0)
         };
-        Ok(match self.bar(index) {
+        match self.bar(index) {
             Some(bar) if bar.memory.is_some() => {
                 let areas = bar.mapped();
-                let length = 32 + 16 + 16 * areas.len() as u32;
+                let length = REGION_INFO + 16 + 16 * areas.len() as u32;
                 let flags = READ_WRITE | MMAP | CAPABILITIES;
-                let body = head(length, flags, 32, bar.size);
+                let body = head(length, flags, REGION_INFO, bar.size);
                 let body = body.u32(SPARSE).u32(0);
                 areas
                     .iter()
@@ -297,10 +307,10 @@ impl Device {
                         body.u64(area.start).u64(area.end - area.start)
                     })
             }
-            Some(bar) => head(32, READ_WRITE, 0, bar.size),
-            None if index == CONFIG => head(32, READ_WRITE, 0, config::SIZE as u64),
-            None => head(32, 0, 0, 0),
-        })
+            Some(bar) => head(REGION_INFO, READ_WRITE, 0, bar.size),
+            None if index == CONFIG => head(REGION_INFO, READ_WRITE, 0, config::SIZE as u64),
+            None => head(REGION_INFO, 0, 0, 0),
+        }
     }
 
     /// Makes an access to what is trapped take its time. Returns whether it finds nothing.
@@ -309,7 +319,7 @@ impl Device {
         self.all_ones
     }
 
-    fn region_read(&mut self, message: &Message) -> Result<Result<Body, u32>> {
+    fn region_read(&mut self, message: &Message) -> Result<Answer> {
         let (offset, region, count) = (message.u64(0)?, message.u32(8)?, message.u32(12)?);
         let head = Body::default().u64(offset).u32(region).u32(count);
         let length = count as usize;
@@ -317,11 +327,11 @@ impl Device {
             let range = offset as usize..offset as usize + length;
             return Ok(match self.config.read(range) {
                 Some(data) => Ok(head.bytes(data)),
-                None => Err(Errno::INVAL.raw_os_error() as u32),
+                None => Err(Errno::INVAL),
             });
         }
         let Some(bar) = self.bar(region) else {
-            return Ok(Err(Errno::INVAL.raw_os_error() as u32));
+            return Ok(Err(Errno::INVAL));
         };
         let mut data = vec![0xff; length];
         if !self.disturb() {
@@ -341,7 +351,7 @@ impl Device {
         Ok(Ok(head.bytes(&data)))
     }
 
-    fn region_write(&mut self, message: &Message) -> Result<Result<Body, u32>> {
+    fn region_write(&mut self, message: &Message) -> Result<Answer> {
         let (offset, region, count) = (message.u64(0)?, message.u32(8)?, message.u32(12)?);
         let head = Body::default().u64(offset).u32(region).u32(count);
         let data = &message.body[16..];
@@ -355,7 +365,7 @@ impl Device {
             return Ok(Ok(head));
         }
         if self.bar(region).is_none() {
-            return Ok(Err(Errno::INVAL.raw_os_error() as u32));
+            return Ok(Err(Errno::INVAL));
         }
         if !self.disturb() {
             for (at, chunk) in (offset..).step_by(4).zip(data.chunks(4)) {
@@ -387,7 +397,7 @@ impl Device {
         }
     }
 
-    fn dma_map(&mut self, message: &mut Message) -> Result<Result<Body, u32>> {
+    fn dma_map(&mut self, message: &mut Message) -> Result<()> {
         let (offset, start, size) = (message.u64(8)?, message.u64(16)?, message.u64(24)?);
         // Memory without a file is reached by messages.
         if let Some(file) = message.fds.pop() {
@@ -397,7 +407,7 @@ impl Device {
                 offset,
             });
         }
-        Ok(Ok(Body::default()))
+        Ok(())
     }
 
     /// Writes to an address of the bus. The result is errno, as QEMU says it.
@@ -406,9 +416,9 @@ impl Device {
         connection: &Connection,
         address: u64,
         data: &[u8],
-    ) -> Result<Result<(), u32>> {
+    ) -> Result<Result<(), Errno>> {
         if !self.config.is_master() {
-            return Ok(Err(Errno::PERM.raw_os_error() as u32));
+            return Ok(Err(Errno::PERM));
         }
         let end = address.saturating_add(data.len() as u64);
         let inside = |one: &&Mapped| one.addresses.start <= address && end <= one.addresses.end;
@@ -424,16 +434,13 @@ impl Device {
         connection.request(id, wire::DMA_WRITE, body.bytes(data))?;
         loop {
             let Some(message) = connection.receive()? else {
-                return Ok(Err(Errno::NODEV.raw_os_error() as u32));
+                return Ok(Err(Errno::NODEV));
             };
             if message.is_reply() {
                 if message.id != id {
                     bail!("a reply to a request that was not made");
                 }
-                return Ok(match message.error {
-                    0 => Ok(()),
-                    error => Err(error),
-                });
+                return Ok(message.error.map_or(Ok(()), Err));
             }
             // QEMU may need an answer before it replies.
             self.answer(connection, message)?;

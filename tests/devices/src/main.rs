@@ -12,6 +12,10 @@ mod config;
 mod device;
 mod models;
 mod protocol;
+/// The driver's grammar of sizes.
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../src/regions/spec.rs"]
+mod spec;
 
 use std::{
     collections::BTreeMap,
@@ -45,18 +49,10 @@ impl Properties {
         let Some(text) = self.0.get(key) else {
             return Ok(None);
         };
-        let (digits, shift) = match text.as_bytes().last() {
-            Some(b'K') => (&text[..text.len() - 1], 10),
-            Some(b'M') => (&text[..text.len() - 1], 20),
-            Some(b'G') => (&text[..text.len() - 1], 30),
-            _ => (&text[..], 0),
-        };
-        let number = match digits.strip_prefix("0x") {
-            Some(digits) => u64::from_str_radix(digits, 16),
-            None => digits.parse(),
-        };
-        let number = number.with_context(|| format!("{key}={text} is not a number"))?;
-        Ok(Some(number << shift))
+        let number = spec::size_or_zero(text);
+        number
+            .map(Some)
+            .with_context(|| format!("{key}={text} is not a number"))
     }
 
     /// Checks that a model knows all that is said.

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
+    io::Errno,
     net::{
         recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags,
         SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -45,8 +46,8 @@ pub struct Message {
     pub id: u16,
     pub command: u16,
     flags: u32,
-    /// Of a reply: what went wrong, as errno.
-    pub error: u32,
+    /// Of a reply: the error.
+    pub error: Option<Errno>,
     pub body: Vec<u8>,
     pub fds: Vec<OwnedFd>,
 }
@@ -125,7 +126,7 @@ impl Connection {
         match received {
             Ok(received) if received.bytes == HEADER => (),
             Ok(received) if received.bytes == 0 => return Ok(None),
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(Errno::CONNRESET) => return Ok(None),
             other => anyhow::bail!("half a header: {other:?}"),
         }
         let mut fds = Vec::new();
@@ -146,7 +147,7 @@ impl Connection {
             id: word(0) as u16,
             command: (word(0) >> 16) as u16,
             flags: word(8),
-            error: if word(8) & ERROR != 0 { word(12) } else { 0 },
+            error: (word(8) & ERROR != 0).then(|| Errno::from_raw_os_error(word(12) as i32)),
             body,
             fds,
         }))
@@ -182,7 +183,7 @@ impl Connection {
     pub fn reply(
         &self,
         message: &Message,
-        result: Result<Body, u32>,
+        result: Result<Body, Errno>,
         fd: Option<impl AsFd>,
     ) -> Result<()> {
         if message.flags & NO_REPLY != 0 {
@@ -190,7 +191,7 @@ impl Connection {
         }
         let (flags, error, body) = match result {
             Ok(Body(body)) => (REPLY, 0, body),
-            Err(error) => (REPLY | ERROR, error, Vec::new()),
+            Err(error) => (REPLY | ERROR, error.raw_os_error() as u32, Vec::new()),
         };
         let fd = fd.as_ref().map(AsFd::as_fd);
         self.send(message.id, message.command, [flags, error], &body, fd)

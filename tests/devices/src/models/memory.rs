@@ -54,11 +54,8 @@ pub fn make(properties: &Properties) -> Result<(Box<dyn Model>, Layout)> {
         count: 0,
     };
     let layout = Layout {
-        id: ((id >> 16) as u16, id as u16),
-        // Memory of no kind that is known.
-        class: 0x05_80_00,
-        bars: vec![bar],
         msix,
+        ..Layout::memory(id, bar)
     };
     Ok((Box::new(model), layout))
 }

@@ -19,12 +19,6 @@ pub fn make(properties: &Properties) -> Result<(Box<dyn Model>, Layout)> {
     let id = properties.number("id")?.unwrap_or(0x1234_f000);
     let bar = properties.number("bar")?.unwrap_or(2);
     let size = properties.number("size")?.unwrap_or(16 << 20);
-    let layout = Layout {
-        id: ((id >> 16) as u16, id as u16),
-        // Memory of no kind that is known.
-        class: 0x05_80_00,
-        bars: vec![Bar::memory(bar as usize, size)?],
-        msix: None,
-    };
+    let layout = Layout::memory(id, Bar::memory(bar as usize, size)?);
     Ok((Box::new(Plain), layout))
 }

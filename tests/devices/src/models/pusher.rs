@@ -6,6 +6,7 @@
 //! BAR 0 has the registers of the engine, BAR 2 is memory of `size=SIZE`.
 
 use anyhow::Result;
+use rustix::io::Errno;
 
 use crate::{
     device::{Bar, Layout, Model},
@@ -120,10 +121,10 @@ impl Model for Engine {
         Some(push)
     }
 
-    fn pushed(&mut self, result: Result<(), u32>) {
+    fn pushed(&mut self, result: Result<(), Errno>) {
         self.done += std::mem::take(&mut self.under_way);
         if let Err(error) = result {
-            self.error = error;
+            self.error = error.raw_os_error() as u32;
             self.control = 0;
         } else if self.done >= self.length {
             self.done = 0;
