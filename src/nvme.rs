@@ -151,8 +151,7 @@ pub(crate) fn discover(
         }
     }
     if wanted.pmr {
-        if let Some((region, switch)) = pmr::enable(pdev, &registers, cap)? {
-            switches.push(Switch::Pmr(switch), GFP_KERNEL)?;
+        if let Some(region) = persistent_memory_region(pdev, &registers, cap, switches)? {
             regions.push(region, GFP_KERNEL)?;
         }
     }
@@ -191,11 +190,10 @@ pub(crate) fn discover_beside(
         );
         return Err(EBUSY);
     }
-    let Some((region, switch)) = pmr::enable(pdev, &registers, cap)? else {
+    let Some(region) = persistent_memory_region(pdev, &registers, cap, switches)? else {
         dev_err!(pdev, "the controller has no PMR that can serve\n");
         return Err(ENODEV);
     };
-    switches.push(Switch::Pmr(switch), GFP_KERNEL)?;
 
     let mut regions = KVec::new();
     regions.push(region, GFP_KERNEL)?;
@@ -278,13 +276,33 @@ fn controller_memory_buffer(
             registers: registers.clone(),
             control: address | regs::CMBMSC_CRE | regs::CMSE,
         });
-        match switch.on(pdev) {
-            Ok(()) => switches.push(switch, GFP_KERNEL)?,
-            Err(error) if error == ENODEV => return Err(error),
-            // The log says why.
-            Err(_) => return Ok(None),
-        }
+        return Ok(switch_on(pdev, switch, switches)?.then_some(region));
     }
 
     Ok(Some(region))
+}
+
+fn persistent_memory_region(
+    pdev: &pci::Device<Core<'_>>,
+    registers: &Registers,
+    cap: Cap,
+    switches: &mut Switches,
+) -> Result<Option<Region>> {
+    let Some((region, switch)) = pmr::find(pdev, registers, cap)? else {
+        return Ok(None);
+    };
+
+    Ok(switch_on(pdev, Switch::Pmr(switch), switches)?.then_some(region))
+}
+
+/// Switches memory on for the first time. Returns whether it can serve; if not, the log says why.
+/// `ENODEV` if the controller does not answer.
+fn switch_on(pdev: &pci::Device, switch: Switch, switches: &mut Switches) -> Result<bool> {
+    match switch.on(pdev) {
+        Ok(()) => switches.push(switch, GFP_KERNEL)?,
+        Err(error) if error == ENODEV => return Err(error),
+        Err(_) => return Ok(false),
+    }
+
+    Ok(true)
 }

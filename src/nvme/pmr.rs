@@ -36,11 +36,11 @@ use crate::regions::{
     }, //
 };
 
-/// Enables the region and returns where it is and how it is switched on once more, or [`None`] if
-/// there is none, or if it cannot serve; then the log says why.
+/// Returns where the region is and how it is switched on, or [`None`] if there is none, or if it
+/// cannot serve; then the log says why. It is switched off when the controller is unbound.
 ///
 /// Without being enabled it would take no data, and not complain.
-pub(super) fn enable(
+pub(super) fn find(
     pdev: &pci::Device<Core<'_>>,
     registers: &Registers,
     cap: Cap,
@@ -83,12 +83,6 @@ pub(super) fn enable(
         }),
         GFP_KERNEL,
     )?;
-    match switch.on(pdev) {
-        Ok(()) => (),
-        Err(error) if error == ENODEV => return Err(error),
-        // The log says why.
-        Err(_) => return Ok(None),
-    }
     let region = Region {
         kind: MemoryKind::Pmr,
         ..region
