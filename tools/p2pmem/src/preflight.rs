@@ -95,15 +95,13 @@ impl Preflight {
                 ObstacleKind::NotReached if fabric.is_redundant(&stack) => {
                     "writes may succeed and leave old data there, and reads may fail"
                 }
-                ObstacleKind::NotReached => "direct I/O would fail",
                 ObstacleKind::NotTaken if fixed => {
                     "the kernel takes memory in a slot all the same, and data may be lost"
                 }
-                ObstacleKind::NotTaken => "direct I/O would fail",
                 ObstacleKind::FileSystem if fixed => {
                     "direct I/O with mapped memory would fail, and slots are not proven there"
                 }
-                ObstacleKind::FileSystem => "direct I/O would fail",
+                _ => "direct I/O would fail",
             };
             bail!("{head}: {obstacle}; {effect}");
         }
