@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device's peer-to-peer memory, and all who use it.
+//! A device's peer-to-peer memory, and its users.
 //!
 //! Lock order, outermost first:
 //!
@@ -83,7 +83,7 @@ use allocations::{
 use registry::Registry;
 
 /// Processes that may have memory which is not mapped: in a slot of an io_uring, or exported to
-/// devices that cannot let go.
+/// devices that cannot unmap on revocation.
 ///
 /// Both pass checks of the kernel that mapped memory does not pass: whether a block device takes
 /// memory of devices at all, and that requests for it are not merged with others.
@@ -137,11 +137,10 @@ impl Settings {
 
 /// Memory that other devices may have imported.
 pub(crate) trait Export: Send + Sync {
-    /// Tells importers to let go of the memory, and refuses it to others from now on. Does not
-    /// wait.
+    /// Asks importers to unmap the memory, and refuses it to others from now on. Does not wait.
     fn revoke(&self);
 
-    /// Returns whether an importer has not let go yet. May sleep.
+    /// Returns whether an importer has it mapped still. May sleep.
     fn is_in_use(&self) -> bool;
 
     /// Passes each importer to `see`, which must not sleep for long.

@@ -4,10 +4,10 @@
 //!
 //! A dma-buf is memory with a file descriptor: it can be mapped, passed to other processes, and
 //! given to other devices, which import it. Here is the exporter's side, for memory of a PCI device
-//! that may go away: importers are told to let go of it ([`Exported::revoke`]).
+//! that may go away: importers are asked to unmap it ([`Exported::revoke`]).
 //!
-//! Importers must be able to access memory of other devices at all, and to let go of it when they
-//! are told to. Those that cannot let go are refused, unless the exporter allows them.
+//! Importers must be able to access memory of other devices at all, and to unmap it on revocation.
+//! Importers that cannot unmap are refused, unless the exporter allows them.
 //!
 //! C headers: [`include/linux/dma-buf.h`](srctree/include/linux/dma-buf.h),
 //! [`include/linux/dma-buf-mapping.h`](srctree/include/linux/dma-buf-mapping.h)
@@ -49,7 +49,7 @@ use core::{
 /// The memory of a dma-buf: an [`Allocation`] that may be taken back.
 #[vtable]
 pub trait Memory: Send + Sync + 'static {
-    /// Name of the exporter, for those who look at all dma-bufs.
+    /// Name of the exporter, in lists of all dma-bufs.
     const NAME: &'static CStr;
 
     /// Returns what dma-bufs of this kind are known by: a static.
@@ -72,8 +72,8 @@ pub trait Memory: Send + Sync + 'static {
 pub struct Access {
     /// The access mode of the file (`O_RDONLY`, `O_RDWR`).
     pub mode: u32,
-    /// Whether devices may import it that cannot be told to let go. The memory cannot be taken back
-    /// before they do.
+    /// Whether devices may import it that cannot unmap on revocation. The memory cannot be taken
+    /// back before they have unmapped it.
     pub irrevocable: bool,
 }
 

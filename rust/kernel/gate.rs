@@ -97,9 +97,9 @@ impl Gate {
         self.closed.load(Relaxed)
     }
 
-    /// Closes the gate and waits until all who entered it have left.
+    /// Closes the gate and waits until all callers inside have left.
     ///
-    /// May be called more than once. Sleeps; must not be called by one who is inside.
+    /// May be called more than once. Sleeps; must not be called from inside.
     pub fn close(&self) -> Closed<'_> {
         self.closed.store(true, Relaxed);
         self.srcu.synchronize();

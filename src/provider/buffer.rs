@@ -27,8 +27,7 @@ use super::{
     Provider, //
 };
 
-/// Memory of a provider. All who use it hold a reference; with the last one it goes back to the
-/// pool.
+/// Memory of a provider. Each user holds a reference; with the last one it goes back to the pool.
 pub(crate) struct Buffer {
     provider: Arc<Provider>,
     key: Key,

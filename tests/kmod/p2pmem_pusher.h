@@ -9,7 +9,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-/* The driver lets go of the memory when it is told to. */
+/* The driver unmaps the memory on revocation. */
 #define P2PMEM_PUSHER_REVOCABLE	0x1
 /* Again and again, until it is stopped. */
 #define P2PMEM_PUSHER_FOREVER	0x2

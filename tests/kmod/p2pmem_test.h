@@ -68,7 +68,7 @@ enum p2pmem_test_mistake {
  * @domain: PCI domain of the device
  * @bus: PCI bus
  * @devfn: device and function
- * @milliseconds: how long after it was told to the device lets go
+ * @milliseconds: time from revocation until the device unmaps
  * @address: out: where the memory is for the device
  * @length: out: how long the first run is
  */

@@ -151,7 +151,7 @@ struct p2pmem_region {
 /* Mappings combine writes, which is faster, and needs a fence before others read. */
 #define P2PMEM_ALLOC_WRITE_COMBINING	(1U << 0)
 /*
- * Devices may import the dma-buf that cannot be told to let go of it, as most
+ * Devices may import the dma-buf that cannot unmap it on revocation, as most
  * RDMA adapters cannot. The provider cannot be unbound while one has it mapped.
  * EPERM without the right to it, see above.
  */

@@ -33,7 +33,7 @@ mod order {
     pub const ALL_ONES: u32 = 1;
     /// Each access to what is trapped takes so many milliseconds.
     pub const SLOW: u32 = 2;
-    /// The device is gone, for all who ask it. When it is plugged in again its memory is new, and
+    /// The device is gone. When it is plugged in again its memory is new, and
     /// has that size; 0: the same size.
     pub const LEAVE: u32 = 3;
     /// The device loses its state, as without power.

@@ -137,7 +137,7 @@ impl TestFile {
         }
     }
 
-    /// Has a device import a dma-buf. It lets go of it so many milliseconds after it was told to.
+    /// Has a device import a dma-buf. It unmaps it so many milliseconds after revocation.
     /// Returns where the memory is for the device, and its length.
     pub fn import(
         &self,

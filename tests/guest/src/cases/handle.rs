@@ -415,7 +415,7 @@ fn not_imported() -> Result<()> {
     for (flags, what) in [
         (STATIC, "of the old kind"),
         (REVOCABLE, "that knows no peers"),
-        (PEER, "that cannot let go"),
+        (PEER, "that cannot unmap on revocation"),
     ] {
         let result = test.import(&handle, &pci, flags, 0);
         expect_errno(result, Errno::OPNOTSUPP, what)?;

@@ -113,7 +113,7 @@ impl<'a> Unused<'a> {
             let others = function.bars.iter().position(|bar| bar.number > 1)?;
             return largest(&function.bars[others..]).map(Self::Pmr);
         }
-        // Those who pass a graphics card on to a virtual machine do so on purpose.
+        // A graphics card that is passed on to a virtual machine is so on purpose.
         let passed_on = HOLDERS.contains(&driver) && fabric.providers.is_empty();
         (is_known || passed_on)
             .then(|| largest(&function.bars))

@@ -148,7 +148,7 @@ impl Tried {
                 }
             }
             Outcome::Read(Verdict::Stale { .. }) => lost("the data did not arrive"),
-            Outcome::Read(Verdict::AllOnes { .. }) => lost("all ones arrived: nothing answers"),
+            Outcome::Read(Verdict::AllOnes { .. }) => lost("all ones arrived: no device answers"),
             Outcome::Read(Verdict::Garbage { .. }) => lost("garbage arrived"),
         }
     }

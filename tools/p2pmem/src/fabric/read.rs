@@ -49,7 +49,7 @@ impl Fabric {
         }
         for index in 0..fabric.mounts.len() {
             fabric.mounts[index].devices = several_devices(root, &fabric, &fabric.mounts[index]);
-            // As the one who mounted it wrote it.
+            // As it was written at the mount.
             let realtime = fabric.mounts[index].realtime.take();
             let realtime = realtime.and_then(|path| fabric.device_of_source(&path));
             fabric.mounts[index].realtime = realtime.map(|device| device.name.clone());

@@ -123,7 +123,7 @@ fn cure(fabric: &Fabric, verdict: &Verdict, all: &[&Verdict]) -> String {
     fabric.acs_cure(verdict.reach, alike.flat_map(|other| &other.acs))
 }
 
-/// Writes a table of those who reach a provider or do not. What is to be done goes to `notes`.
+/// Writes a table of the devices that reach a provider or do not. Cures go to `notes`.
 fn clients(fabric: &Fabric, verdicts: &[&Verdict], notes: &mut Vec<String>, width: u16) -> String {
     let rows = verdicts.iter().map(|verdict| {
         let cure = cure(fabric, verdict, verdicts);
