@@ -18,13 +18,10 @@ use std::{
 
 use anyhow::{bail, ensure, Context, Result};
 
-use self::geometry::{Member, Shape, Span};
-use crate::{
-    direct::Direct,
-    fabric::{BlockDevice, BlockKind, Fabric, Target},
-    verify::{judge, Verdict},
-    Buffer,
-};
+use self::geometry::{Shape, Span};
+use crate::fabric::{BlockDevice, BlockKind, Fabric, Target};
+
+pub use self::geometry::Member;
 
 /// The unit in which the kernel counts, in bytes.
 const SECTOR: u64 = 512;
@@ -38,6 +35,17 @@ pub struct Members {
     is_file: bool,
     /// Parts of each block device below it.
     shapes: BTreeMap<String, Vec<Span>>,
+}
+
+/// A part of a file, which is on each of its members as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// The places that have it.
+    pub members: Vec<Member>,
 }
 
 impl Members {
@@ -95,54 +103,32 @@ impl Members {
         }
     }
 
-    /// Reads a range from each drive that has a copy of a part of it, and judges what is there: the
-    /// range was to become `expected`, and was `before`. Returns a verdict for each drive.
+    /// Returns the parts of a range of the file, in order, and the places of each.
     ///
     /// # Errors
     ///
-    /// If the place of a part is not known, or a drive cannot be read.
-    pub(crate) fn judge(
-        &self,
-        offset: u64,
-        expected: &[u8],
-        before: &[u8],
-    ) -> Result<Vec<(String, Verdict)>> {
-        let length = expected.len() as u64;
+    /// If the place of a part is not known.
+    pub fn parts(&self, offset: u64, length: u64) -> Result<Vec<Part>> {
         let ranges = if self.is_file {
             extents::of(&self.path, offset, length)?
         } else {
             vec![(offset, offset, length)]
         };
-        let mut drives: BTreeMap<String, (Direct, Option<Verdict>)> = BTreeMap::new();
+        let mut parts = Vec::new();
         for (logical, physical, length) in ranges {
             let mut done = 0;
             while done < length {
-                let mut places = Vec::new();
-                let run = self.locate(&self.top, physical + done, length - done, &mut places)?;
-                let start = (logical + done - offset) as usize;
-                let range = start..start + run as usize;
-                for place in places {
-                    if !drives.contains_key(&place.device) {
-                        let path = Path::new("/dev").join(&place.device);
-                        drives.insert(place.device.clone(), (Direct::source(&path)?, None));
-                    }
-                    let (drive, verdict) = drives.get_mut(&place.device).context("a drive")?;
-                    let mut found = Buffer::ordinary(range.len())?;
-                    let found = found.as_mut_slice(range.len());
-                    drive.read(found, place.offset)?;
-                    let part = judge(&expected[range.clone()], found, &before[range.clone()]);
-                    let part = part.behind(start as u64);
-                    if verdict.as_ref().is_none_or(|one| *one == Verdict::Equal) {
-                        *verdict = Some(part);
-                    }
-                }
+                let mut members = Vec::new();
+                let run = self.locate(&self.top, physical + done, length - done, &mut members)?;
+                parts.push(Part {
+                    offset: logical + done,
+                    length: run,
+                    members,
+                });
                 done += run;
             }
         }
-        Ok(drives
-            .into_iter()
-            .map(|(name, (_, verdict))| (name, verdict.unwrap_or(Verdict::Equal)))
-            .collect())
+        Ok(parts)
     }
 
     /// Adds the drives that have the byte at an offset of a block device, and where on them.

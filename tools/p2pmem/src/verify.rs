@@ -6,7 +6,11 @@
 //! Each direction is judged for itself, against what goes through ordinary memory. Before a
 //! transfer its target is given other data, so that what did not arrive is seen.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::{anyhow, ensure, Context, Result};
 use serde::Serialize;
@@ -373,7 +377,7 @@ impl Trial<'_> {
         let Some(members) = &self.members else {
             return;
         };
-        match members.judge(self.plan.offset, expected, before) {
+        match judge_members(members, self.plan.offset, expected, before) {
             Ok(verdicts) if refused && verdicts.iter().all(|(_, one)| *one != Verdict::Equal) => {}
             Ok(verdicts) => {
                 self.checks
@@ -462,6 +466,39 @@ impl Trial<'_> {
         memory.copy_from_slice(bytes);
         self.drive.write(memory, self.plan.offset)
     }
+}
+
+/// Reads a range of a file from each drive that has a copy of a part of it, and judges what is
+/// there: the range was to become `expected`, and was `before`. Returns a verdict for each drive.
+fn judge_members(
+    members: &Members,
+    offset: u64,
+    expected: &[u8],
+    before: &[u8],
+) -> Result<Vec<(String, Verdict)>> {
+    let mut drives: BTreeMap<String, (Direct, Verdict)> = BTreeMap::new();
+    for part in members.parts(offset, expected.len() as u64)? {
+        let start = (part.offset - offset) as usize;
+        let range = start..start + part.length as usize;
+        let mut host = Buffer::ordinary(range.len())?;
+        for member in part.members {
+            if !drives.contains_key(&member.device) {
+                let drive = Direct::source(&Path::new("/dev").join(&member.device))?;
+                drives.insert(member.device.clone(), (drive, Verdict::Equal));
+            }
+            let (drive, verdict) = drives.get_mut(&member.device).context("a drive")?;
+            let found = host.as_mut_slice(range.len());
+            drive.read(found, member.offset)?;
+            if *verdict == Verdict::Equal {
+                let part = judge(&expected[range.clone()], found, &before[range.clone()]);
+                *verdict = part.behind(start as u64);
+            }
+        }
+    }
+    let verdicts = drives.into_iter();
+    Ok(verdicts
+        .map(|(name, (_, verdict))| (name, verdict))
+        .collect())
 }
 
 /// Writes memory by the CPU, and waits until it is there: writes are posted, a read comes after

@@ -9,6 +9,7 @@ use super::SECTOR;
 pub struct Member {
     /// The name of the block device.
     pub device: String,
+    /// Offset there, in bytes.
     pub offset: u64,
 }
 
