@@ -20,6 +20,7 @@ mod keeper;
 pub mod manage;
 mod members;
 mod passage;
+mod pci;
 pub mod preflight;
 mod provider;
 pub mod size;

@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use crate::{
-    abi, manage, size,
+    abi, pci, size,
     sysfs::{self, Entry},
     Provider,
 };
@@ -251,7 +251,7 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
     if entries.is_empty() {
         bail!("there is no provider: load p2pmem_rs, and bind a device to it");
     }
-    let address = name.and_then(manage::address);
+    let address = name.and_then(pci::address);
     match (name, entries) {
         (None, [entry]) => Ok(entry),
         (None, _) => bail!(
