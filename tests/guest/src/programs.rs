@@ -28,7 +28,7 @@ pub fn p2pmem(arguments: &[&str]) -> Result<Output> {
 
 /// Checks what the command printed as JSON against the published schema.
 pub fn check_json(text: &str) -> Result<Value> {
-    const TEXT: &str = include_str!("../../../tools/p2pmem/schema/p2pmem.schema.json");
+    const TEXT: &str = include_str!("../../../tools/p2pmem-cli/schema/p2pmem.schema.json");
     static SCHEMA: OnceLock<(Schemas, SchemaIndex)> = OnceLock::new();
 
     let (schemas, index) = SCHEMA.get_or_init(|| {

@@ -40,12 +40,12 @@ impl Buffer {
     }
 
     /// Maps ordinary memory, aligned to pages as direct I/O wants it, to compare with.
-    pub(crate) fn ordinary(length: usize) -> io::Result<Self> {
+    pub fn ordinary(length: usize) -> io::Result<Self> {
         Self::anonymous(length, READ_WRITE, MapFlags::POPULATE)
     }
 
     /// As [`ordinary`](Self::ordinary), whose pages come when they are touched.
-    pub(crate) fn untouched(length: usize) -> io::Result<Self> {
+    pub fn untouched(length: usize) -> io::Result<Self> {
         Self::anonymous(length, READ_WRITE, MapFlags::empty())
     }
 
@@ -61,7 +61,7 @@ impl Buffer {
     }
 
     /// Maps a part of the file behind a descriptor, at an address that the kernel chooses.
-    pub(crate) fn map_at(file: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
+    pub fn map_at(file: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
         Self::map_near(0, file, offset, length)
     }
 
@@ -70,7 +70,7 @@ impl Buffer {
     ///
     /// If another thread takes the address first, the kernel chooses another one: the mapping may
     /// then have base pages only.
-    pub(crate) fn map_large(file: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
+    pub fn map_large(file: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
         let room = match length.checked_add(LARGE_PAGE) {
             Some(room) if length >= LARGE_PAGE => room,
             _ => return Self::map_at(file, offset, length),
@@ -120,14 +120,14 @@ impl Buffer {
     }
 
     /// Touches each page: writes a byte of it.
-    pub(crate) fn touch(&mut self) {
+    pub fn touch(&mut self) {
         for offset in (0..self.length).step_by(page_size()) {
             self.touch_at(offset);
         }
     }
 
     /// Writes a byte.
-    pub(crate) fn touch_at(&mut self, offset: usize) {
+    pub fn touch_at(&mut self, offset: usize) {
         assert!(offset < self.length);
         // SAFETY: Within the mapping.
         unsafe { self.start.add(offset).write_volatile(0) };

@@ -21,7 +21,7 @@ use crate::Buffer;
 
 /// Whether data comes from a file or goes there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
     /// The file is read.
     Read,
     /// The file is written.
@@ -128,13 +128,13 @@ impl Direct {
     }
 
     /// Returns the file, for requests that are made elsewhere.
-    pub(crate) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 
     /// Returns the parts of a range that have data, in order: all of it, unless this is a file with
     /// holes. They begin and end at multiples of the granule, or where the range does.
-    pub(crate) fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+    pub fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
         let mut parts: Vec<Range<u64>> = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -162,7 +162,7 @@ impl Direct {
 
     /// Makes a range of a file read as zeroes, without taking room where the file system can do
     /// that.
-    pub(crate) fn make_hole(&self, range: Range<u64>) -> Result<()> {
+    pub fn make_hole(&self, range: Range<u64>) -> Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let length = range.end - range.start;
         match fallocate(&self.file, flags, range.start, length) {
@@ -188,7 +188,7 @@ impl Direct {
     }
 
     /// Makes a file that is shorter so long.
-    pub(crate) fn extend(&self, length: u64) -> Result<()> {
+    pub fn extend(&self, length: u64) -> Result<()> {
         if self.file.metadata()?.len() < length {
             self.file
                 .set_len(length)
@@ -202,28 +202,23 @@ impl Direct {
     }
 
     /// Waits until what was written is on the medium.
-    pub(crate) fn sync(&self) -> Result<()> {
+    pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.file)
             .with_context(|| format!("cannot make {} keep its data", self.path.display()))
     }
 
     /// Fills ordinary memory from `offset` on.
-    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.read_into(buffer, offset, None)
     }
 
     /// Writes ordinary memory at `offset`.
-    pub(crate) fn write(&self, buffer: &[u8], offset: u64) -> Result<()> {
+    pub fn write(&self, buffer: &[u8], offset: u64) -> Result<()> {
         self.write_from(buffer, offset, None)
     }
 
     /// Fills `buffer` from `offset` on. `device` names the provider that the memory is of.
-    pub(crate) fn read_into(
-        &self,
-        buffer: &mut [u8],
-        offset: u64,
-        device: Option<&str>,
-    ) -> Result<()> {
+    pub fn read_into(&self, buffer: &mut [u8], offset: u64, device: Option<&str>) -> Result<()> {
         let mut done = 0;
         while done < buffer.len() {
             let offset = offset + done as u64;
@@ -238,12 +233,7 @@ impl Direct {
     }
 
     /// Writes `buffer` at `offset`. `device` names the provider that the memory is of.
-    pub(crate) fn write_from(
-        &self,
-        buffer: &[u8],
-        offset: u64,
-        device: Option<&str>,
-    ) -> Result<()> {
+    pub fn write_from(&self, buffer: &[u8], offset: u64, device: Option<&str>) -> Result<()> {
         let mut done = 0;
         while done < buffer.len() {
             let offset = offset + done as u64;
@@ -258,7 +248,7 @@ impl Direct {
     }
 
     /// Says that a request moved nothing.
-    pub(crate) fn ended(&self, way: Way, offset: u64) -> anyhow::Error {
+    pub fn ended(&self, way: Way, offset: u64) -> anyhow::Error {
         let what = match way {
             Way::Read => "ends",
             Way::Write => "is full",
@@ -268,7 +258,7 @@ impl Direct {
 
     /// Says what an error of direct I/O most likely means. `device` names the provider of the
     /// memory, if that is not ordinary.
-    pub(crate) fn explain(
+    pub fn explain(
         &self,
         way: Way,
         offset: u64,
@@ -298,7 +288,7 @@ impl Direct {
     }
 
     /// Refuses a range that direct I/O cannot reach.
-    pub(crate) fn check_range(&self, way: Way, offset: u64, bytes: u64) -> Result<()> {
+    pub fn check_range(&self, way: Way, offset: u64, bytes: u64) -> Result<()> {
         let grows = way == Way::Write && self.grows();
         match offset.checked_add(bytes) {
             Some(end) if end <= self.length || grows => Ok(()),

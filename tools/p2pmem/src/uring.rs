@@ -56,7 +56,7 @@ pub fn command(provider: &Provider, number: u32, bytes: [u8; 16]) -> Entry {
 
 /// Returns a request that moves data between memory and a file, at an offset in bytes. With `fixed`
 /// the memory is that in slot 0.
-pub(crate) fn transfer(
+pub fn transfer(
     way: Way,
     fixed: bool,
     file: &File,
@@ -83,7 +83,7 @@ pub(crate) fn transfer(
 
 /// Puts ordinary memory into slot 0 of a ring that has no table yet. The kernel keeps its pages for
 /// as long as they are registered.
-pub(crate) fn register_ordinary(ring: &IoUring, buffer: &Buffer) -> io::Result<()> {
+pub fn register_ordinary(ring: &IoUring, buffer: &Buffer) -> io::Result<()> {
     let table = [libc::iovec {
         iov_base: buffer.as_ptr().cast(),
         iov_len: buffer.len(),

@@ -113,7 +113,8 @@ impl Fabric {
             .collect()
     }
 
-    pub(super) fn verdict(&self, provider: &Provider, function: &Function) -> Verdict {
+    /// Judges a function.
+    pub fn verdict(&self, provider: &Provider, function: &Function) -> Verdict {
         let route = provider
             .routes
             .iter()

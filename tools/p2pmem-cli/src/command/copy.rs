@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `p2pmem copy`.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{anyhow, Context, Result};
+use clap::{value_parser, Args};
+use clap_complete::engine::ArgValueCandidates;
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use p2pmem::size;
+
+use crate::{
+    copy::{compare, fill, run as copy, Access, Comparison, Direct, Io, Plan, Summary},
+    preflight::{proof_is_due, Preflight},
+    via::Via,
+};
+use serde::Serialize;
+
+use super::{cause::explain, complete::memory, interrupt, or_force, output};
+
+/// Copy a file or block device to another, through device memory.
+///
+/// The data is cut into chunks. Each thread has --depth of them in flight: a chunk is read into the
+/// memory, and written from there. io_uring moves a chunk by one request after the other, each of
+/// 512 KiB at most, because the kernel repeats longer ones. Ctrl-C ends the copy after the chunks
+/// in flight, and the summary shows where it stopped.
+///
+/// From file to file holes are kept. A file or block device that is longer than what is copied
+/// keeps the rest of its data.
+#[derive(Args)]
+#[command(
+    after_help = EXAMPLE,
+    after_long_help = format!("{EXAMPLE}\n\n{STATUS}\n\n{P2PMEM_TEST}")
+)]
+pub struct Arguments {
+    /// The file or block device to read.
+    source: PathBuf,
+    /// The file or block device to overwrite. A missing file is created, but not in /dev.
+    destination: PathBuf,
+    /// The provider of the memory: its node, name or number, or the PCI address of its device;
+    /// `none` for ordinary memory. Default: the only one.
+    #[arg(long, add = ArgValueCandidates::new(memory))]
+    via: Option<String>,
+    /// Bytes to copy, or with K, M or G. Default: all of the source.
+    #[arg(long, value_parser = size::parse)]
+    size: Option<u64>,
+    /// Number of chunks to copy, instead of --size.
+    #[arg(long, short, conflicts_with = "size")]
+    count: Option<u64>,
+    /// Bytes of a chunk.
+    #[arg(long, short = 's', value_parser = size::parse, default_value = "1M")]
+    chunk: u64,
+    /// Number of threads, each with memory of its own.
+    #[arg(long, short, default_value = "1", value_parser = value_parser!(u32).range(1..=256))]
+    threads: u32,
+    /// Number of chunks that each thread has in flight. Default: 4 if there is memory for them, 1
+    /// with --io pread.
+    #[arg(long, value_parser = value_parser!(u32).range(1..=4096))]
+    depth: Option<u32>,
+    /// Interface for I/O. Default: uring, or pread if the kernel allows no io_uring.
+    #[arg(long)]
+    io: Option<Io>,
+    /// Offset in source and destination.
+    #[arg(long, short, value_parser = size::parse, default_value = "0")]
+    offset: u64,
+    /// Offset in the source, instead of --offset.
+    #[arg(long, value_parser = size::parse)]
+    source_offset: Option<u64>,
+    /// Offset in the destination, instead of --offset.
+    #[arg(long, value_parser = size::parse)]
+    destination_offset: Option<u64>,
+    /// Unused bytes of each thread's memory in front of the chunks.
+    #[arg(long, value_parser = size::parse, default_value = "0")]
+    buffer_offset: u64,
+    /// Copy again and again for so many seconds.
+    #[arg(long, short = 'D', value_name = "SECONDS")]
+    duration: Option<u64>,
+    /// Continue at the offset after the end of a file: SIZE may be greater than the file.
+    #[arg(long, conflicts_with = "check")]
+    overlap: bool,
+    /// Do not read: write the contents of the memory.
+    #[arg(long, conflicts_with_all = ["check", "skip_write"])]
+    skip_read: bool,
+    /// Do not write: the destination stays as it is.
+    #[arg(long, conflicts_with = "check")]
+    skip_write: bool,
+    /// Read both back through ordinary memory, and compare them byte by byte. Before the copy, the
+    /// destination and the device memory are filled with random data, so that data that does not
+    /// arrive is seen. A source with one byte all over proves nothing.
+    #[arg(long)]
+    check: bool,
+    /// Write random data to the source first, through ordinary memory. The data of the source is
+    /// lost.
+    #[arg(long, conflicts_with = "overlap")]
+    fill: bool,
+    /// Seed of random data, for --fill and --host-access. Default: a random one.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Have the CPU write WIDTH random bytes at each of COUNT random places of the memory first,
+    /// and read them back. A negative WIDTH only reads. Default COUNT: 64.
+    #[arg(long, value_name = "WIDTH[:COUNT]", allow_hyphen_values = true, value_parser = Access::parse_test)]
+    host_access: Option<Access>,
+    /// Have the CPU write zeroes to the first BYTES of the memory first, WIDTH bytes at a time.
+    /// Default BYTES: 4096.
+    #[arg(long, value_name = "WIDTH[:BYTES]", value_parser = Access::parse_clear)]
+    init: Option<Access>,
+    /// Write to a block device even if it is in use, and copy even if a block device below SOURCE
+    /// or DESTINATION takes no device memory or does not reach it.
+    #[arg(long)]
+    force: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const EXAMPLE: &str = "Example:\n  \
+    p2pmem copy /dev/nvme0n1 /dev/nvme1n1 --via /dev/p2pmem0 -s 64k --threads 2 --check";
+
+const STATUS: &str = "Exit status: 0 if all was copied, and is equal with --check; 1 if something \
+    failed; 2 for a wrong command line; 130 if interrupted.";
+
+const P2PMEM_TEST: &str = "\
+Options of p2pmem-test (of Eideticom), and their equals:
+  p2pmem-test                      p2pmem copy
+  NVME-READ NVME-WRITE             SOURCE DESTINATION
+  P2PMEM, left out                 --via DEV, --via none
+  -s, --chunk_size N               -s, --chunk N
+  -c, --chunks N                   -c, --count N
+  -t, --threads N                  -t, --threads N, which need not divide the chunks
+  -o, --offset N (of the buffer)   --buffer-offset N; -o is for source and destination
+  --overlap                        --overlap
+  --seed N                         --seed N
+  --host_access WIDTH:COUNT        --host-access WIDTH:COUNT
+  --init WIDTH:BYTES               --init WIDTH:BYTES
+  --skip-read, --skip-write        the same
+  -D, --duration SECONDS           -D, --duration SECONDS, not limited by -c
+  --check (writes data, parity)    --fill --check (compares each byte)";
+
+/// Output of `--json`.
+#[derive(Serialize)]
+struct Copied {
+    /// The rest of it.
+    #[serde(flatten)]
+    summary: Summary,
+    /// Bytes of a chunk.
+    chunk: u64,
+    /// Number of threads.
+    threads: u32,
+    /// Number of chunks that each thread had in flight.
+    depth: u32,
+    /// Interface for I/O.
+    io: Io,
+    /// The node of the provider, or `host`.
+    via: PathBuf,
+    /// The PCI address of its device. Null for ordinary memory.
+    pci: Option<String>,
+    source: PathBuf,
+    /// Offset in the source, in bytes.
+    source_offset: u64,
+    destination: PathBuf,
+    /// Offset in the destination, in bytes.
+    destination_offset: u64,
+    /// Seed of random data. Null if none was requested.
+    seed: Option<u64>,
+    /// Whether both are equal. Null where no check was asked for, it was not made, or it proves
+    /// nothing.
+    verified: Option<bool>,
+    /// Whether all bytes that were compared are the same, which proves nothing. Null where nothing
+    /// was compared.
+    uniform: Option<bool>,
+    /// Drives of which only `p2pmem verify` shows whether data arrives: an IOMMU translates.
+    unproven: Vec<String>,
+    /// Bytes that were requested.
+    #[serde(skip)]
+    planned: u64,
+    /// Whether it begins again at the start.
+    #[serde(skip)]
+    begins_again: bool,
+    /// Whether all of the source was asked for.
+    #[serde(skip)]
+    is_all: bool,
+}
+
+/// Copies, and prints a summary.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let mut copied = do_copy(arguments)?;
+    let failure = copied.summary.failure.take().map(|error| {
+        let onward = onward(&copied);
+        match onward.is_empty() {
+            true => error,
+            false => anyhow!("{error:#}; {onward}"),
+        }
+    });
+    if arguments.json {
+        output::print("copy", &copied, failure)?;
+    } else if let Some(error) = failure {
+        return Err(error);
+    } else {
+        super::print(&text(&copied))?;
+    }
+    if !copied.unproven.is_empty() && copied.verified.is_none() {
+        super::complain(&format!("note: {}", proof_is_due(&copied.unproven)));
+    }
+    if copied.summary.interrupted {
+        interrupt::exit();
+    }
+    Ok(())
+}
+
+/// Refuses files that the memory cannot be copied from or to. Returns the drives below them of
+/// which it is not known whether data arrives.
+fn look_below(arguments: &Arguments, preflight: &Preflight) -> Result<Vec<String>> {
+    let fixed = arguments.io == Some(Io::UringFixed);
+    let ends = [
+        (&arguments.source, arguments.skip_read),
+        (&arguments.destination, arguments.skip_write),
+    ];
+    let mut unproven = Vec::new();
+    for (path, _) in ends.iter().filter(|(_, skipped)| !skipped) {
+        if !arguments.force {
+            or_force(preflight.check(path, fixed))?;
+        }
+        unproven.extend(preflight.unproven(path)?);
+    }
+    if !(arguments.force || arguments.skip_read || arguments.skip_write) {
+        or_force(preflight.check_apart(&arguments.source, &arguments.destination))?;
+    }
+    unproven.sort();
+    unproven.dedup();
+    Ok(unproven)
+}
+
+fn do_copy(arguments: &Arguments) -> Result<Copied> {
+    let stop = interrupt::flag()?;
+    let via = Via::open(Path::new("/sys"), arguments.via.as_deref())?;
+    let source = Direct::source(&arguments.source)?;
+    let preflight = Preflight::new(&via)?;
+    let unproven = look_below(arguments, &preflight)?;
+    // A destination that is not written may be in use.
+    let destination = if arguments.skip_write {
+        Direct::source(&arguments.destination)?
+    } else {
+        Direct::destination(&arguments.destination, arguments.force)?
+    };
+    let plan = plan(arguments, &via, &source)?;
+
+    if arguments.fill {
+        plan.check(&source, &destination)?;
+        let filled = if source.is_same(&destination) && !arguments.skip_write {
+            // It is open for writing already, exclusively.
+            &destination
+        } else {
+            &Direct::destination(&arguments.source, arguments.force)?
+        };
+        fill(filled, plan.source_offset, plan.bytes, plan.seed, &stop)?;
+    }
+    plan.check(&source, &destination)?;
+    let bar = bar(&plan, plan.moved(&source, &destination)?)?;
+    let progress = |bytes| bar.inc(bytes);
+    let result = copy(&source, &destination, &via, &plan, &progress, &stop);
+    bar.finish_and_clear();
+    let mut summary = result?;
+
+    let mut verified = None;
+    let mut uniform = None;
+    if arguments.check && !summary.interrupted && summary.failure.is_none() {
+        let bytes = summary.bytes.min(plan.bytes);
+        let comparison = compare(&source, &destination, &plan, bytes, &stop)?;
+        summary.interrupted = stop.load(std::sync::atomic::Ordering::Relaxed);
+        match comparison {
+            Comparison::Equal { uniform: same } if !summary.interrupted => {
+                uniform = Some(same && bytes > 0);
+                verified = (uniform == Some(false)).then_some(true);
+            }
+            Comparison::Equal { .. } => (),
+            Comparison::Differs(offset) => {
+                verified = Some(false);
+                summary.failure = Some(anyhow!(
+                "{} and {} differ {offset} bytes behind the start: the way through {} changes data, \
+                 see p2pmem verify",
+                arguments.source.display(),
+                arguments.destination.display(),
+                via.path().display()
+                ));
+            }
+        }
+    }
+    let failure = summary.failure.take();
+    summary.failure = failure.map(|error| explain(error, &preflight, [&source, &destination]));
+
+    let is_random = arguments.fill || arguments.host_access.is_some();
+    Ok(Copied {
+        summary,
+        chunk: plan.chunk,
+        threads: plan.threads,
+        depth: plan.depth,
+        io: plan.io,
+        via: via.path().to_owned(),
+        pci: via.pci().map(str::to_owned),
+        source: arguments.source.clone(),
+        source_offset: plan.source_offset,
+        destination: arguments.destination.clone(),
+        destination_offset: plan.destination_offset,
+        seed: is_random.then_some(plan.seed),
+        verified,
+        uniform,
+        unproven,
+        planned: plan.bytes,
+        begins_again: plan.duration.is_some() || plan.overlap,
+        is_all: arguments.size.is_none() && arguments.count.is_none(),
+    })
+}
+
+/// Combines the options with defaults.
+fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
+    let source_offset = arguments.source_offset.unwrap_or(arguments.offset);
+    let bytes = match (arguments.size, arguments.count) {
+        (Some(bytes), _) => bytes,
+        (None, Some(count)) => count
+            .checked_mul(arguments.chunk)
+            .context("--count and --chunk exceed 64 bits: choose less")?,
+        (None, None) => source.length().saturating_sub(source_offset),
+    };
+    let io = arguments.io.unwrap_or_else(Io::best);
+    let depth = match arguments.depth {
+        Some(depth) => depth,
+        None if io == Io::Pread => 1,
+        None => usual_depth(arguments, via)?,
+    };
+
+    Ok(Plan {
+        source_offset,
+        destination_offset: arguments.destination_offset.unwrap_or(arguments.offset),
+        bytes,
+        chunk: arguments.chunk,
+        threads: arguments.threads,
+        depth,
+        io,
+        duration: arguments.duration.map(Duration::from_secs),
+        overlap: arguments.overlap,
+        skip_read: arguments.skip_read,
+        skip_write: arguments.skip_write,
+        buffer_offset: arguments.buffer_offset,
+        accesses: arguments
+            .init
+            .into_iter()
+            .chain(arguments.host_access)
+            .collect(),
+        spoil: arguments.check,
+        seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
+    })
+}
+
+/// Returns a depth that there is memory for.
+fn usual_depth(arguments: &Arguments, via: &Via) -> Result<u32> {
+    const USUAL: u64 = 4;
+    let Some(provider) = via.provider() else {
+        // A slot of a ring takes 1 GiB of ordinary memory.
+        return Ok(((1 << 30) / arguments.chunk.max(1)).clamp(1, USUAL) as u32);
+    };
+    let largest = provider.info()?.largest / u64::from(arguments.threads);
+    // The limit of a slot of a ring.
+    let for_each = largest.min(u32::MAX.into());
+    let chunks = for_each.saturating_sub(arguments.buffer_offset) / arguments.chunk.max(1);
+    Ok(chunks.clamp(1, USUAL) as u32)
+}
+
+/// Returns the progress line, if there is a terminal.
+fn bar(plan: &Plan, moved: u64) -> Result<ProgressBar> {
+    let (bar, template) = if plan.duration.is_some() {
+        (
+            ProgressBar::no_length(),
+            "{spinner} {bytes} {rate} {elapsed}",
+        )
+    } else {
+        (
+            ProgressBar::new(moved),
+            "{wide_bar} {bytes}/{total_bytes} {rate} {eta}",
+        )
+    };
+    let style = ProgressStyle::with_template(template)?.with_key("rate", rate);
+    Ok(bar.with_style(style))
+}
+
+/// Writes the mean rate so far, as the summary has it.
+fn rate(state: &ProgressState, text: &mut dyn fmt::Write) {
+    let seconds = state.elapsed().as_secs_f64().max(1e-9);
+    // The bar has no place for a failure.
+    let _ = text.write_str(&size::rate(state.pos() as f64 / seconds));
+}
+
+/// Says how far a copy came that ended early, and how to go on. Empty if nothing arrived.
+fn onward(copied: &Copied) -> String {
+    match (copied.summary.stopped_at, copied.summary.bytes) {
+        // A check comes after all of it.
+        _ if copied.verified.is_some() => String::new(),
+        (Some(0), _) | (None, 0) => String::new(),
+        (Some(bytes), _) => format!(
+            "{} arrived, continue with --source-offset {} --destination-offset {} --size {}",
+            size::format(bytes),
+            copied.source_offset + bytes,
+            copied.destination_offset + bytes,
+            copied.planned.saturating_sub(bytes)
+        ),
+        (None, bytes) if copied.begins_again => format!("{} arrived in all", size::format(bytes)),
+        (None, _) => String::new(),
+    }
+}
+
+fn text(copied: &Copied) -> String {
+    let summary = &copied.summary;
+    let mut text = format!(
+        "{} in {}, {}",
+        size::format(summary.bytes - summary.holes),
+        size::time(summary.seconds),
+        size::rate(summary.bytes_per_second)
+    );
+    if summary.holes > 0 {
+        text += &format!(", and {} of holes", size::format(summary.holes));
+    }
+    if copied.is_all && summary.tail > 0 && !summary.interrupted {
+        text += &format!(
+            ", {} keeps its last {}",
+            copied.destination.display(),
+            size::format(summary.tail)
+        );
+    }
+    if copied.verified.is_some() {
+        text += ", both compared equal";
+    }
+    if copied.uniform == Some(true) {
+        text +=
+            ", both have the same byte all over, which proves nothing: use --fill or p2pmem verify";
+    }
+    if let Some(seed) = copied.seed {
+        text += &format!(", seed {seed}");
+    }
+    match (summary.interrupted, onward(copied)) {
+        (true, onward) if onward.is_empty() => text += ", interrupted",
+        (true, onward) => text += &format!(", interrupted: {onward}"),
+        (false, _) => (),
+    }
+    text + "\n"
+}
