@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
-use p2pmem::sysfs;
+use p2pmem::{root, sysfs, Root};
 use rustix::{
     fs::OFlags,
     io::Errno,
@@ -106,7 +106,7 @@ pub fn restore() -> Result<()> {
         }
     }
     wait_until(Duration::from_secs(10), "each pool has its node", || {
-        let entries = sysfs::providers(Path::new("/sys"))?;
+        let entries = sysfs::providers(&Root::default())?;
         Ok(entries.len() == pools()?.len() && entries.iter().all(|entry| entry.path.exists()))
     })
 }
@@ -128,7 +128,7 @@ pub fn pools() -> Result<Vec<Pool>> {
         // A provider that goes away is left out.
         if let (Ok("1"), Ok(available)) = (
             published.as_deref().map(str::trim),
-            sysfs::number(&folder.join("available")),
+            root::number(folder.join("available")),
         ) {
             found.push(Pool {
                 pci: entry.file_name().to_string_lossy().into_owned(),
@@ -159,15 +159,15 @@ impl Provider {
 
     /// Returns all providers, by number.
     pub fn all() -> Result<Vec<Self>> {
-        let providers = sysfs::providers(Path::new("/sys"))?;
+        let providers = sysfs::providers(&Root::default())?;
         Ok(providers
             .into_iter()
             .filter_map(|entry| {
                 Some(Self {
                     path: entry.path,
-                    pci: entry.pci,
+                    pci: entry.pci.to_string(),
                     // A provider that goes away is left out.
-                    size: sysfs::number(&entry.device.join("p2pmem/size")).ok()? as usize,
+                    size: root::number(entry.device.join("p2pmem/size")).ok()?,
                     device: entry.device,
                 })
             })
@@ -186,7 +186,7 @@ impl Provider {
 
     /// Returns the free bytes of the pool.
     pub fn available(&self) -> Result<usize> {
-        Ok(sysfs::number(&self.device.join("p2pmem/available"))? as usize)
+        Ok(root::number(self.device.join("p2pmem/available"))?)
     }
 
     /// Checks how many bytes of the pool are taken.

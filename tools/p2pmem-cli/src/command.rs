@@ -2,10 +2,8 @@
 
 //! The commands: what each of them takes, does and prints.
 
-use std::io::{ErrorKind, Write};
-
-use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod bench;
 mod bind;
@@ -15,34 +13,14 @@ mod complete;
 mod config;
 mod copy;
 mod doctor;
+mod exit_status;
+mod force;
 mod generate;
 mod interrupt;
 mod list;
 mod output;
 mod topo;
 mod unbind;
-
-/// Exit status of the program, and its meaning.
-pub const EXIT_STATUS: &[(&str, &str)] = &[
-    ("0", "All went well."),
-    (
-        "1",
-        "Something failed: standard error has the cause and the cure.",
-    ),
-    ("2", "The command line is wrong."),
-    ("130", "A copy or a verification was interrupted."),
-];
-
-fn exit_status() -> String {
-    let lines = EXIT_STATUS
-        .iter()
-        .map(|(status, meaning)| format!("  {status:<5}{meaning}"));
-    ["Exit status:".to_owned()]
-        .into_iter()
-        .chain(lines)
-        .collect::<Vec<_>>()
-        .join("\n")
-}
 mod verify;
 
 /// PCI peer-to-peer memory: buffers in devices, and direct I/O between devices through them.
@@ -50,7 +28,7 @@ mod verify;
 #[command(
     name = "p2pmem",
     version,
-    after_help = exit_status()
+    after_help = exit_status::help()
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -85,7 +63,11 @@ impl Arguments {
             Command::Bench(arguments) => ("bench", arguments.json, bench::run(arguments)),
             Command::Topo(arguments) => ("topo", arguments.json, topo::run(arguments)),
             Command::Doctor(arguments) => ("doctor", arguments.json, doctor::run(arguments)),
-            Command::Generate(arguments) => ("generate", false, generate::run(arguments)),
+            Command::Generate(arguments) => (
+                "generate",
+                false,
+                generate::run(arguments, Arguments::command()),
+            ),
         };
         match result {
             Err(error) if json => output::print_failure(command, error),
@@ -94,33 +76,5 @@ impl Arguments {
     }
 }
 
-/// Adds to a refusal that there is a way to go on.
-fn or_force<T>(result: Result<T>) -> Result<T> {
-    result.map_err(|error| anyhow::anyhow!("{error:#}; pass --force to go on anyway"))
-}
-
-/// Prints text. A reader that went away, as `head` does, is no error: the exit status tells all the
-/// same how the command ended.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print"),
-        _ => Ok(()),
-    }
-}
-
 pub use complete::answer;
 pub use interrupt::explain_lost_memory;
-
-/// Prints a line on standard error. There is no place to report that this failed.
-pub fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Returns how many characters fit into a line of the terminal, or 100 where there is none.
-fn width() -> u16 {
-    rustix::termios::tcgetwinsize(std::io::stdout())
-        .ok()
-        .map(|size| size.ws_col)
-        .filter(|width| *width > 0)
-        .unwrap_or(100)
-}

@@ -2,60 +2,40 @@
 
 //! The `p2pmem` command.
 
-// They panic where the reader is gone: see command::print().
+// They panic where the reader is gone: see terminal::print().
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
-mod access;
 mod bench;
 mod command;
 mod copy;
+mod cpu_access;
+mod direct_io;
 mod doctor;
+mod driver;
+mod errno;
 #[cfg(test)]
 mod golden;
-mod keeper;
 mod manage;
-mod passage;
 mod preflight;
+mod restore_guard;
 mod table;
+mod terminal;
 mod topo;
 mod trial;
 mod verify;
 mod via;
 
-/// Policy of the driver, without the parts that need a kernel.
-#[allow(dead_code)]
-#[path = "."]
-mod driver {
-    #[path = "."]
-    pub(crate) mod regions {
-        #[path = "../../../src/regions/policy.rs"]
-        pub(crate) mod policy;
-        #[path = "../../../src/regions/range.rs"]
-        pub(crate) mod range;
-        #[path = "../../../src/regions/spec.rs"]
-        pub(crate) mod spec;
-    }
-
-    #[path = "."]
-    pub(crate) mod nvme {
-        #[path = "../../../src/nvme/cmb.rs"]
-        pub(crate) mod cmb;
-        #[path = "../../../src/nvme/regs.rs"]
-        pub(crate) mod regs;
-    }
-}
-
 fn main() -> ExitCode {
-    command::answer();
+    command::answer(command::Arguments::command);
     command::explain_lost_memory();
     match command::Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            command::complain(&format!("p2pmem: {error:#}"));
+            terminal::complain(&format!("p2pmem: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -10,10 +10,8 @@ use std::path::Path;
 use anyhow::{bail, Context, Result};
 use p2pmem::{
     fabric::{DirectIo, Fabric, ObstacleKind, Provider, Stack, Target},
-    sysfs,
+    sysfs, Memory, Root,
 };
-
-use crate::via::Via;
 
 /// This machine, as it was when this was made, and the memory that data is to go through.
 #[derive(Debug)]
@@ -30,23 +28,23 @@ impl Preflight {
     /// # Errors
     ///
     /// If sysfs or procfs cannot be read, or the provider went away. Ordinary memory needs neither.
-    pub fn new(via: &Via) -> Result<Self> {
-        let Via::Device { provider, path, .. } = via else {
+    pub fn new(memory: &Memory) -> Result<Self> {
+        let Memory::Device { provider, path, .. } = memory else {
             return Ok(Self {
-                fabric: Fabric::read(Path::new("/")).ok(),
+                fabric: Fabric::read(&Root::default()).ok(),
                 provider: None,
             });
         };
         // The node may be anywhere.
         let number = rustix::fs::fstat(provider)?.st_rdev;
-        let entries = sysfs::providers(Path::new("/sys")).context("cannot read sysfs")?;
+        let entries = sysfs::providers(&Root::default()).context("cannot read sysfs")?;
         let gone = || format!("the device of {} went away", path.display());
         let number = entries
             .iter()
             .find(|entry| entry.device_number().is_ok_and(|one| one == number))
             .with_context(gone)?
             .number;
-        let fabric = Fabric::read(Path::new("/"))?;
+        let fabric = Fabric::read(&Root::default())?;
         let mut providers = fabric.providers.iter();
         let provider = providers.find(|one| one.number == number).cloned();
         Ok(Self {

@@ -54,7 +54,7 @@ fn verdicts(fabric: &Fabric, provider: &Provider, all: bool) -> Vec<Verdict> {
     let mut verdicts = fabric.verdicts(provider);
     verdicts.retain(|verdict| {
         all || fabric
-            .function(&verdict.client)
+            .function(verdict.client)
             .is_some_and(|function| fabric.is_client(function))
     });
     verdicts
@@ -140,7 +140,7 @@ fn clients(fabric: &Fabric, verdicts: &[&Verdict], notes: &mut Vec<String>, widt
             format!(" [{}]", index + 1)
         };
         vec![
-            verdict.client.clone(),
+            verdict.client.to_string(),
             verdict.what(),
             verdict.reach.to_string(),
             verdict
@@ -219,10 +219,11 @@ pub fn translation(translation: Translation, switch: bool, host_bridge: bool) ->
 
 /// Draws the tree of functions.
 fn tree(fabric: &Fabric, all: bool) -> String {
-    let mut buses: Vec<&str> = fabric.children(None).map(bus).collect();
+    let mut buses: Vec<_> = fabric.children(None).map(bus).collect();
     buses.dedup();
     let mut text = String::new();
     for root in buses {
+        let (domain, number) = root;
         let functions: Vec<_> = fabric
             .children(None)
             .filter(|function| bus(function) == root)
@@ -243,30 +244,27 @@ fn tree(fabric: &Fabric, all: bool) -> String {
         let _ = write!(
             text,
             "{}",
-            Tree::new(format!("root bus {root}{host}")).with_leaves(leaves)
+            Tree::new(format!("root bus {domain:04x}:{number:02x}{host}")).with_leaves(leaves)
         );
     }
     text
 }
 
 /// Returns domain and bus of a function.
-fn bus(function: &Function) -> &str {
-    function
-        .address
-        .rsplit_once(':')
-        .map_or(&function.address, |(bus, _)| bus)
+fn bus(function: &Function) -> (u32, u8) {
+    function.address.bus()
 }
 
 /// Draws a function and those below it, or nothing if none of them matters.
 fn subtree(fabric: &Fabric, function: &Function, all: bool) -> Option<Tree<String>> {
     let leaves: Vec<_> = fabric
-        .children(Some(&function.address))
+        .children(Some(function.address))
         .filter_map(|child| subtree(fabric, child, all))
         .collect();
     let matters = all
         || !leaves.is_empty()
         || fabric.is_client(function)
-        || fabric.provider_of(&function.address).is_some()
+        || fabric.provider_of(function.address).is_some()
         || function.could_provide()
         || function.moves_data() && !function.unassigned.is_empty();
     matters.then(|| Tree::new(label(fabric, function)).with_leaves(leaves))
@@ -318,13 +316,13 @@ fn label(fabric: &Fabric, function: &Function) -> String {
         None => {
             words.extend(
                 fabric
-                    .drives_of(&function.address)
+                    .drives_of(function.address)
                     .map(|drive| drive.name.clone()),
             );
-            words.extend(fabric.provider_of(&function.address).map(Provider::node));
+            words.extend(fabric.provider_of(function.address).map(Provider::node));
             let driver = function.driver.as_deref();
             words.push(driver.unwrap_or("no driver").to_owned());
-            if fabric.provider_of(&function.address).is_none() && function.could_provide() {
+            if fabric.provider_of(function.address).is_none() && function.could_provide() {
                 words.push("could be a provider".to_owned());
             }
             for bar in &function.unassigned {

@@ -5,20 +5,19 @@
 //! Nothing is written. The memory has other data before, and what arrives is compared with what a
 //! read into ordinary memory returns.
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use p2pmem::{
-    direct::{Direct, Way},
-    Buffer,
+    direct::{DirectFile, Direction},
+    Buffer, Io, Memory,
 };
 use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::{
-    passage::{Io, Passage},
-    verify::{judge, put, Verdict},
-    via::Via,
+    verify::{judge, put, DataVerdict},
+    via::Room,
 };
 
 /// The most that is read, in bytes.
@@ -44,7 +43,7 @@ pub struct Trial {
 #[serde(untagged)]
 pub enum Outcome {
     /// It was made.
-    Read(Verdict),
+    Read(DataVerdict),
     /// It could not be made.
     Untried(Untried),
 }
@@ -67,14 +66,14 @@ impl Outcome {
 
 impl Trial {
     /// Tries a file or block device with the memory of a provider.
-    pub fn new(path: &Path, via: &Via) -> Self {
+    pub fn new(path: &Path, memory: &Memory) -> Self {
         let mut trial = Self {
             offset: 0,
             bytes: 0,
             uniform: false,
             outcome: Outcome::untried(""),
         };
-        trial.outcome = match trial.read(path, via) {
+        trial.outcome = match trial.read(path, memory) {
             Ok(outcome) => outcome,
             Err(error) => Outcome::untried(format!("{error:#}")),
         };
@@ -82,15 +81,15 @@ impl Trial {
     }
 
     /// Reads. Errors are those of what is to be read without device memory, and of getting memory.
-    fn read(&mut self, path: &Path, via: &Via) -> Result<Outcome> {
+    fn read(&mut self, path: &Path, memory: &Memory) -> Result<Outcome> {
         if path.is_dir() {
             return Ok(Outcome::untried("it is a directory: name a file in it"));
         }
-        let file = match Direct::source(path) {
+        let file = match DirectFile::source(path) {
             Ok(file) => file,
             // The file system has no direct I/O.
-            Err(error) if errno(&error) == Some(Errno::INVAL) => return Ok(refused(&error)),
-            Err(error) => return Err(error),
+            Err(error) if error.errno() == Some(Errno::INVAL) => return Ok(refused(error.into())),
+            Err(error) => return Err(error.into()),
         };
         // A hole is not on the drive.
         let Some(part) = file.data(0..file.length())?.into_iter().next() else {
@@ -106,18 +105,18 @@ impl Trial {
 
         let length = self.bytes as usize;
         let mut host = Buffer::ordinary(length)?;
-        let mut passage = Passage::new(via, Io::Pread, self.bytes, 1, &via.room("", 1))?;
+        let mut staging = Room::new(memory, "", 1).staging(memory, Io::Pread, self.bytes, 1)?;
         for _ in 0..ATTEMPTS {
             let expected = ordinary(&file, &mut host, self.offset)?;
             self.uniform = expected.iter().all(|byte| *byte == expected[0]);
             let mut before = vec![0; length];
             fastrand::fill(&mut before);
-            put(&mut passage, &before)?;
-            if let Err(error) = passage.transfer(Way::Read, &file, self.offset, 0, length) {
-                return Ok(refused(&error));
+            put(&mut staging, &before)?;
+            if let Err(error) = staging.transfer(Direction::Read, &file, self.offset, 0, length) {
+                return Ok(refused(error.into()));
             }
             let mut found = vec![0; length];
-            passage.memory()?.load(0, &mut found);
+            staging.memory()?.load(0, &mut found);
             // Others may write.
             if ordinary(&file, &mut host, self.offset)? == expected {
                 return Ok(Outcome::Read(judge(&expected, &found, &before)));
@@ -128,7 +127,7 @@ impl Trial {
 }
 
 /// Reads into ordinary memory.
-fn ordinary(file: &Direct, host: &mut Buffer, offset: u64) -> Result<Vec<u8>> {
+fn ordinary(file: &DirectFile, host: &mut Buffer, offset: u64) -> Result<Vec<u8>> {
     let length = host.len();
     let memory = host.as_mut_slice(length);
     file.read(memory, offset)
@@ -136,13 +135,8 @@ fn ordinary(file: &Direct, host: &mut Buffer, offset: u64) -> Result<Vec<u8>> {
     Ok(memory.to_vec())
 }
 
-fn errno(error: &anyhow::Error) -> Option<Errno> {
-    let error = error.downcast_ref::<io::Error>()?;
-    Errno::from_io_error(error)
-}
-
-fn refused(error: &anyhow::Error) -> Outcome {
-    Outcome::Read(Verdict::Refused {
+fn refused(error: anyhow::Error) -> Outcome {
+    Outcome::Read(DataVerdict::Refused {
         reason: format!("{error:#}"),
     })
 }
@@ -154,7 +148,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_tried() {
         for (path, reason) in [("/", "name a file in it"), ("/nonexistent", "/nonexistent")] {
-            let trial = Trial::new(Path::new(path), &Via::Host);
+            let trial = Trial::new(Path::new(path), &Memory::Host);
             let text = serde_json::to_string(&trial).unwrap();
             assert!(
                 text.contains(r#""result":"untried""#) && text.contains(reason),

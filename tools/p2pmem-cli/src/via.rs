@@ -1,139 +1,69 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory that data goes through, as people name it.
+//! The option --via: the memory that data goes through, and the reasons for which there is none.
 
 use std::{
-    io,
-    os::fd::AsFd,
+    fmt,
     path::{Path, PathBuf},
 };
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Error, Result};
 use p2pmem::{
-    abi, pci, size,
+    size,
     sysfs::{self, Entry},
-    Provider,
+    Io, Memory, PciAddress, Provider, Root, StagingBuffer, StagingError,
 };
-use rustix::{
-    event::{poll, PollFd, PollFlags, Timespec},
-    io::Errno,
-};
+use rustix::io::Errno;
 
-/// Memory that data goes through.
-#[derive(Debug)]
-pub enum Via {
-    /// Memory of a device.
-    Device {
-        /// Its provider.
-        provider: Provider,
-        /// The provider's node.
-        path: PathBuf,
-        /// The address of the PCI device, like `0000:05:00.0`; nothing for a node elsewhere than in
-        /// /dev.
-        pci: Option<String>,
-    },
-    /// Ordinary memory, to compare with.
-    Host,
+/// Opens the memory that is named: a node, its name or number, the PCI address of a device, `none`
+/// or `host` for ordinary memory, and the only provider there is for nothing at all.
+pub fn open_memory(root: &Root, name: Option<&str>) -> Result<Memory> {
+    if let Some("none" | "host") = name {
+        return Ok(Memory::Host);
+    }
+    let entries = sysfs::providers(root).context("cannot read sysfs: is it mounted?")?;
+    let (path, pci) = match (choose(&entries, name), name) {
+        (Ok(entry), _) => (entry.path.clone(), Some(entry.pci)),
+        // A node at another path.
+        (Err(_), Some(name)) if name.contains('/') => (PathBuf::from(name), None),
+        (Err(error), _) => return Err(error),
+    };
+    let provider = open(&path)?;
+    // Anything could have been named: a drive would be mapped, and overwritten.
+    provider.info().with_context(|| {
+        format!(
+            "{} is not a node of p2pmem_rs: p2pmem list shows all nodes",
+            path.display()
+        )
+    })?;
+
+    Ok(Memory::Device {
+        provider,
+        path,
+        pci,
+    })
 }
 
-impl Via {
-    /// Opens what is named: a node, its name or number, the PCI address of a device, `none` or
-    /// `host` for ordinary memory, and the only provider there is for nothing at all. `sys` is
-    /// where sysfs is mounted.
-    pub fn open(sys: &Path, name: Option<&str>) -> Result<Self> {
-        if let Some("none" | "host") = name {
-            return Ok(Self::Host);
-        }
-        let entries = sysfs::providers(sys).context("cannot read sysfs: is it mounted?")?;
-        let (path, pci) = match (choose(&entries, name), name) {
-            (Ok(entry), _) => (entry.path.clone(), Some(entry.pci.clone())),
-            // A node at another path.
-            (Err(_), Some(name)) if name.contains('/') => (PathBuf::from(name), None),
-            (Err(error), _) => return Err(error),
-        };
-        let provider = open(&path)?;
-        // Anything could have been named: a drive would be mapped, and overwritten.
-        provider.info().with_context(|| {
-            format!(
-                "{} is not a node of p2pmem_rs: p2pmem list shows all nodes",
-                path.display()
-            )
-        })?;
+/// Need of threads that allocate memory one after the other, and the memory that was free before
+/// the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Room<'a> {
+    /// The options that reduce the need.
+    options: &'a str,
+    /// Number of threads.
+    threads: u32,
+    /// Number of threads that have their memory already.
+    pub served: u32,
+    /// Bytes that were free before, and the longest free run.
+    available: u64,
+    largest: u64,
+}
 
-        Ok(Self::Device {
-            provider,
-            path,
-            pci,
-        })
-    }
-
-    /// Returns the provider, if the memory is a device's.
-    pub fn provider(&self) -> Option<&Provider> {
-        match self {
-            Self::Device { provider, .. } => Some(provider),
-            Self::Host => None,
-        }
-    }
-
-    /// Returns the node, or `host`.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Device { path, .. } => path,
-            Self::Host => Path::new("host"),
-        }
-    }
-
-    /// Returns the PCI address of the device, if it is known.
-    pub fn pci(&self) -> Option<&str> {
-        match self {
-            Self::Device { pci, .. } => pci.as_deref(),
-            Self::Host => None,
-        }
-    }
-
-    /// Returns the node and the PCI address of its device, if the memory is a device's.
-    pub fn device(&self) -> Option<String> {
-        match self {
-            Self::Device { path, pci, .. } => Some(match pci {
-                Some(pci) => format!("{} ({pci})", path.display()),
-                None => path.display().to_string(),
-            }),
-            Self::Host => None,
-        }
-    }
-
-    /// Returns whether the memory can be put into a ring.
-    pub fn registers(&self) -> io::Result<bool> {
-        match self {
-            Self::Device { provider, .. } => {
-                Ok(provider.info()?.capabilities & (1 << abi::NR_URING_REGISTER) != 0)
-            }
-            Self::Host => Ok(true),
-        }
-    }
-
-    /// Returns whether the device went away.
-    pub(crate) fn is_gone(&self) -> Result<bool, Errno> {
-        let Self::Device { provider, .. } = self else {
-            return Ok(false);
-        };
-        let node = provider.as_fd();
-        let mut polled = [PollFd::from_borrowed_fd(node, PollFlags::empty())];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        match poll(&mut polled, Some(&now)) {
-            Ok(_) => Ok(polled[0].revents().contains(PollFlags::HUP)),
-            Err(Errno::INTR) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
+impl<'a> Room<'a> {
     /// Returns how much memory there is at the moment, for threads that are going to ask for it.
-    pub(crate) fn room<'a>(&self, options: &'a str, threads: u32) -> Room<'a> {
-        let info = self.provider().and_then(|provider| provider.info().ok());
-        Room {
+    pub fn new(memory: &Memory, options: &'a str, threads: u32) -> Self {
+        let info = memory.provider().and_then(|provider| provider.info().ok());
+        Self {
             options,
             threads,
             served: 0,
@@ -142,44 +72,52 @@ impl Via {
         }
     }
 
-    /// Says why there is no memory for a thread.
-    pub(crate) fn explain(&self, bytes: u64, error: io::Error, room: &Room<'_>) -> anyhow::Error {
-        let path = self.path().display();
-        let wanted = size::format(bytes);
-        let options = room.options;
-        let text = match Errno::from_io_error(&error) {
-            Some(Errno::NOSPC) => format!("{path} has {}", room.lack(bytes)),
-            Some(Errno::DQUOT) => format!(
-                "more of {path} than your limit, {}: choose a smaller {options}, \
-                 or have limit_per_file and limit_per_user raised",
-                room.wanted(bytes)
-            ),
-            Some(Errno::NODEV) => format!("the device of {path} went away"),
-            _ => format!("cannot allocate {wanted} of {path}"),
-        };
-        anyhow::Error::new(error).context(text)
+    /// Allocates the memory of a thread, with a ring for so many requests at a time.
+    pub fn staging<'m>(
+        &self,
+        memory: &'m Memory,
+        io: Io,
+        bytes: u64,
+        requests: u32,
+    ) -> Result<StagingBuffer<'m>> {
+        StagingBuffer::new(memory, io, bytes, requests).map_err(|error| self.explain(error))
     }
-}
 
-/// Need of threads that allocate memory one after the other, and the memory that was free before
-/// the first.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room<'a> {
-    /// The options that reduce the need.
-    options: &'a str,
-    /// Number of threads.
-    threads: u32,
-    /// Number of threads that have their memory already.
-    pub(crate) served: u32,
-    /// Bytes that were free before, and the longest free run.
-    available: u64,
-    largest: u64,
-}
-
-impl Room<'_> {
-    /// Returns the options by which the user asks for less.
-    pub(crate) fn options(&self) -> &str {
-        self.options
+    /// Says why there is no memory for a thread, and which option helps.
+    fn explain(&self, error: StagingError) -> Error {
+        let options = self.options;
+        match error {
+            StagingError::TooLong { .. } => anyhow!("{error}: choose a smaller {options}"),
+            StagingError::Ring(source) => Error::new(source).context(
+                "cannot make an io_uring: choose --io pread, or check the sysctl \
+                 kernel.io_uring_disabled",
+            ),
+            StagingError::NotPermitted { node, source } => {
+                Error::new(source).context(SlotRefused { node })
+            }
+            StagingError::Register(source) => {
+                Error::new(source).context("cannot put the memory into the ring: choose --io uring")
+            }
+            StagingError::Allocate {
+                path,
+                bytes,
+                source,
+            } => {
+                let path = path.display();
+                let text = match Errno::from_io_error(&source) {
+                    Some(Errno::NOSPC) => format!("{path} has {}", self.lack(bytes)),
+                    Some(Errno::DQUOT) => format!(
+                        "more of {path} than your limit, {}: choose a smaller {options}, or have \
+                         limit_per_file and limit_per_user raised",
+                        self.wanted(bytes)
+                    ),
+                    Some(Errno::NODEV) => format!("the device of {path} went away"),
+                    _ => format!("cannot allocate {} of {path}", size::format(bytes)),
+                };
+                Error::new(source).context(text)
+            }
+            error => error.into(),
+        }
     }
 
     /// Says what was asked for.
@@ -227,6 +165,29 @@ impl Room<'_> {
     }
 }
 
+/// Returns whether the driver does not allow this process to fill a slot.
+pub fn is_slot_refused(error: &Error) -> bool {
+    error.downcast_ref::<SlotRefused>().is_some()
+}
+
+/// The driver does not allow this process to fill a slot.
+#[derive(Debug)]
+struct SlotRefused {
+    node: PathBuf,
+}
+
+impl fmt::Display for SlotRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.node.display();
+        write!(
+            f,
+            "this process may not put memory of {node} into the ring: by default that takes \
+             CAP_SYS_RAWIO, and root changes it with p2pmem config {node} --slots; or choose --io \
+             uring"
+        )
+    }
+}
+
 /// Opens a node, or says what may be missing.
 pub fn open(path: &Path) -> Result<Provider> {
     Provider::open(path).with_context(|| {
@@ -250,7 +211,7 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
     if entries.is_empty() {
         bail!("there is no provider: load p2pmem_rs, and bind a device to it");
     }
-    let address = name.and_then(pci::address);
+    let address: Option<PciAddress> = name.and_then(|name| name.parse().ok());
     match (name, entries) {
         (None, [entry]) => Ok(entry),
         (None, _) => bail!(
@@ -260,7 +221,7 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
         (Some(name), _) => entries
             .iter()
             .find(|entry| {
-                address.as_deref() == Some(&*entry.pci)
+                address == Some(entry.pci)
                     || entry.path == Path::new(name)
                     || entry.path == Path::new("/dev").join(name)
                     || name == entry.number.to_string()
@@ -279,7 +240,7 @@ mod tests {
             path: format!("/dev/p2pmem{number}").into(),
             node: PathBuf::new(),
             device: PathBuf::new(),
-            pci: pci.to_owned(),
+            pci: pci.parse().unwrap(),
             vendor: String::new(),
             product: String::new(),
         }
@@ -352,10 +313,29 @@ mod tests {
     #[test]
     fn ordinary_memory_needs_no_provider() {
         for name in ["none", "host"] {
-            assert!(Via::open(Path::new("/nonexistent"), Some(name))
-                .unwrap()
-                .device()
-                .is_none());
+            let memory = open_memory(&Root::new("/nonexistent"), Some(name)).unwrap();
+            assert!(memory.device().is_none());
         }
+    }
+
+    #[test]
+    fn a_refused_slot_names_the_setting() {
+        let room = Room {
+            options: "--chunk",
+            threads: 1,
+            served: 0,
+            available: 0,
+            largest: 0,
+        };
+        let error = room.explain(StagingError::NotPermitted {
+            node: "/dev/p2pmem0".into(),
+            source: Errno::PERM,
+        });
+        assert!(is_slot_refused(&error));
+        let text = error.to_string();
+        for word in ["CAP_SYS_RAWIO", "p2pmem config /dev/p2pmem0 --slots"] {
+            assert!(text.contains(word), "{text}");
+        }
+        assert!(!is_slot_refused(&Error::new(Errno::PERM)));
     }
 }

@@ -218,12 +218,7 @@ impl Drop for Buffer {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs::{self, File, OpenOptions},
-        io::Write,
-        path::Path,
-        process,
-    };
+    use std::{fs::File, io::Write};
 
     use super::*;
 
@@ -247,17 +242,8 @@ mod tests {
     }
 
     /// Makes a file of so many pages, each of which begins with its number.
-    fn numbered(name: &str, pages: usize) -> File {
-        let path = Path::new(env!("OUT_DIR")).join(format!("{name}-{}", process::id()));
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .unwrap();
-        fs::remove_file(&path).unwrap();
+    fn numbered(pages: usize) -> File {
+        let mut file = tempfile::tempfile().unwrap();
         for number in 0..pages {
             let mut page = [0; PAGE];
             page[..8].copy_from_slice(&number.to_ne_bytes());
@@ -268,7 +254,7 @@ mod tests {
 
     #[test]
     fn long_parts_are_mapped_where_large_pages_fit() {
-        let file = numbered("large", 3 * LARGE_PAGE / PAGE);
+        let file = numbered(3 * LARGE_PAGE / PAGE);
         for (offset, length) in [
             (0, LARGE_PAGE),
             (PAGE, LARGE_PAGE),
@@ -292,7 +278,7 @@ mod tests {
 
     #[test]
     fn short_parts_and_errors_are_as_before() {
-        let file = numbered("short", 4);
+        let file = numbered(4);
         let buffer = Buffer::map_large(&file, PAGE as u64, 2 * PAGE).unwrap();
         let mut word = [0; 8];
         buffer.load(PAGE, &mut word);

@@ -5,32 +5,227 @@
 use std::{
     ffi::c_int,
     fs::{File, OpenOptions},
+    io,
     ops::Range,
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use anyhow::{bail, ensure, Context, Result};
 use rustix::{
     fs::{fallocate, ioctl_blksszget, seek, FallocateFlags, OFlags, SeekFrom},
     io::Errno,
     ioctl::{ioctl, opcode, Getter, Opcode},
 };
 
-use crate::Buffer;
+use crate::{buffer::Buffer, size};
 
 /// Whether data comes from a file or goes there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// The file is read.
     Read,
     /// The file is written.
     Write,
 }
 
+/// An error of direct I/O.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectError {
+    /// The file cannot be opened.
+    #[error("cannot open {} for direct I/O", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The error of the kernel.
+        source: io::Error,
+    },
+    /// A block device takes no writes.
+    #[error(
+        "{} is read-only: choose another device, or make it writable (blockdev --setrw)",
+        path.display()
+    )]
+    ReadOnly {
+        /// The block device.
+        path: PathBuf,
+    },
+    /// A request failed.
+    #[error("{}", failed(*direction, path, *offset, memory.as_deref(), *source))]
+    Transfer {
+        /// The direction.
+        direction: Direction,
+        /// The file.
+        path: PathBuf,
+        /// Offset in the file, in bytes.
+        offset: u64,
+        /// The provider of the memory; nothing for ordinary memory.
+        memory: Option<String>,
+        /// The error of the kernel.
+        source: Errno,
+    },
+    /// A request moved nothing: the file or the device ends.
+    #[error("{} {} at {offset}", path.display(), match direction {
+        Direction::Read => "ends",
+        Direction::Write => "is full",
+    })]
+    End {
+        /// The direction.
+        direction: Direction,
+        /// The file.
+        path: PathBuf,
+        /// Offset in the file, in bytes.
+        offset: u64,
+    },
+    /// A file is shorter than the range that is to be moved.
+    #[error("{} is shorter than {}", path.display(), range(*offset, *length))]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the range in bytes.
+        offset: u64,
+        /// Length of the range in bytes.
+        length: u64,
+    },
+    /// Another operation on the file failed.
+    #[error("cannot {operation} {}", path.display())]
+    Operation {
+        /// The operation: a verb.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The error of the kernel.
+        source: io::Error,
+    },
+}
+
+impl DirectError {
+    /// Returns the error number of the kernel, if it is the kernel that failed.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Open { source, .. } | Self::Operation { source, .. } => {
+                Errno::from_io_error(source)
+            }
+            Self::Transfer { source, .. } => Some(*source),
+            Self::ReadOnly { .. } | Self::End { .. } | Self::Short { .. } => None,
+        }
+    }
+}
+
+/// Says what an error of direct I/O most likely means.
+fn failed(
+    direction: Direction,
+    path: &Path,
+    offset: u64,
+    memory: Option<&str>,
+    error: Errno,
+) -> String {
+    let (verb, with) = match direction {
+        Direction::Read => ("read", "into"),
+        Direction::Write => ("write", "from"),
+    };
+    let mut text = format!("cannot {verb} {} at {offset}", path.display());
+    if let Some(memory) = memory {
+        text += &format!(" {with} {memory}");
+    }
+    text += match (error, memory) {
+        (Errno::NODEV | Errno::FAULT, Some(_)) => ": the device that has the memory went away",
+        (Errno::NXIO | Errno::NODEV, _) => ": the drive went away",
+        (Errno::IO, _) => ": the drive failed: see the kernel's log",
+        (Errno::NOSPC, _) => ": there is no room for it",
+        _ => "",
+    };
+    text
+}
+
+fn range(offset: u64, length: u64) -> String {
+    match offset {
+        0 => size::format(length),
+        _ => format!("{} + {}", size::format(offset), size::format(length)),
+    }
+}
+
+/// The result of a request, and the number that it was given.
+pub type Completion = (u64, Result<usize, Errno>);
+
+/// A range of a file that is moved to or from memory, by as many requests as it takes: each of
+/// them may move a part only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    direction: Direction,
+    offset: u64,
+    length: usize,
+    done: usize,
+}
+
+impl Transfer {
+    /// Describes the range of a file.
+    pub fn new(direction: Direction, offset: u64, length: usize) -> Self {
+        Self {
+            direction,
+            offset,
+            length,
+            done: 0,
+        }
+    }
+
+    /// Returns the direction.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Returns the offset in the file of the bytes that are left.
+    pub fn offset(&self) -> u64 {
+        self.offset + self.done as u64
+    }
+
+    /// Returns the bytes that were moved.
+    pub fn done(&self) -> usize {
+        self.done
+    }
+
+    /// Returns the bytes that are left.
+    pub fn left(&self) -> usize {
+        self.length - self.done
+    }
+
+    /// Takes the result of a request for the bytes that are left, or for the first of them. A
+    /// request that a signal interrupted is to be made again. `memory` names the provider that the
+    /// memory is of.
+    ///
+    /// # Errors
+    ///
+    /// The request failed, or moved nothing.
+    pub fn advance(
+        &mut self,
+        file: &DirectFile,
+        result: Result<usize, Errno>,
+        memory: Option<&str>,
+    ) -> Result<(), DirectError> {
+        match result {
+            Ok(0) => Err(DirectError::End {
+                direction: self.direction,
+                path: file.path.clone(),
+                offset: self.offset(),
+            }),
+            Ok(count) => {
+                self.done += count;
+                Ok(())
+            }
+            Err(Errno::INTR) => Ok(()),
+            Err(source) => Err(DirectError::Transfer {
+                direction: self.direction,
+                path: file.path.clone(),
+                offset: self.offset(),
+                memory: memory.map(str::to_owned),
+                source,
+            }),
+        }
+    }
+}
+
 /// A file or block device that is read or written past the page cache.
 #[derive(Debug)]
-pub struct Direct {
+pub struct DirectFile {
     file: File,
     path: PathBuf,
     length: u64,
@@ -42,15 +237,15 @@ pub struct Direct {
     identity: (u64, u64),
 }
 
-impl Direct {
+impl DirectFile {
     /// Opens a source.
-    pub fn source(path: &Path) -> Result<Self> {
+    pub fn source(path: &Path) -> Result<Self, DirectError> {
         Self::open(path, OpenOptions::new().read(true), OFlags::empty())
     }
 
     /// Opens a destination. A file that does not exist is made, but not in /dev. A block device
-    /// that is in use, by a file system for example, is refused unless `force` is set.
-    pub fn destination(path: &Path, force: bool) -> Result<Self> {
+    /// that is in use, by a file system for example, is refused with `EBUSY` unless `force` is set.
+    pub fn destination(path: &Path, force: bool) -> Result<Self, DirectError> {
         let exclusive = match path.metadata() {
             Ok(metadata) if metadata.file_type().is_block_device() && !force => OFlags::EXCL,
             _ => OFlags::empty(),
@@ -60,46 +255,53 @@ impl Direct {
         if exclusive.is_empty() && !path.starts_with("/dev") {
             options.create(true);
         }
-        let opened = Self::open(path, &mut options, exclusive).map_err(|error| {
-            match error
-                .downcast_ref::<std::io::Error>()
-                .and_then(Errno::from_io_error)
-            {
-                Some(Errno::BUSY) => error.context("it is in use: unmount it, or pass --force"),
-                _ => error,
-            }
-        })?;
+        let opened = Self::open(path, &mut options, exclusive)?;
         // The kernel refuses each write, not the opening.
-        ensure!(
-            !opened.block_device || !is_read_only(&opened.file)?,
-            "{} is read-only: choose another device, or make it writable (blockdev --setrw)",
-            path.display()
-        );
+        let is_read_only = || is_read_only(&opened.file).map_err(opened.failed("look at"));
+        if opened.block_device && is_read_only()? {
+            return Err(DirectError::ReadOnly {
+                path: path.to_owned(),
+            });
+        }
         Ok(opened)
     }
 
-    fn open(path: &Path, options: &mut OpenOptions, flags: OFlags) -> Result<Self> {
+    fn open(path: &Path, options: &mut OpenOptions, flags: OFlags) -> Result<Self, DirectError> {
         let flags = (flags | OFlags::DIRECT).bits() as i32;
-        let file = options
-            .custom_flags(flags)
-            .open(path)
-            .with_context(|| format!("cannot open {} for direct I/O", path.display()))?;
-        let metadata = file.metadata()?;
-        let block_device = metadata.file_type().is_block_device();
-        let (granule, identity) = if block_device {
-            (u64::from(ioctl_blksszget(&file)?), (metadata.rdev(), 0))
-        } else {
-            (4096, (metadata.dev(), metadata.ino()))
+        let mut open = || -> io::Result<Self> {
+            let file = options.custom_flags(flags).open(path)?;
+            let metadata = file.metadata()?;
+            let block_device = metadata.file_type().is_block_device();
+            let (granule, identity) = if block_device {
+                (u64::from(ioctl_blksszget(&file)?), (metadata.rdev(), 0))
+            } else {
+                (4096, (metadata.dev(), metadata.ino()))
+            };
+            Ok(Self {
+                length: seek(&file, SeekFrom::End(0))?,
+                path: path.to_owned(),
+                file,
+                granule,
+                block_device,
+                identity,
+            })
         };
-
-        Ok(Self {
-            length: seek(&file, SeekFrom::End(0))?,
+        open().map_err(|source| DirectError::Open {
             path: path.to_owned(),
-            file,
-            granule,
-            block_device,
-            identity,
+            source,
         })
+    }
+
+    /// Returns a function that makes the error of an operation.
+    fn failed<E: Into<io::Error>>(
+        &self,
+        operation: &'static str,
+    ) -> impl FnOnce(E) -> DirectError + '_ {
+        move |source| DirectError::Operation {
+            operation,
+            path: self.path.clone(),
+            source: source.into(),
+        }
     }
 
     /// Returns where it is.
@@ -134,7 +336,7 @@ impl Direct {
 
     /// Returns the parts of a range that have data, in order: all of it, unless this is a file with
     /// holes. They begin and end at multiples of the granule, or where the range does.
-    pub fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+    pub fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, DirectError> {
         let mut parts: Vec<Range<u64>> = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -144,7 +346,7 @@ impl Direct {
                 (false, Err(Errno::NXIO)) => break,
                 (false, Ok(start)) => {
                     let end = seek(&self.file, SeekFrom::Hole(start))
-                        .with_context(|| format!("cannot look for holes of {}", self.name()))?;
+                        .map_err(self.failed("look for holes of"))?;
                     start / self.granule * self.granule..end.next_multiple_of(self.granule)
                 }
                 // A file system that does not know holes.
@@ -162,154 +364,105 @@ impl Direct {
 
     /// Makes a range of a file read as zeroes, without taking room where the file system can do
     /// that.
-    pub fn make_hole(&self, range: Range<u64>) -> Result<()> {
+    pub fn make_hole(&self, range: Range<u64>) -> Result<(), DirectError> {
+        const STEP: u64 = 1 << 20;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let length = range.end - range.start;
         match fallocate(&self.file, flags, range.start, length) {
-            Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                const STEP: u64 = 1 << 20;
-                let mut zeroes = Buffer::ordinary(STEP as usize)?;
-                let mut at = range.start;
-                // Beyond its end a file has zeroes by itself.
-                let length = self.file.metadata()?.len();
-                let end = range.end.min(length.next_multiple_of(self.granule));
-                while at < end {
-                    let step = (end - at).min(STEP);
-                    self.write(zeroes.as_mut_slice(step as usize), at)?;
-                    at += step;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot make a hole in {}", self.name()))
-            }
+            Ok(()) => return Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => (),
+            Err(error) => return Err(self.failed("make a hole in")(error)),
         }
+        let mut zeroes = Buffer::ordinary(STEP as usize).map_err(self.failed("make a hole in"))?;
+        let mut at = range.start;
+        // Beyond its end a file has zeroes by itself.
+        let metadata = self.file.metadata().map_err(self.failed("look at"))?;
+        let end = range.end.min(metadata.len().next_multiple_of(self.granule));
+        while at < end {
+            let step = (end - at).min(STEP);
+            self.write(zeroes.as_mut_slice(step as usize), at)?;
+            at += step;
+        }
+        Ok(())
     }
 
     /// Makes a file that is shorter so long.
-    pub fn extend(&self, length: u64) -> Result<()> {
-        if self.file.metadata()?.len() < length {
-            self.file
-                .set_len(length)
-                .with_context(|| format!("cannot make {} longer", self.name()))?;
+    pub fn extend(&self, length: u64) -> Result<(), DirectError> {
+        let metadata = self.file.metadata().map_err(self.failed("look at"))?;
+        if metadata.len() < length {
+            self.file.set_len(length).map_err(self.failed("extend"))?;
         }
         Ok(())
-    }
-
-    fn name(&self) -> std::path::Display<'_> {
-        self.path.display()
     }
 
     /// Waits until what was written is on the medium.
-    pub fn sync(&self) -> Result<()> {
-        rustix::fs::fsync(&self.file)
-            .with_context(|| format!("cannot make {} keep its data", self.path.display()))
+    pub fn sync(&self) -> Result<(), DirectError> {
+        rustix::fs::fsync(&self.file).map_err(self.failed("sync"))
     }
 
     /// Fills ordinary memory from `offset` on.
-    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.read_into(buffer, offset, None)
+    pub fn read(&self, memory: &mut [u8], offset: u64) -> Result<(), DirectError> {
+        self.read_into(memory, offset, None)
     }
 
     /// Writes ordinary memory at `offset`.
-    pub fn write(&self, buffer: &[u8], offset: u64) -> Result<()> {
-        self.write_from(buffer, offset, None)
+    pub fn write(&self, memory: &[u8], offset: u64) -> Result<(), DirectError> {
+        self.write_from(memory, offset, None)
     }
 
-    /// Fills `buffer` from `offset` on. `device` names the provider that the memory is of.
-    pub fn read_into(&self, buffer: &mut [u8], offset: u64, device: Option<&str>) -> Result<()> {
-        let mut done = 0;
-        while done < buffer.len() {
-            let offset = offset + done as u64;
-            match rustix::io::pread(&self.file, &mut buffer[done..], offset) {
-                Ok(0) => return Err(self.ended(Way::Read, offset)),
-                Ok(count) => done += count,
-                Err(Errno::INTR) => (),
-                Err(error) => return Err(self.explain(Way::Read, offset, error, device)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes `buffer` at `offset`. `device` names the provider that the memory is of.
-    pub fn write_from(&self, buffer: &[u8], offset: u64, device: Option<&str>) -> Result<()> {
-        let mut done = 0;
-        while done < buffer.len() {
-            let offset = offset + done as u64;
-            match rustix::io::pwrite(&self.file, &buffer[done..], offset) {
-                Ok(0) => return Err(self.ended(Way::Write, offset)),
-                Ok(count) => done += count,
-                Err(Errno::INTR) => (),
-                Err(error) => return Err(self.explain(Way::Write, offset, error, device)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Says that a request moved nothing.
-    pub fn ended(&self, way: Way, offset: u64) -> anyhow::Error {
-        let what = match way {
-            Way::Read => "ends",
-            Way::Write => "is full",
-        };
-        anyhow::anyhow!("{} {what} at {offset}", self.path.display())
-    }
-
-    /// Says what an error of direct I/O most likely means. `device` names the provider of the
-    /// memory, if that is not ordinary.
-    pub fn explain(
+    /// Fills memory from `offset` on. `provider` names the provider that it is of, for errors.
+    pub fn read_into(
         &self,
-        way: Way,
+        memory: &mut [u8],
         offset: u64,
-        error: Errno,
-        device: Option<&str>,
-    ) -> anyhow::Error {
-        let what = match way {
-            Way::Read => "read",
-            Way::Write => "write",
-        };
-        let mut text = format!("cannot {what} {} at {offset}", self.path.display());
-        if let Some(device) = device {
-            let with = match way {
-                Way::Read => "into",
-                Way::Write => "from",
-            };
-            text += &format!(" {with} {device}");
+        provider: Option<&str>,
+    ) -> Result<(), DirectError> {
+        let mut transfer = Transfer::new(Direction::Read, offset, memory.len());
+        while transfer.left() > 0 {
+            let rest = &mut memory[transfer.done()..];
+            let result = rustix::io::pread(&self.file, rest, transfer.offset());
+            transfer.advance(self, result, provider)?;
         }
-        text += match (error, device) {
-            (Errno::NODEV | Errno::FAULT, Some(_)) => ": the device that has the memory went away",
-            (Errno::NXIO | Errno::NODEV, _) => ": the drive went away",
-            (Errno::IO, _) => ": the drive failed: see the kernel's log",
-            (Errno::NOSPC, _) => ": there is no room for it",
-            _ => "",
-        };
-        anyhow::Error::new(error).context(text)
+        Ok(())
     }
 
-    /// Refuses a range that direct I/O cannot reach.
-    pub fn check_range(&self, way: Way, offset: u64, bytes: u64) -> Result<()> {
-        let grows = way == Way::Write && self.grows();
-        match offset.checked_add(bytes) {
+    /// Writes memory at `offset`. `provider` names the provider that it is of, for errors.
+    pub fn write_from(
+        &self,
+        memory: &[u8],
+        offset: u64,
+        provider: Option<&str>,
+    ) -> Result<(), DirectError> {
+        let mut transfer = Transfer::new(Direction::Write, offset, memory.len());
+        while transfer.left() > 0 {
+            let rest = &memory[transfer.done()..];
+            let result = rustix::io::pwrite(&self.file, rest, transfer.offset());
+            transfer.advance(self, result, provider)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a range that the file does not have, and does not get by writing.
+    pub fn check_range(
+        &self,
+        direction: Direction,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), DirectError> {
+        let grows = direction == Direction::Write && self.grows();
+        match offset.checked_add(length) {
             Some(end) if end <= self.length || grows => Ok(()),
-            _ => bail!(
-                "{} is shorter than {}: choose a smaller --size, --count or offset",
-                self.path.display(),
-                match offset {
-                    0 => crate::size::format(bytes),
-                    _ => format!(
-                        "{} + {}",
-                        crate::size::format(offset),
-                        crate::size::format(bytes)
-                    ),
-                }
-            ),
+            _ => Err(DirectError::Short {
+                path: self.path.clone(),
+                offset,
+                length,
+            }),
         }
     }
 }
 
 /// Returns whether the kernel takes no writes for a block device.
-fn is_read_only(file: &File) -> Result<bool> {
+fn is_read_only(file: &File) -> io::Result<bool> {
     /// `BLKROGET` of linux/fs.h.
     const GET: Opcode = opcode::none(0x12, 94);
 
@@ -324,14 +477,14 @@ mod tests {
 
     #[test]
     fn a_source_that_is_missing_is_named() {
-        let error = Direct::source(Path::new("/nonexistent")).unwrap_err();
-        assert!(format!("{error:#}").contains("/nonexistent"));
+        let error = DirectFile::source(Path::new("/nonexistent")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent"));
     }
 
     #[test]
     fn nothing_is_made_in_dev() {
         let path = Path::new("/dev/p2pmem-nonexistent");
-        assert!(Direct::destination(path, true).is_err());
+        assert!(DirectFile::destination(path, true).is_err());
         assert!(!path.exists());
     }
 }

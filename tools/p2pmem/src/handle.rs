@@ -13,7 +13,7 @@ use rustix::{
     ioctl::{ioctl, opcode, IntegerSetter, Opcode},
 };
 
-use crate::Buffer;
+use crate::buffer::Buffer;
 
 /// Device memory as a dma-buf. It can be mapped any number of times, sent to other processes, and
 /// given to devices. The memory goes back to the device when its last user is gone.

@@ -10,17 +10,27 @@
 pub mod abi;
 mod buffer;
 pub mod direct;
+mod error;
 pub mod fabric;
 mod handle;
 pub mod members;
+mod memory;
+pub mod mmio_copy;
+pub mod mountinfo;
 pub mod pci;
 mod provider;
+pub mod root;
 pub mod size;
-pub mod stream;
+mod staging;
 pub mod sysfs;
 pub mod uring;
 pub mod users;
 
 pub use buffer::Buffer;
+pub use error::Error;
 pub use handle::Handle;
+pub use memory::Memory;
+pub use pci::PciAddress;
 pub use provider::Provider;
+pub use root::Root;
+pub use staging::{Io, StagingBuffer, StagingError};

@@ -7,24 +7,26 @@
 //! member is read from the member itself.
 
 mod dm;
+mod error;
 mod extents;
 mod geometry;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    io,
     path::{Path, PathBuf},
 };
 
-use anyhow::{bail, ensure, Context, Result};
+use self::geometry::{Shape, Span, SECTOR};
+use crate::{
+    fabric::{BlockDevice, BlockKind, Fabric, Target},
+    root::{self, entries, link_name, name, text, Root},
+};
 
-use self::geometry::{Shape, Span};
-use crate::fabric::{BlockDevice, BlockKind, Fabric, Target};
-
-pub use self::geometry::Member;
-
-/// The unit in which the kernel counts, in bytes.
-const SECTOR: u64 = 512;
+pub use self::{
+    error::{ExtentError, MembersError},
+    geometry::Member,
+};
 
 /// The copies of a file's data on the drives below it.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Members {
     /// # Errors
     ///
     /// If there are several copies, and where they are is not known.
-    pub fn of(path: &Path, fabric: &Fabric) -> Result<Option<Self>> {
+    pub fn of(path: &Path, fabric: &Fabric) -> Result<Option<Self>, MembersError> {
         let target = Target::of(path)?;
         let stack = fabric.stack(&target);
         let Some(top) = stack.devices.first().cloned() else {
@@ -68,10 +70,9 @@ impl Members {
             .collect();
         let is_mapped =
             |device: &&BlockDevice| matches!(device.kind, BlockKind::DeviceMapper { .. });
-        ensure!(
-            !stack.several,
-            "the file system has several block devices, and its copies are where only it knows"
-        );
+        if stack.several {
+            return Err(MembersError::FileSystem);
+        }
         if !devices
             .iter()
             .any(|one| one.is_redundant() || is_mapped(one))
@@ -108,7 +109,7 @@ impl Members {
     /// # Errors
     ///
     /// If the place of a part is not known.
-    pub fn parts(&self, offset: u64, length: u64) -> Result<Vec<Part>> {
+    pub fn parts(&self, offset: u64, length: u64) -> Result<Vec<Part>, MembersError> {
         let ranges = if self.is_file {
             extents::of(&self.path, offset, length)?
         } else {
@@ -139,11 +140,12 @@ impl Members {
         offset: u64,
         length: u64,
         places: &mut Vec<Member>,
-    ) -> Result<u64> {
-        let spans = self
-            .shapes
-            .get(device)
-            .context("a device without a shape")?;
+    ) -> Result<u64, MembersError> {
+        let outside = || MembersError::Outside {
+            device: device.to_owned(),
+            offset,
+        };
+        let spans = self.shapes.get(device).ok_or_else(outside)?;
         if spans.is_empty() {
             places.push(Member {
                 device: device.to_owned(),
@@ -151,9 +153,7 @@ impl Members {
             });
             return Ok(length);
         }
-        let (members, mut run) = geometry::locate(spans, offset).with_context(|| {
-            format!("cannot tell where the byte at {offset} of {device} is on the drives below it")
-        })?;
+        let (members, mut run) = geometry::locate(spans, offset).ok_or_else(outside)?;
         run = run.min(length);
         for member in members {
             run = self.locate(&member.device, member.offset, run, places)?;
@@ -162,14 +162,18 @@ impl Members {
     }
 }
 
-/// Returns what a block device is made of; nothing for a drive.
-fn shape(fabric: &Fabric, device: &BlockDevice) -> Result<Vec<Span>> {
-    let folder = Path::new("/sys/class/block").join(&device.name);
+/// Returns the parts of a block device; nothing for a drive.
+fn shape(fabric: &Fabric, device: &BlockDevice) -> Result<Vec<Span>, MembersError> {
+    let folder = Root::default().sys("class/block").join(&device.name);
+    let name = || device.name.clone();
     match &device.kind {
         BlockKind::Disk { .. } => Ok(Vec::new()),
         BlockKind::Partition => {
             let [below] = &device.below[..] else {
-                bail!("{} is a partition of nothing", device.name);
+                return Err(MembersError::Malformed {
+                    device: name(),
+                    problem: "is a partition of nothing",
+                });
             };
             let start = number(&folder.join("start"))? * SECTOR;
             Ok(vec![Span::mirror(vec![Member {
@@ -188,45 +192,44 @@ fn shape(fabric: &Fabric, device: &BlockDevice) -> Result<Vec<Span>> {
                 .iter()
                 .map(|line| geometry::mapped(line, &name_of))
                 .collect::<Option<_>>()
-                .with_context(|| {
-                    format!(
-                        "{} is of the device mapper, and where its copies are is not known",
-                        device.name
-                    )
-                })
+                .ok_or_else(|| MembersError::Mapped { device: name() })
         }
-        BlockKind::Loop { .. } => bail!("{} is a loop device", device.name),
+        BlockKind::Loop { .. } => Err(MembersError::Loop { device: name() }),
     }
 }
 
-/// Returns what an array of md is made of.
-fn md(name: &str, folder: &Path, level: &str) -> Result<Vec<Span>> {
-    let disks = usize::try_from(number(&folder.join("raid_disks"))?)?;
+/// Returns the members of an array of md.
+fn md(device: &str, folder: &Path, level: &str) -> Result<Vec<Span>, MembersError> {
+    let disks = number(&folder.join("raid_disks"))? as usize;
     let mut members = vec![None; disks];
     let mut sizes = Vec::new();
-    for entry in fs::read_dir(folder)?.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("dev-") {
+    for path in entries(folder) {
+        if !name(&path).starts_with("dev-") {
             continue;
         }
-        let path = entry.path();
-        let state = fs::read_to_string(path.join("state"))?;
+        let state = text(path.join("state")).map_err(read(&path))?;
         // Spares have no slot, and those that are being rebuilt not all data.
-        let slot = number(&path.join("slot")).ok().map(usize::try_from);
-        let (Some(Ok(slot)), true) = (slot, state.contains("in_sync")) else {
+        let slot = root::number::<usize>(path.join("slot")).ok();
+        let (Some(slot), true) = (slot, state.contains("in_sync")) else {
             continue;
         };
-        let block = fs::read_link(path.join("block"))?;
-        let device = block.file_name().context("a member without a name")?;
-        sizes.push(number(&path.join("size"))?);
-        *members.get_mut(slot).context("a slot that there is not")? = Some(Member {
-            device: device.to_string_lossy().into_owned(),
+        let member = Member {
+            device: link_name(path.join("block")).map_err(read(&path))?,
             offset: number(&path.join("offset"))? * SECTOR,
+        };
+        sizes.push(number(&path.join("size"))?);
+        *members
+            .get_mut(slot)
+            .ok_or_else(|| MembersError::Malformed {
+                device: device.to_owned(),
+                problem: "has a member in a slot that it does not have",
+            })? = Some(member);
+    }
+    if !text(folder.join("reshape_position")).is_ok_and(|position| position == "none") {
+        return Err(MembersError::Reshape {
+            device: device.to_owned(),
         });
     }
-    ensure!(
-        fs::read_to_string(folder.join("reshape_position")).is_ok_and(|one| one.trim() == "none"),
-        "{name} is being reshaped: wait for its end"
-    );
     if level == "raid1" {
         return Ok(vec![Span::mirror(members.into_iter().flatten().collect())]);
     }
@@ -235,7 +238,13 @@ fn md(name: &str, folder: &Path, level: &str) -> Result<Vec<Span>> {
         "raid0" if sizes.windows(2).all(|pair| pair[0] == pair[1]) => 1,
         // Near copies in the first byte, far ones in the second.
         "raid10" if layout >> 8 == 1 => (layout & 0xff) as usize,
-        _ => bail!("{name} is md {level}, layout {layout}: where its copies are is not known"),
+        _ => {
+            return Err(MembersError::Md {
+                device: device.to_owned(),
+                level: level.to_owned(),
+                layout,
+            })
+        }
     };
     Ok(vec![Span::whole(Shape::Stripes {
         chunk: number(&folder.join("chunk_size"))?,
@@ -244,9 +253,14 @@ fn md(name: &str, folder: &Path, level: &str) -> Result<Vec<Span>> {
     })])
 }
 
-fn number(path: &Path) -> Result<u64> {
-    fs::read_to_string(path)
-        .map_err(anyhow::Error::from)
-        .and_then(|text| Ok(text.trim().parse()?))
-        .with_context(|| format!("cannot read a number from {}", path.display()))
+fn number(path: &Path) -> Result<u64, MembersError> {
+    root::number(path).map_err(read(path))
+}
+
+/// Returns a function that makes the error of a file.
+fn read(path: &Path) -> impl FnOnce(io::Error) -> MembersError + '_ {
+    |source| MembersError::Read {
+        path: path.to_owned(),
+        source,
+    }
 }

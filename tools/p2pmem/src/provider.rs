@@ -11,7 +11,7 @@ use std::{
 
 use rustix::ioctl::{ioctl, Getter, Updater};
 
-use crate::{abi, Handle};
+use crate::{abi, handle::Handle};
 
 /// An open `/dev/p2pmemN`.
 #[derive(Debug)]

@@ -10,6 +10,11 @@ use std::{
 use rustix::{fs::makedev, io::Errno};
 use serde::Serialize;
 
+use crate::{
+    pci::PciAddress,
+    root::{hexadecimal, name, number, wrong, Root},
+};
+
 /// A provider as sysfs shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -21,8 +26,8 @@ pub struct Entry {
     pub node: PathBuf,
     /// The directory of its PCI device.
     pub device: PathBuf,
-    /// The address of its PCI device, like `0000:04:00.0`.
-    pub pci: String,
+    /// The address of its PCI device.
+    pub pci: PciAddress,
     /// PCI vendor ID, four hexadecimal digits.
     pub vendor: String,
     /// PCI device ID, four hexadecimal digits.
@@ -32,7 +37,7 @@ pub struct Entry {
 impl Entry {
     /// Returns the free bytes of the device's pool.
     pub fn available(&self) -> io::Result<u64> {
-        number(&self.device.join("p2pmem/available"))
+        number(self.device.join("p2pmem/available"))
     }
 
     /// Returns the number of its node, as `st_rdev` of a file has it.
@@ -51,7 +56,7 @@ impl Entry {
     ///
     /// `NotFound` or `ENODEV` if the device goes away.
     pub fn details(&self) -> io::Result<Details> {
-        let count = |name| number(&self.node.join(name));
+        let count = |name| number::<u64>(self.node.join(name));
         // Attributes that older versions of the driver do not have.
         let large_page = optional(count("large_page"))?;
         let slots = optional(fs::read_to_string(self.node.join("slots")))?;
@@ -170,16 +175,11 @@ impl Region {
     }
 }
 
-/// Reads a number as the kernel writes hexadecimal ones, with `0x`.
-pub fn hexadecimal(text: &str) -> Option<u64> {
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
-}
-
-/// Returns all providers, in the order of their numbers. `sys` is where sysfs is mounted.
-pub fn providers(sys: &Path) -> io::Result<Vec<Entry>> {
+/// Returns all providers, in the order of their numbers.
+pub fn providers(root: &Root) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
 
-    for entry in fs::read_dir(sys.join("class/misc"))? {
+    for entry in fs::read_dir(root.sys("class/misc"))? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(number) = name
@@ -217,23 +217,12 @@ fn read(number: u32, node: &Path) -> io::Result<Entry> {
         number,
         path: Path::new("/dev").join(node.file_name().unwrap_or_default()),
         node: node.to_owned(),
-        pci: device
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+        pci: PciAddress::from_name(&name(&device))
+            .ok_or_else(|| wrong("not the address of a PCI function"))?,
         vendor: id("vendor")?,
         product: id("device")?,
         device,
     })
-}
-
-/// Reads a file with a decimal number.
-pub fn number(path: &Path) -> io::Result<u64> {
-    fs::read_to_string(path)?
-        .trim()
-        .parse()
-        .map_err(|_| wrong("not a number"))
 }
 
 /// Returns nothing if there is no file.
@@ -255,32 +244,33 @@ pub fn node_number(text: &str) -> Option<u32> {
         .then(|| digits.parse().ok())?
 }
 
-fn wrong(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{env, os::unix::fs::symlink, process};
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
 
     /// A directory that goes away with the test.
-    struct Sys(PathBuf);
+    struct Sys(TempDir);
 
     impl Sys {
-        fn new(name: &str) -> Self {
-            let path = env::temp_dir().join(format!("p2pmem-{name}-{}", process::id()));
-            fs::create_dir_all(path.join("class/misc")).unwrap();
-            Self(path)
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir_all(folder.path().join("sys/class/misc")).unwrap();
+            Self(folder)
+        }
+
+        fn root(&self) -> Root {
+            Root::new(self.0.path())
         }
 
         fn add(&self, node: &str, pci: &str) {
-            let device = self.0.join("devices").join(pci);
+            let device = self.0.path().join("sys/devices").join(pci);
             fs::create_dir_all(device.join("p2pmem")).unwrap();
             fs::write(device.join("vendor"), "0x1af4\n").unwrap();
             fs::write(device.join("device"), "0x1110\n").unwrap();
             fs::write(device.join("p2pmem/available"), "4096\n").unwrap();
-            let node = self.0.join("class/misc").join(node);
+            let node = self.0.path().join("sys/class/misc").join(node);
             fs::create_dir_all(&node).unwrap();
             fs::write(device.join("numa_node"), "-1\n").unwrap();
             for (name, text) in [
@@ -305,24 +295,18 @@ mod tests {
         }
     }
 
-    impl Drop for Sys {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn providers_are_listed_by_number() {
-        let sys = Sys::new("list");
+        let sys = Sys::new();
         sys.add("p2pmem10", "0000:0a:00.0");
         sys.add("p2pmem2", "0000:04:00.0");
-        fs::create_dir_all(sys.0.join("class/misc/hpet")).unwrap();
-        fs::create_dir_all(sys.0.join("class/misc/p2pmemx")).unwrap();
+        fs::create_dir_all(sys.0.path().join("sys/class/misc/hpet")).unwrap();
+        fs::create_dir_all(sys.0.path().join("sys/class/misc/p2pmemx")).unwrap();
 
-        let entries = providers(&sys.0).unwrap();
+        let entries = providers(&sys.root()).unwrap();
         let numbers: Vec<_> = entries.iter().map(|entry| entry.number).collect();
         assert_eq!(numbers, [2, 10]);
-        assert_eq!(entries[0].pci, "0000:04:00.0");
+        assert_eq!(entries[0].pci.to_string(), "0000:04:00.0");
         assert_eq!(entries[0].path, Path::new("/dev/p2pmem2"));
         assert_eq!(
             (&*entries[0].vendor, &*entries[0].product),
@@ -333,25 +317,25 @@ mod tests {
 
     #[test]
     fn no_provider_is_an_empty_list_and_no_sysfs_an_error() {
-        let sys = Sys::new("empty");
-        assert_eq!(providers(&sys.0).unwrap(), []);
-        assert!(providers(Path::new("/nonexistent")).is_err());
+        let sys = Sys::new();
+        assert_eq!(providers(&sys.root()).unwrap(), []);
+        assert!(providers(&Root::new("/nonexistent")).is_err());
     }
 
     #[test]
     fn a_provider_that_goes_away_is_left_out() {
-        let sys = Sys::new("gone");
+        let sys = Sys::new();
         sys.add("p2pmem0", "0000:04:00.0");
         sys.add("p2pmem1", "0000:05:00.0");
-        fs::remove_file(sys.0.join("class/misc/p2pmem1/device")).unwrap();
-        assert_eq!(providers(&sys.0).unwrap().len(), 1);
+        fs::remove_file(sys.0.path().join("sys/class/misc/p2pmem1/device")).unwrap();
+        assert_eq!(providers(&sys.root()).unwrap().len(), 1);
     }
 
     #[test]
     fn details_are_read() {
-        let sys = Sys::new("details");
+        let sys = Sys::new();
         sys.add("p2pmem0", "0000:04:00.0");
-        let entry = providers(&sys.0).unwrap().remove(0);
+        let entry = providers(&sys.root()).unwrap().remove(0);
         assert_eq!(entry.device_number().unwrap(), makedev(10, 120));
 
         let details = entry.details().unwrap();
@@ -381,9 +365,9 @@ mod tests {
 
     #[test]
     fn a_driver_without_large_pages_is_read() {
-        let sys = Sys::new("old");
+        let sys = Sys::new();
         sys.add("p2pmem0", "0000:04:00.0");
-        let entry = providers(&sys.0).unwrap().remove(0);
+        let entry = providers(&sys.root()).unwrap().remove(0);
         assert_eq!(entry.details().unwrap().large_page, 2 << 20);
 
         let path = entry.node.join("large_page");
@@ -397,9 +381,9 @@ mod tests {
 
     #[test]
     fn the_setting_of_slots_is_read() {
-        let sys = Sys::new("slots");
+        let sys = Sys::new();
         sys.add("p2pmem0", "0000:04:00.0");
-        let entry = providers(&sys.0).unwrap().remove(0);
+        let entry = providers(&sys.root()).unwrap().remove(0);
         assert_eq!(entry.details().unwrap().slots, Some(Slots::Privileged));
 
         let path = entry.node.join("slots");

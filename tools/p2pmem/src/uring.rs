@@ -15,7 +15,7 @@ use std::{
 
 use io_uring::{opcode, squeue::Entry, types::Fd, IoUring};
 
-use crate::{abi, direct::Way, Buffer, Handle, Provider};
+use crate::{abi, buffer::Buffer, direct::Direction, handle::Handle, provider::Provider};
 
 /// Returns a command that puts memory of a provider into a slot: `count` granules from granule
 /// `first` on, or all from there on if `count` is 0.
@@ -57,7 +57,7 @@ pub fn command(provider: &Provider, number: u32, bytes: [u8; 16]) -> Entry {
 /// Returns a request that moves data between memory and a file, at an offset in bytes. With `fixed`
 /// the memory is that in slot 0.
 pub fn transfer(
-    way: Way,
+    direction: Direction,
     fixed: bool,
     file: &File,
     address: *mut u8,
@@ -65,17 +65,17 @@ pub fn transfer(
     offset: u64,
 ) -> Entry {
     let fd = Fd(file.as_raw_fd());
-    match (way, fixed) {
-        (Way::Read, true) => opcode::ReadFixed::new(fd, address, length, 0)
+    match (direction, fixed) {
+        (Direction::Read, true) => opcode::ReadFixed::new(fd, address, length, 0)
             .offset(offset)
             .build(),
-        (Way::Write, true) => opcode::WriteFixed::new(fd, address, length, 0)
+        (Direction::Write, true) => opcode::WriteFixed::new(fd, address, length, 0)
             .offset(offset)
             .build(),
-        (Way::Read, false) => opcode::Read::new(fd, address, length)
+        (Direction::Read, false) => opcode::Read::new(fd, address, length)
             .offset(offset)
             .build(),
-        (Way::Write, false) => opcode::Write::new(fd, address, length)
+        (Direction::Write, false) => opcode::Write::new(fd, address, length)
             .offset(offset)
             .build(),
     }

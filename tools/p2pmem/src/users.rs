@@ -10,6 +10,8 @@ use std::{
 
 use serde::Serialize;
 
+use crate::root::Root;
+
 /// A process that has a node open.
 ///
 /// Memory counts for the file that it was allocated through. A process that inherited the file is
@@ -29,12 +31,12 @@ pub struct User {
     pub device: u64,
 }
 
-/// Returns the users of all nodes. `proc` is where procfs is mounted. Processes that this one may
+/// Returns the users of all nodes. Processes that this one may
 /// not look at are left out.
-pub fn users(proc: &Path) -> io::Result<Vec<User>> {
+pub fn users(root: &Root) -> io::Result<Vec<User>> {
     let mut found = Vec::new();
 
-    for entry in fs::read_dir(proc)? {
+    for entry in fs::read_dir(root.proc(""))? {
         let entry = entry?;
         // Other entries are not processes. A process that ended has nothing open.
         if let Some(pid) = entry
@@ -115,14 +117,16 @@ fn is_same_file(pid: i32, one: i32, other: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{env, os::unix::fs::symlink, process};
+    use std::os::unix::fs::symlink;
 
     /// Numbers that no process has.
     const FIRST: i32 = 1 << 30;
 
     #[test]
     fn processes_are_found_by_their_files() {
-        let proc = env::temp_dir().join(format!("p2pmem-users-{}", process::id()));
+        let top = tempfile::tempdir().unwrap();
+        let root = Root::new(top.path());
+        let proc = root.proc("");
         let add = |pid: i32, name: &str, files: &[(i32, &str, &str)]| {
             let process = proc.join(pid.to_string());
             fs::create_dir_all(process.join("fd")).unwrap();
@@ -149,8 +153,7 @@ mod tests {
         add(FIRST + 2, "none", &files[..1]);
         fs::create_dir_all(proc.join("sys")).unwrap();
 
-        let found = users(&proc);
-        let _ = fs::remove_dir_all(&proc);
+        let found = users(&root);
         let device = |path| fs::metadata(path).unwrap().rdev();
         let user = |pid, name: &str, bytes, large, path| User {
             pid,

@@ -7,8 +7,11 @@ use std::{fs::File, hint::black_box, path::Path, time::Duration};
 use anyhow::{Context, Result};
 use io_uring::IoUring;
 
-use super::{mainline, submit, Kind, Request, Round, What};
-use p2pmem::{abi::P2PMEM_ALLOC_WRITE_COMBINING, stream, uring, Buffer};
+use super::{
+    request::{mainline, submit, Request, Round},
+    subject::{Kind, What},
+};
+use p2pmem::{abi::P2PMEM_ALLOC_WRITE_COMBINING, mmio_copy, uring, Buffer};
 
 /// Returns what does it. Memory that there is too little of is an error here, not later.
 pub fn round<'a>(
@@ -27,7 +30,7 @@ pub fn round<'a>(
             let mut data = vec![0; length];
             Ok(Box::new(move |count| {
                 clock.measure(count, || {
-                    stream::load(&buffer, 0, &mut data);
+                    mmio_copy::load(&buffer, 0, &mut data);
                     black_box(&data);
                     Ok(())
                 })
@@ -38,7 +41,7 @@ pub fn round<'a>(
             let data = vec![0; length];
             Ok(Box::new(move |count| {
                 clock.measure(count, || {
-                    stream::store(&mut buffer, 0, black_box(&data));
+                    mmio_copy::store(&mut buffer, 0, black_box(&data));
                     Ok(())
                 })
             }))

@@ -7,9 +7,12 @@ use std::{fs::File, os::unix::fs::FileExt};
 use anyhow::{ensure, Context, Result};
 use io_uring::{squeue::Entry, IoUring};
 
-use super::{mainline, submit, Kind, Request, Round, What};
+use super::{
+    request::{mainline, submit, Request, Round},
+    subject::{Kind, What},
+};
 use p2pmem::{
-    direct::{Direct, Way},
+    direct::{DirectFile, Direction},
     uring, Buffer, Handle,
 };
 
@@ -22,7 +25,7 @@ pub fn round<'a>(
     request: &Request<'a>,
     what: What,
     kind: Kind,
-    drive: &'a Direct,
+    drive: &'a DirectFile,
     size: u32,
     depth: u32,
 ) -> Result<Round<'a>> {
@@ -45,7 +48,7 @@ pub fn round<'a>(
 fn pread<'a>(
     request: &Request<'a>,
     kind: Kind,
-    drive: &'a Direct,
+    drive: &'a DirectFile,
     size: usize,
 ) -> Result<Round<'a>> {
     let clock = request.clock;
@@ -117,11 +120,11 @@ impl Memory {
             .map_or(std::ptr::null_mut(), Buffer::as_ptr);
         let address = base.wrapping_add(index as usize * size as usize);
         let offset = u64::from(index) * u64::from(size);
-        let way = match what {
-            What::Write => Way::Write,
-            _ => Way::Read,
+        let direction = match what {
+            What::Write => Direction::Write,
+            _ => Direction::Read,
         };
-        uring::transfer(way, self.fixed, file, address, size, offset)
+        uring::transfer(direction, self.fixed, file, address, size, offset)
     }
 
     /// Does all transfers at a time.

@@ -5,7 +5,10 @@
 use anyhow::{ensure, Result};
 use plotters::prelude::*;
 
-use super::{Kind, Report, Row, What};
+use super::{
+    report::{BenchReport, Row},
+    subject::{Kind, What},
+};
 use p2pmem::size;
 
 /// Width of the picture, of what explains the lines, height of each chart and of what is above all,
@@ -65,7 +68,7 @@ impl Subject {
 /// # Errors
 ///
 /// There is nothing to draw.
-pub fn svg(report: &Report) -> Result<String> {
+pub fn svg(report: &BenchReport) -> Result<String> {
     let mut subjects: Vec<Subject> = Vec::new();
     for row in &report.rows {
         if !subjects.contains(&Subject::of(row)) {
@@ -214,7 +217,7 @@ fn rate(rate: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Spread;
+    use crate::bench::report::Spread;
 
     fn row(what: What, kind: Kind, size: u64, depth: u32) -> Row {
         let min = size as f64 / 1e10;
@@ -243,9 +246,9 @@ mod tests {
             row(What::Map, Kind::Mapped, 4096, 1),
             row(What::Store, Kind::WriteCombining, 1 << 20, 1),
         ];
-        let report = Report {
+        let report = BenchReport {
             rows,
-            ..Report::default()
+            ..BenchReport::default()
         };
         let text = svg(&report).unwrap();
         assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
@@ -261,7 +264,7 @@ mod tests {
             assert!(text.contains(word), "{word} is not in {text}");
         }
         assert!(!text.contains("depth"));
-        assert!(svg(&Report::default()).is_err());
+        assert!(svg(&BenchReport::default()).is_err());
     }
 
     #[test]
@@ -278,9 +281,9 @@ mod tests {
             let subject = rows.iter().filter(|row| row.depth == depth);
             assert_eq!(kinds(&subject.collect::<Vec<_>>()).len(), 5);
         }
-        let text = svg(&Report {
+        let text = svg(&BenchReport {
             rows,
-            ..Report::default()
+            ..BenchReport::default()
         })
         .unwrap();
         // Time and rate of each.

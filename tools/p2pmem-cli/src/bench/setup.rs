@@ -11,8 +11,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Clock;
-use p2pmem::sysfs::{Details, Entry};
+use super::clock::Clock;
+use p2pmem::{
+    sysfs::{Details, Entry},
+    PciAddress,
+};
 
 /// The machine and the devices of a measurement, and its method.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,7 +25,7 @@ pub struct Setup {
     /// The node of the provider.
     pub path: PathBuf,
     /// The PCI address of its device.
-    pub pci: String,
+    pub pci: PciAddress,
     /// Whether the driver cleared memory before it gave it out.
     pub clear: bool,
     /// Vendor and product of the machine. Null if the firmware does not report them.
@@ -63,7 +66,7 @@ impl Setup {
                 model: model(path),
             }),
             path: entry.path.clone(),
-            pci: entry.pci.clone(),
+            pci: entry.pci,
             clear: details.clear,
             machine: machine(),
             processors: thread::available_parallelism().map_or(1, Into::into),
@@ -186,7 +189,7 @@ mod tests {
                 model: Some("Fast".to_owned()),
             }),
             path: "/dev/p2pmem0".into(),
-            pci: "0000:05:00.0".to_owned(),
+            pci: "0000:05:00.0".parse().unwrap(),
             clear: true,
             machine: Some("QEMU PC".to_owned()),
             processors: 2,

@@ -2,22 +2,19 @@
 
 //! `p2pmem bench`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{ensure, Context, Result};
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
-use p2pmem::{size, sysfs};
+use p2pmem::{size, sysfs, Root};
 
 use super::{complete::providers, output};
 use crate::{
-    bench::{self, plot, Clock, Report, Request, Row, Setup, What},
+    bench::{self, plot, BenchReport, Clock, Request, Row, Setup, What},
     preflight::{proof_is_due, Preflight},
-    table,
-    via::{choose, open, Via},
+    table, terminal,
+    via::{choose, open, open_memory},
 };
 
 /// Measure the cost of memory, by its kind and by size.
@@ -100,7 +97,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn measure(arguments: &Arguments) -> Result<Report> {
+fn measure(arguments: &Arguments) -> Result<BenchReport> {
     let what = match (&*arguments.what, &arguments.drive) {
         ([], Some(_)) => &[What::Read][..],
         ([], None) => &[What::Map, What::Register, What::Store, What::Load],
@@ -110,7 +107,7 @@ fn measure(arguments: &Arguments) -> Result<Report> {
         arguments.write || !what.contains(&What::Write),
         "measuring writes destroys the data on the drive: pass --write to allow it"
     );
-    let entries = sysfs::providers(Path::new("/sys")).context("cannot read sysfs")?;
+    let entries = sysfs::providers(&Root::default()).context("cannot read sysfs")?;
     let entry = choose(&entries, arguments.via.as_deref())?;
     let provider = open(&entry.path)?;
     let unproven = preflight(arguments)?;
@@ -151,22 +148,22 @@ fn preflight(arguments: &Arguments) -> Result<Vec<String>> {
     let Some(drive) = arguments.drive.as_ref().filter(|drive| drive.exists()) else {
         return Ok(Vec::new());
     };
-    let via = Via::open(Path::new("/sys"), arguments.via.as_deref())?;
-    let preflight = Preflight::new(&via)?;
+    let memory = open_memory(&Root::default(), arguments.via.as_deref())?;
+    let preflight = Preflight::new(&memory)?;
     preflight.check(drive, true)?;
     preflight.unproven(drive)
 }
 
-fn print(report: &Report) -> Result<()> {
-    super::print(&text(report))?;
+fn print(report: &BenchReport) -> Result<()> {
+    terminal::print(&text(report))?;
     for note in &report.notes {
-        super::complain(&format!("note: {note}"));
+        terminal::complain(&format!("note: {note}"));
     }
     Ok(())
 }
 
 /// Writes the machine, and a table for each comparison.
-fn text(report: &Report) -> String {
+fn text(report: &BenchReport) -> String {
     let mut text = format!("{}\n", report.setup);
     for rows in report
         .rows

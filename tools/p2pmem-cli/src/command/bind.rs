@@ -7,7 +7,9 @@ use super::{
     complete::devices,
     interrupt,
 };
-use crate::manage::{self, Device, Roots};
+use p2pmem::Root;
+
+use crate::manage::{self, Device};
 use anyhow::{Context, Result};
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
@@ -47,11 +49,11 @@ pub struct Arguments {
 
 /// Binds a device, and says which node it has.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let roots = Roots::default();
-    let device = Device::find(&roots, &arguments.device)?;
+    let root = Root::default();
+    let device = Device::find(&root, &arguments.device)?;
     let regions = arguments.regions.join(" ");
     let regions = Some(&*regions).filter(|regions| !regions.is_empty());
-    let plan = manage::bind(&roots, &device, regions, arguments.force)?;
+    let plan = manage::bind(&root, &device, regions, arguments.force)?;
 
     note(&plan);
     // A change that was begun is finished, or undone.
@@ -59,12 +61,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let node = match arguments.dry_run {
         true => None,
         false => Some(
-            plan.run(&roots, || manage::wait_for_node(&roots, &device))
+            plan.run(&root, || manage::wait_for_node(&root, &device))
                 .with_context(|| format!("cannot bind {}", device.pci))?,
         ),
     };
     let change = Change {
-        driver: device.driver(&roots),
+        driver: device.driver(&root),
         path: node.map(|node| node.path),
         ..Change::new(&device, &plan, arguments.dry_run)
     };

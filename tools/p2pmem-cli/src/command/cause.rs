@@ -2,13 +2,15 @@
 
 //! Why a file or block device and device memory do not exchange data, as `p2pmem topo` knows it.
 
-use crate::{copy::Direct, preflight::Preflight};
+use p2pmem::direct::DirectFile;
+
+use crate::{errno::errno, preflight::Preflight};
 use anyhow::{anyhow, Error};
 use rustix::io::Errno;
 
 /// Returns why one of these files or block devices does not exchange data with the memory, and
 /// where to look further.
-pub fn cause(preflight: &Preflight, files: &[&Direct]) -> String {
+pub fn cause(preflight: &Preflight, files: &[&DirectFile]) -> String {
     let mut obstacles = files
         .iter()
         .filter_map(|file| preflight.obstacle(file.path()));
@@ -19,11 +21,8 @@ pub fn cause(preflight: &Preflight, files: &[&Direct]) -> String {
 }
 
 /// Adds the cause to an error of direct I/O.
-pub fn explain(error: Error, preflight: &Preflight, files: [&Direct; 2]) -> Error {
-    let is_refused = matches!(
-        error.downcast_ref::<Errno>(),
-        Some(&(Errno::REMOTEIO | Errno::INVAL))
-    );
+pub fn explain(error: Error, preflight: &Preflight, files: [&DirectFile; 2]) -> Error {
+    let is_refused = matches!(errno(&error), Some(Errno::REMOTEIO | Errno::INVAL));
     if !is_refused {
         return error;
     }

@@ -4,17 +4,19 @@
 
 use std::path::PathBuf;
 
-use crate::manage::{Device, Plan, Step};
+use crate::manage::{ChangePlan, Device, Step};
 use anyhow::Result;
+use p2pmem::PciAddress;
 use serde::Serialize;
 
 use super::output;
+use crate::terminal;
 
 /// Output of `--json`.
 #[derive(Serialize)]
 pub struct Change {
     /// The address of the PCI device.
-    pub pci: String,
+    pub pci: PciAddress,
     /// The driver that has the device now. Null if none has.
     pub driver: Option<String>,
     /// The node that it has now. Null if it has none, and after a dry run.
@@ -27,9 +29,9 @@ pub struct Change {
 
 impl Change {
     /// Begins with what was planned.
-    pub fn new(device: &Device, plan: &Plan, dry_run: bool) -> Self {
+    pub fn new(device: &Device, plan: &ChangePlan, dry_run: bool) -> Self {
         Self {
-            pci: device.pci.clone(),
+            pci: device.pci,
             driver: None,
             path: None,
             dry_run,
@@ -39,9 +41,9 @@ impl Change {
 }
 
 /// Prints the notes of a plan to standard error.
-pub fn note(plan: &Plan) {
+pub fn note(plan: &ChangePlan) {
     for note in plan.notes() {
-        super::complain(&format!("p2pmem: {note}"));
+        terminal::complain(&format!("p2pmem: {note}"));
     }
 }
 
@@ -55,7 +57,7 @@ pub fn report(
     if json {
         return output::print(command, change, None);
     }
-    super::print(&if change.dry_run {
+    terminal::print(&if change.dry_run {
         change.steps.iter().fold(String::new(), |mut text, step| {
             text.push_str(&step.to_string());
             text.push('\n');

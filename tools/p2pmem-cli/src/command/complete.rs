@@ -2,26 +2,27 @@
 
 //! Completions of shells: providers, and devices.
 
-use std::{ffi::OsString, path::Path};
+use std::ffi::OsString;
 
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::{engine::CompletionCandidate, CompleteEnv};
 use p2pmem::{
     fabric::{Fabric, Function},
-    sysfs,
+    sysfs, Root,
 };
 
 /// Answers a shell, if it was one that started the program, and ends the program then. Scripts that
 /// `p2pmem generate` wrote do so.
-pub fn answer() {
-    CompleteEnv::with_factory(super::Arguments::command).complete();
+pub fn answer(command: fn() -> Command) {
+    CompleteEnv::with_factory(command).complete();
 }
 
 /// Returns a word for each provider, explained by the address of its device.
 fn for_each_provider(word: impl Fn(&sysfs::Entry) -> OsString) -> Vec<CompletionCandidate> {
-    let entries = sysfs::providers(Path::new("/sys")).unwrap_or_default();
-    let candidate =
-        |entry: sysfs::Entry| CompletionCandidate::new(word(&entry)).help(Some(entry.pci.into()));
+    let entries = sysfs::providers(&Root::default()).unwrap_or_default();
+    let candidate = |entry: sysfs::Entry| {
+        CompletionCandidate::new(word(&entry)).help(Some(entry.pci.to_string().into()))
+    };
     entries.into_iter().map(candidate).collect()
 }
 
@@ -43,13 +44,13 @@ pub fn numbers() -> Vec<CompletionCandidate> {
 
 /// Returns the addresses of PCI functions that could be providers, or are.
 pub fn devices() -> Vec<CompletionCandidate> {
-    let Ok(fabric) = Fabric::read(Path::new("/")) else {
+    let Ok(fabric) = Fabric::read(&Root::default()) else {
         return Vec::new();
     };
     let device = |function: &Function| {
         let driver = function.driver.as_deref().unwrap_or("no driver");
         let help = format!("{}:{}, {driver}", function.vendor, function.device);
-        CompletionCandidate::new(&function.address).help(Some(help.into()))
+        CompletionCandidate::new(function.address.to_string()).help(Some(help.into()))
     };
     let is_offered = |function: &&Function| {
         !function.is_bridge() && (function.could_provide() || !function.bars.is_empty())

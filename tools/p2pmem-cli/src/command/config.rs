@@ -13,11 +13,12 @@ use clap_complete::engine::ArgValueCandidates;
 use p2pmem::{
     size,
     sysfs::{self, Details, Entry, Slots},
+    PciAddress, Root,
 };
 
 use crate::{
-    manage::{self, Device, Roots, Settings},
-    table,
+    manage::{self, Device, Settings},
+    table, terminal,
 };
 use serde::Serialize;
 
@@ -125,7 +126,7 @@ struct Shown {
 #[derive(Serialize)]
 struct Configured {
     /// The address of the PCI device.
-    pci: String,
+    pci: PciAddress,
     /// The node. Null if there is none.
     path: Option<PathBuf>,
     /// Regions for the next time that it is bound. Null for the default.
@@ -136,9 +137,9 @@ struct Configured {
 
 /// Shows or changes settings.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let roots = Roots::default();
+    let root = Root::default();
     let device = match &arguments.device {
-        Some(text) => Some(Device::find(&roots, text)?),
+        Some(text) => Some(Device::find(&root, text)?),
         None => None,
     };
     let regions = arguments.regions.join(" ");
@@ -152,23 +153,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     match device {
         Some(device) if settings != Settings::default() => {
-            set(&roots, &device, &settings, arguments)
+            set(&root, &device, &settings, arguments)
         }
-        device => show(&roots, device, arguments.json),
+        device => show(&root, device, arguments.json),
     }
 }
 
-fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Arguments) -> Result<()> {
-    let plan = manage::configure(roots, device, settings)?;
+fn set(root: &Root, device: &Device, settings: &Settings, arguments: &Arguments) -> Result<()> {
+    let plan = manage::configure(root, device, settings)?;
     // A change that was begun is finished, or undone.
     let _signals = interrupt::flag()?;
     if !arguments.dry_run {
-        plan.run(roots, || manage::check_adopted(roots, device, settings))
+        plan.run(root, || manage::check_adopted(root, device, settings))
             .with_context(|| format!("cannot configure {}", device.pci))?;
     }
 
     let change = Change {
-        driver: device.driver(roots),
+        driver: device.driver(root),
         path: device.node.as_ref().map(|node| node.path.clone()),
         ..Change::new(device, &plan, arguments.dry_run)
     };
@@ -184,11 +185,11 @@ fn set(roots: &Roots, device: &Device, settings: &Settings, arguments: &Argument
     })
 }
 
-fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
-    let mut choices = roots.choices()?;
+fn show(root: &Root, device: Option<Device>, json: bool) -> Result<()> {
+    let mut choices = manage::choices::read(root)?;
     let nodes = match &device {
         Some(device) => device.node.iter().cloned().collect(),
-        None => sysfs::providers(&roots.sys).context("cannot read sysfs")?,
+        None => sysfs::providers(root).context("cannot read sysfs")?,
     };
     let mut devices = Vec::new();
     for node in nodes {
@@ -228,7 +229,7 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
                 .path
                 .as_ref()
                 .map_or("-".to_owned(), |path| path.display().to_string()),
-            device.pci.clone(),
+            device.pci.to_string(),
             device.choice.clone().unwrap_or("default".to_owned()),
             of_node(&|now| if now.clear { "on" } else { "off" }.to_owned()),
             of_node(&|now| limit(now.limit_per_file)),
@@ -236,7 +237,7 @@ fn show(roots: &Roots, device: Option<Device>, json: bool) -> Result<()> {
             of_node(&|now| now.slots.map_or("-", Slots::name).to_owned()),
         ]);
     }
-    super::print(&table::render(
+    terminal::print(&table::render(
         &[
             "NODE",
             "DEVICE",

@@ -2,26 +2,28 @@
 
 //! `p2pmem copy`.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::{anyhow, Context, Result};
-use clap::{value_parser, Args};
+use clap::{
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+    value_parser, Args,
+};
 use clap_complete::engine::ArgValueCandidates;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use p2pmem::size;
+use p2pmem::{direct::DirectFile, size, Io, Memory, PciAddress, Root};
 
 use crate::{
-    copy::{compare, fill, run as copy, Access, Comparison, Direct, Io, Plan, Summary},
+    copy::{compare, fill, run as copy, Comparison, CopyPlan, Summary},
+    cpu_access::CpuAccess,
+    direct_io::open_destination,
     preflight::{proof_is_due, Preflight},
-    via::Via,
+    terminal,
+    via::open_memory,
 };
 use serde::Serialize;
 
-use super::{cause::explain, complete::memory, interrupt, or_force, output};
+use super::{cause::explain, complete::memory, force::or_force, interrupt, output};
 
 /// Copy a file or block device to another, through device memory.
 ///
@@ -63,7 +65,7 @@ pub struct Arguments {
     #[arg(long, value_parser = value_parser!(u32).range(1..=4096))]
     depth: Option<u32>,
     /// Interface for I/O. Default: uring, or pread if the kernel allows no io_uring.
-    #[arg(long)]
+    #[arg(long, value_parser = io())]
     io: Option<Io>,
     /// Offset in source and destination.
     #[arg(long, short, value_parser = size::parse, default_value = "0")]
@@ -103,12 +105,12 @@ pub struct Arguments {
     seed: Option<u64>,
     /// Have the CPU write WIDTH random bytes at each of COUNT random places of the memory first,
     /// and read them back. A negative WIDTH only reads. Default COUNT: 64.
-    #[arg(long, value_name = "WIDTH[:COUNT]", allow_hyphen_values = true, value_parser = Access::parse_test)]
-    host_access: Option<Access>,
+    #[arg(long, value_name = "WIDTH[:COUNT]", allow_hyphen_values = true, value_parser = CpuAccess::parse_test)]
+    host_access: Option<CpuAccess>,
     /// Have the CPU write zeroes to the first BYTES of the memory first, WIDTH bytes at a time.
     /// Default BYTES: 4096.
-    #[arg(long, value_name = "WIDTH[:BYTES]", value_parser = Access::parse_clear)]
-    init: Option<Access>,
+    #[arg(long, value_name = "WIDTH[:BYTES]", value_parser = CpuAccess::parse_clear)]
+    init: Option<CpuAccess>,
     /// Write to a block device even if it is in use, and copy even if a block device below SOURCE
     /// or DESTINATION takes no device memory or does not reach it.
     #[arg(long)]
@@ -158,7 +160,7 @@ struct Copied {
     /// The node of the provider, or `host`.
     via: PathBuf,
     /// The PCI address of its device. Null for ordinary memory.
-    pci: Option<String>,
+    pci: Option<PciAddress>,
     source: PathBuf,
     /// Offset in the source, in bytes.
     source_offset: u64,
@@ -201,10 +203,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     } else if let Some(error) = failure {
         return Err(error);
     } else {
-        super::print(&text(&copied))?;
+        terminal::print(&text(&copied))?;
     }
     if !copied.unproven.is_empty() && copied.verified.is_none() {
-        super::complain(&format!("note: {}", proof_is_due(&copied.unproven)));
+        terminal::complain(&format!("note: {}", proof_is_due(&copied.unproven)));
     }
     if copied.summary.interrupted {
         interrupt::exit();
@@ -237,15 +239,15 @@ fn look_below(arguments: &Arguments, preflight: &Preflight) -> Result<Vec<String
 
 fn do_copy(arguments: &Arguments) -> Result<Copied> {
     let stop = interrupt::flag()?;
-    let via = Via::open(Path::new("/sys"), arguments.via.as_deref())?;
-    let source = Direct::source(&arguments.source)?;
+    let via = open_memory(&Root::default(), arguments.via.as_deref())?;
+    let source = DirectFile::source(&arguments.source)?;
     let preflight = Preflight::new(&via)?;
     let unproven = look_below(arguments, &preflight)?;
     // A destination that is not written may be in use.
     let destination = if arguments.skip_write {
-        Direct::source(&arguments.destination)?
+        DirectFile::source(&arguments.destination)?
     } else {
-        Direct::destination(&arguments.destination, arguments.force)?
+        open_destination(&arguments.destination, arguments.force)?
     };
     let plan = plan(arguments, &via, &source)?;
 
@@ -255,7 +257,7 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
             // It is open for writing already, exclusively.
             &destination
         } else {
-            &Direct::destination(&arguments.source, arguments.force)?
+            &open_destination(&arguments.source, arguments.force)?
         };
         fill(filled, plan.source_offset, plan.bytes, plan.seed, &stop)?;
     }
@@ -301,7 +303,7 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
         depth: plan.depth,
         io: plan.io,
         via: via.path().to_owned(),
-        pci: via.pci().map(str::to_owned),
+        pci: via.pci(),
         source: arguments.source.clone(),
         source_offset: plan.source_offset,
         destination: arguments.destination.clone(),
@@ -316,8 +318,26 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
     })
 }
 
+/// Reads names of interfaces.
+fn io() -> impl TypedValueParser<Value = Io> {
+    let value = |io: Io| {
+        PossibleValue::new(io.name()).help(match io {
+            Io::Uring => "io_uring, into mapped memory",
+            Io::UringFixed => {
+                "io_uring, with the memory in the ring's buffer table: neither mapped nor pinned. \
+                 With device memory this takes CAP_SYS_RAWIO (see p2pmem config --slots)"
+            }
+            Io::Pread => "A call for each read and write, into mapped memory",
+        })
+    };
+    PossibleValuesParser::new(Io::ALL.map(value)).try_map(|name| {
+        let io = Io::ALL.into_iter().find(|io| io.name() == name);
+        io.ok_or("unknown")
+    })
+}
+
 /// Combines the options with defaults.
-fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
+fn plan(arguments: &Arguments, via: &Memory, source: &DirectFile) -> Result<CopyPlan> {
     let source_offset = arguments.source_offset.unwrap_or(arguments.offset);
     let bytes = match (arguments.size, arguments.count) {
         (Some(bytes), _) => bytes,
@@ -333,7 +353,7 @@ fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
         None => usual_depth(arguments, via)?,
     };
 
-    Ok(Plan {
+    Ok(CopyPlan {
         source_offset,
         destination_offset: arguments.destination_offset.unwrap_or(arguments.offset),
         bytes,
@@ -357,7 +377,7 @@ fn plan(arguments: &Arguments, via: &Via, source: &Direct) -> Result<Plan> {
 }
 
 /// Returns a depth that there is memory for.
-fn usual_depth(arguments: &Arguments, via: &Via) -> Result<u32> {
+fn usual_depth(arguments: &Arguments, via: &Memory) -> Result<u32> {
     const USUAL: u64 = 4;
     let Some(provider) = via.provider() else {
         // A slot of a ring takes 1 GiB of ordinary memory.
@@ -371,7 +391,7 @@ fn usual_depth(arguments: &Arguments, via: &Via) -> Result<u32> {
 }
 
 /// Returns the progress line, if there is a terminal.
-fn bar(plan: &Plan, moved: u64) -> Result<ProgressBar> {
+fn bar(plan: &CopyPlan, moved: u64) -> Result<ProgressBar> {
     let (bar, template) = if plan.duration.is_some() {
         (
             ProgressBar::no_length(),

@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, ensure, Result};
 use clap::Args;
-use p2pmem::fabric::{Fabric, Target};
+use p2pmem::{
+    fabric::{Fabric, Target},
+    Error, Root,
+};
 
 use crate::{
     doctor::{self, Check, Explanation, Status, Tried},
+    terminal,
     trial::Trial,
-    via::Via,
+    via::open_memory,
 };
 use serde::Serialize;
 
-use super::{output, print, topo::replay, width};
+use super::{output, topo::replay};
 
 /// Check all that device memory needs, and say what to do about what is wrong.
 ///
@@ -87,10 +91,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return output::print("doctor", report, failure);
     }
     if let Some(explanation) = errno {
-        print(&explanation.to_string())?;
+        terminal::print(&explanation.to_string())?;
     }
     if !report.checks.is_empty() {
-        print(&doctor::render(&report.checks, width()))?;
+        terminal::print(&doctor::render(&report.checks, terminal::width()))?;
     }
     failure.map_or(Ok(()), Err)
 }
@@ -98,8 +102,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn examine(arguments: &Arguments) -> Result<(Vec<Check>, Vec<Tried>)> {
     let recorded = arguments.replay.as_deref().map(replay).transpose()?;
     let target = |path: &Path| match &recorded {
-        Some(fabric) => Target::recorded(path, fabric),
-        None => Target::of(path),
+        Some(fabric) => Target::recorded(path, fabric).map_err(|error| match error {
+            Error::NotRecorded { .. } => {
+                anyhow!("{error}: `p2pmem topo --replay FILE` shows what was")
+            }
+            error => error.into(),
+        }),
+        None => Ok(Target::of(path)?),
     };
     let targets = arguments
         .paths
@@ -108,7 +117,7 @@ fn examine(arguments: &Arguments) -> Result<(Vec<Check>, Vec<Tried>)> {
         .collect::<Result<Vec<_>>>()?;
     let fabric = match recorded {
         Some(fabric) => fabric,
-        None => Fabric::read(Path::new("/"))?,
+        None => Fabric::read(&Root::default())?,
     };
     let mut checks = doctor::examine(&fabric, &targets);
     let mut trials = Vec::new();
@@ -141,7 +150,7 @@ fn try_one(fabric: &Fabric, path: &str, target: &Target) -> Result<Vec<Tried>> {
     );
     let mut trials = Vec::new();
     for provider in usable {
-        let via = Via::open(Path::new("/sys"), Some(&provider.node()))?;
+        let via = open_memory(&Root::default(), Some(&provider.node()))?;
         for (file, stack) in &files {
             let trial = Trial::new(Path::new(file), &via);
             trials.push(Tried::new(fabric, stack, provider, path, file, trial));

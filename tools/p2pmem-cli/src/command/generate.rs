@@ -5,14 +5,14 @@
 use std::{fs, iter, path::PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use clap_mangen::{
     roff::{bold, roman, Roff},
     Man,
 };
 
-use super::EXIT_STATUS;
+use super::exit_status::EXIT_STATUS;
 
 /// Write man pages and shell completions.
 #[derive(Args)]
@@ -47,7 +47,7 @@ fn overview() -> String {
 }
 
 /// Writes the files.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub fn run(arguments: &Arguments, command: Command) -> Result<()> {
     let folder = |name: &str| -> Result<PathBuf> {
         let path = arguments.directory.join(name);
         fs::create_dir_all(&path)
@@ -55,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Ok(path)
     };
 
-    let mut command = super::Arguments::command().disable_help_subcommand(true);
+    let mut command = command.disable_help_subcommand(true);
     command.build();
     let pages: Vec<_> = iter::once(&command)
         // Hidden commands are not for users.
@@ -139,6 +139,8 @@ fn page(command: &Command, others: &[&str]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

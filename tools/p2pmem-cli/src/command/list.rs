@@ -2,10 +2,7 @@
 
 //! `p2pmem list`.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -13,9 +10,10 @@ use p2pmem::{
     size,
     sysfs::{self, Details, Entry},
     users::{users, User},
+    PciAddress, Root,
 };
 
-use crate::table;
+use crate::{table, terminal};
 use rustix::{io::Errno, param::page_size};
 use serde::Serialize;
 
@@ -53,7 +51,7 @@ struct Listed {
     /// The node.
     path: PathBuf,
     /// The address of the PCI device.
-    pci: String,
+    pci: PciAddress,
     /// PCI vendor ID, four hexadecimal digits.
     vendor: String,
     /// PCI device ID, four hexadecimal digits.
@@ -94,9 +92,9 @@ impl Listed {
 
 /// Shows the providers.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let users = users(Path::new("/proc")).context("cannot read /proc")?;
+    let users = users(&Root::default()).context("cannot read /proc")?;
     let mut providers = Vec::new();
-    for entry in sysfs::providers(Path::new("/sys")).context("cannot read sysfs")? {
+    for entry in sysfs::providers(&Root::default()).context("cannot read sysfs")? {
         let path = entry.path.clone();
         match Listed::new(entry, &users) {
             Ok(listed) => providers.push(listed),
@@ -120,11 +118,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         output::print("list", Listing { providers }, None)?;
     } else if providers.is_empty() {
-        super::print("no providers: load p2pmem_rs, and bind a device to it (p2pmem bind)\n")?;
+        terminal::print("no providers: load p2pmem_rs, and bind a device to it (p2pmem bind)\n")?;
     } else {
         print(&providers)?;
         if arguments.users {
-            super::print("\n")?;
+            terminal::print("\n")?;
             print_users(&providers)?;
         }
     }
@@ -143,7 +141,7 @@ fn print(providers: &[Listed]) -> Result<()> {
         };
         rows.push(vec![
             provider.path.display().to_string(),
-            provider.pci.clone(),
+            provider.pci.to_string(),
             format!("{}:{}", provider.vendor, provider.device),
             words(|region| region.kind.clone()),
             words(|region| region.bar.to_string()),
@@ -157,7 +155,7 @@ fn print(providers: &[Listed]) -> Result<()> {
             provider.users.len().to_string(),
         ]);
     }
-    super::print(&table::render(
+    terminal::print(&table::render(
         &[
             "NODE", "DEVICE", "ID", "KIND", "BAR", "SIZE#", "FREE#", "PAGE#", "NUMA#", "USERS#",
         ],
@@ -179,7 +177,7 @@ fn print_users(providers: &[Listed]) -> Result<()> {
             ]);
         }
     }
-    super::print(&table::render(
+    terminal::print(&table::render(
         &["NODE", "PID#", "NAME", "ALLOCATED#", "LARGE#"],
         rows,
         None,

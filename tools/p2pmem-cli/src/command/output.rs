@@ -8,6 +8,8 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::terminal;
+
 /// Changes when a field is removed, or gets another meaning.
 const VERSION: u32 = 1;
 
@@ -42,7 +44,7 @@ pub fn print(command: &str, result: impl Serialize, failure: Option<anyhow::Erro
         error: failure.as_ref().map(|error| format!("{error:#}")),
         result,
     };
-    super::print(&format!("{}\n", serde_json::to_string(&output)?))?;
+    terminal::print(&format!("{}\n", serde_json::to_string(&output)?))?;
     failure.map_or(Ok(()), |error| Err(Printed(error).into()))
 }
 

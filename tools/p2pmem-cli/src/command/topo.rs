@@ -10,9 +10,10 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
-use p2pmem::fabric::Fabric;
+use p2pmem::{fabric::Fabric, Error, Root};
 
-use super::{complete::numbers, output, print, width};
+use super::{complete::numbers, output};
+use crate::terminal;
 use crate::topo::{self, Options};
 
 /// Draw the PCIe fabric, and the route of each device to device memory, or the reason for none.
@@ -44,7 +45,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let fabric = match &arguments.replay {
         Some(path) => replay(path)?,
-        None => Fabric::read(Path::new("/"))?,
+        None => Fabric::read(&Root::default())?,
     };
     if let Some(path) = &arguments.record {
         return record(&fabric, path);
@@ -59,12 +60,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let options = Options {
         provider: arguments.provider,
         all: arguments.all,
-        width: width(),
+        width: terminal::width(),
     };
     if arguments.json {
         output::print("topo", topo::Report::new(&fabric, &options), None)
     } else {
-        print(&topo::render(&fabric, &options))
+        terminal::print(&topo::render(&fabric, &options))
     }
 }
 
@@ -72,15 +73,26 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 pub fn replay(path: &Path) -> Result<Fabric> {
     if path == Path::new("-") {
         let text = std::io::read_to_string(std::io::stdin());
-        return Fabric::from_json(&text.context("cannot read standard input")?);
+        return parse(&text.context("cannot read standard input")?);
     }
-    Fabric::load(path)
+    fs::read_to_string(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|text| parse(&text))
+        .with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn parse(text: &str) -> Result<Fabric> {
+    Fabric::from_json(text).map_err(|error| match error {
+        Error::Record(source) => anyhow::Error::new(source)
+            .context("not a recorded fabric: write one with `p2pmem topo --record FILE`"),
+        error => error.into(),
+    })
 }
 
 fn record(fabric: &Fabric, path: &Path) -> Result<()> {
-    let text = fabric.to_json()? + "\n";
+    let text = fabric.to_json() + "\n";
     if path == Path::new("-") {
-        return print(&text);
+        return terminal::print(&text);
     }
     fs::write(path, text)
         .with_context(|| format!("cannot write {}: choose another file", path.display()))

@@ -7,7 +7,9 @@ use super::{
     complete::providers,
     interrupt,
 };
-use crate::manage::{self, Device, Roots, Unbind, DRIVER, NO_DRIVER};
+use p2pmem::Root;
+
+use crate::manage::{self, Device, Unbind, DRIVER, NO_DRIVER};
 use anyhow::{Context, Result};
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
@@ -43,8 +45,8 @@ pub struct Arguments {
 
 /// Unbinds a device, and says which driver it has.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let roots = Roots::default();
-    let device = Device::find(&roots, &arguments.device)?;
+    let root = Root::default();
+    let device = Device::find(&root, &arguments.device)?;
     let how = Unbind {
         force: arguments.force,
         forget: arguments.forget,
@@ -53,32 +55,32 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     // A change that was begun is finished, or undone.
     let _signals = interrupt::flag()?;
-    let plan = manage::unbind(&roots, &device, how)?;
+    let plan = manage::unbind(&root, &device, how)?;
     note(&plan);
     let mut change = Change::new(&device, &plan, arguments.dry_run);
     if !arguments.dry_run {
         let failed = || format!("cannot unbind {}", device.pci);
-        plan.run(&roots, || Ok(())).with_context(failed)?;
+        plan.run(&root, || Ok(())).with_context(failed)?;
         // One that was reserved for the driver without being bound may be bound by its ID now.
-        if device.driver(&roots).as_deref() == Some(DRIVER) {
-            let more = manage::unbind(&roots, &device, how)?;
-            more.run(&roots, || Ok(())).with_context(failed)?;
+        if device.driver(&root).as_deref() == Some(DRIVER) {
+            let more = manage::unbind(&root, &device, how)?;
+            more.run(&root, || Ok(())).with_context(failed)?;
             change.steps.extend(more.steps().iter().cloned());
         }
     }
-    change.driver = device.driver(&roots);
+    change.driver = device.driver(&root);
 
     report("unbind", &change, arguments.json, || {
         let pci = &device.pci;
         let mut text = match &change.driver {
             Some(driver) => format!("{pci} is bound to {driver} again\n"),
-            None if device.driver_override(&roots).as_deref() == Some(NO_DRIVER) => format!(
+            None if device.driver_override(&root).as_deref() == Some(NO_DRIVER) => format!(
                 "{pci} has no driver now, because its driver_override is {NO_DRIVER}: \
                  p2pmem bind {pci} binds it again\n"
             ),
             None => format!("{pci} has no driver now: p2pmem bind {pci} binds it again\n"),
         };
-        if let Ok(Some(regions)) = roots.choice(pci) {
+        if let Ok(Some(regions)) = manage::choices::of(&root, *pci) {
             text += &format!(
                 "the next bind registers {regions} (p2pmem unbind --forget forgets them)\n"
             );

@@ -10,18 +10,20 @@ use std::{
 use anyhow::{anyhow, Result};
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
-use p2pmem::size;
+use p2pmem::{direct::DirectFile, size, Io, PciAddress, Root};
 
 use crate::{
-    copy::{Direct, Io},
+    direct_io::open_destination,
     preflight::Preflight,
-    table,
-    verify::{run as verify, Check, Data, Direction, Plan, Report, Verdict},
-    via::Via,
+    table, terminal,
+    verify::{
+        run as verify, Data, DataVerdict, VerifyCheck, VerifyDirection, VerifyPlan, VerifyReport,
+    },
+    via::open_memory,
 };
 use serde::Serialize;
 
-use super::{cause::cause, complete::memory, interrupt, or_force, output};
+use super::{cause::cause, complete::memory, force::or_force, interrupt, output};
 
 /// Prove with data that a drive and device memory reach each other.
 ///
@@ -76,7 +78,7 @@ struct Verified<'a> {
     /// The node of the provider, or `host`.
     via: &'a Path,
     /// The PCI address of its device. Null for ordinary memory.
-    pci: Option<&'a str>,
+    pci: Option<PciAddress>,
     /// Whether what the CPU writes to the memory is there.
     memory: Option<bool>,
     /// Whether data gets from the drive to the memory.
@@ -84,7 +86,7 @@ struct Verified<'a> {
     /// Whether data gets from the memory to the drive. Null without --write.
     write: Option<bool>,
     #[serde(flatten)]
-    report: &'a Report,
+    report: &'a VerifyReport,
 }
 
 /// Verifies, and says which direction works.
@@ -100,21 +102,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         json,
     } = arguments;
 
-    let plan = Plan {
+    let plan = VerifyPlan {
         offset: *offset,
         bytes: *size,
         write: *write,
         seed: seed.unwrap_or_else(|| fastrand::u64(..)),
     };
-    let via = Via::open(Path::new("/sys"), via.as_deref())?;
+    let via = open_memory(&Root::default(), via.as_deref())?;
     let preflight = Preflight::new(&via)?;
     if drive.exists() && !force {
         or_force(preflight.check(drive, true))?;
     }
     let source = if *write && drive.exists() {
-        Direct::destination(drive, *force)?
+        open_destination(drive, *force)?
     } else {
-        Direct::source(drive)?
+        DirectFile::source(drive)?
     };
     let stop = interrupt::flag()?;
     let report = verify(&source, &via, &plan, preflight.fabric(), &stop)?;
@@ -132,7 +134,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             way(check.direction),
             match &check.verdict {
                 // The reason is in the table, or in the JSON.
-                Verdict::Refused { .. } => format!("refused: {}", cause(&preflight, &[&source])),
+                DataVerdict::Refused { .. } =>
+                    format!("refused: {}", cause(&preflight, &[&source])),
                 _ => outcome(check),
             }
         )
@@ -143,14 +146,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             drive,
             via: via.path(),
             pci: via.pci(),
-            memory: report.works(Direction::Memory),
-            read: report.works(Direction::Read),
-            write: report.works(Direction::Write),
+            memory: report.works(VerifyDirection::Memory),
+            read: report.works(VerifyDirection::Read),
+            write: report.works(VerifyDirection::Write),
             report: &report,
         };
         output::print("verify", &verified, failure)?;
     } else {
-        super::print(&text(&report))?;
+        terminal::print(&text(&report))?;
         failure.map_or(Ok(()), Err)?;
     }
     if report.interrupted {
@@ -159,12 +162,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &VerifyReport) -> String {
     let mut text = String::new();
     let mut reasons = Vec::new();
     let rows = groups(report).into_iter().map(|group| {
         let result = match &group.first.verdict {
-            Verdict::Refused { reason } => {
+            DataVerdict::Refused { reason } => {
                 let known = reasons.iter().position(|other| other == reason);
                 let index = known.unwrap_or_else(|| {
                     reasons.push(reason.clone());
@@ -190,8 +193,8 @@ fn text(report: &Report) -> String {
         let _ = writeln!(text, "[{number}] {reason}");
     }
     for (direction, untried) in [
-        (Direction::Read, ""),
-        (Direction::Write, ": it takes --write"),
+        (VerifyDirection::Read, ""),
+        (VerifyDirection::Write, ": it takes --write"),
     ] {
         let result = match report.works(direction) {
             Some(true) => "works",
@@ -216,7 +219,7 @@ fn text(report: &Report) -> String {
             "members of the array were not read one by one: {reason}"
         );
     }
-    if report.uniform && report.works(Direction::Write).is_none() {
+    if report.uniform && report.works(VerifyDirection::Write).is_none() {
         let _ = writeln!(
             text,
             "all bytes of the drive are the same, which proves little: say --write, or choose \
@@ -240,13 +243,13 @@ fn text(report: &Report) -> String {
 
 /// Checks that had the same result.
 struct Group<'a> {
-    first: &'a Check,
+    first: &'a VerifyCheck,
     /// Data of each.
     data: Vec<&'static str>,
 }
 
 /// Puts together what differs in the data only, in the order of the first of each.
-fn groups(report: &Report) -> Vec<Group<'_>> {
+fn groups(report: &VerifyReport) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for check in &report.checks {
         let data = match check.data {
@@ -256,7 +259,7 @@ fn groups(report: &Report) -> Vec<Group<'_>> {
             Data::Address => "addresses",
             Data::Random => "random",
         };
-        let is_same = |other: &Check| {
+        let is_same = |other: &VerifyCheck| {
             (other.direction, other.io) == (check.direction, check.io)
                 && (&other.member, &other.verdict) == (&check.member, &check.verdict)
         };
@@ -271,11 +274,11 @@ fn groups(report: &Report) -> Vec<Group<'_>> {
     groups
 }
 
-fn way(direction: Direction) -> &'static str {
+fn way(direction: VerifyDirection) -> &'static str {
     match direction {
-        Direction::Memory => "CPU to memory",
-        Direction::Read => "drive to memory",
-        Direction::Write => "memory to drive",
+        VerifyDirection::Memory => "CPU to memory",
+        VerifyDirection::Read => "drive to memory",
+        VerifyDirection::Write => "memory to drive",
     }
 }
 
@@ -289,17 +292,19 @@ fn iommu(unproven: &[String]) -> String {
         .to_owned()
 }
 
-fn outcome(check: &Check) -> String {
+fn outcome(check: &VerifyCheck) -> String {
     let member = check.member.as_ref();
     let member = member.map_or(String::new(), |name| format!("on member {name}: "));
     let outcome = match &check.verdict {
-        Verdict::Equal => "equal".to_owned(),
-        Verdict::Stale { offset } => {
+        DataVerdict::Equal => "equal".to_owned(),
+        DataVerdict::Stale { offset } => {
             format!("stale: what belongs at offset {offset} did not arrive")
         }
-        Verdict::AllOnes { offset } => format!("all ones at offset {offset}: no device answers"),
-        Verdict::Garbage { offset } => format!("garbage at offset {offset}"),
-        Verdict::Refused { reason } => reason.clone(),
+        DataVerdict::AllOnes { offset } => {
+            format!("all ones at offset {offset}: no device answers")
+        }
+        DataVerdict::Garbage { offset } => format!("garbage at offset {offset}"),
+        DataVerdict::Refused { reason } => reason.clone(),
     };
     member + &outcome
 }

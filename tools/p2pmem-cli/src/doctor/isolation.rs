@@ -2,8 +2,14 @@
 
 //! Checks who is isolated from whom: IOMMU groups, and requests with translated addresses (ATS).
 
-use super::{Check, Status, Ways};
-use p2pmem::fabric::{Acs, Fabric, Function, Provider, Reach, Translation, Verdict};
+use super::{
+    check::{Check, Status},
+    ways::Ways,
+};
+use p2pmem::{
+    fabric::{Acs, Fabric, Function, Provider, Reach, Translation, Verdict},
+    PciAddress,
+};
 
 /// Checks for each provider which devices reach it without passing the IOMMU.
 pub(super) fn groups(fabric: &Fabric, ways: &Ways) -> Vec<Check> {
@@ -18,15 +24,15 @@ pub(super) fn groups(fabric: &Fabric, ways: &Ways) -> Vec<Check> {
 
 fn group(fabric: &Fabric, ways: &Ways, provider: &Provider) -> Option<Check> {
     let name = format!("p2pmem{} group", provider.number);
-    let group_of = |address: &str| Some(fabric.function(address)?.iommu.as_ref()?.group);
-    let own = group_of(&provider.pci)?;
+    let group_of = |address: PciAddress| Some(fabric.function(address)?.iommu.as_ref()?.group);
+    let own = group_of(provider.pci)?;
     let peers: Vec<_> = ways
         .of(provider)
         .filter(|verdict| verdict.reach == Reach::Switch)
         .collect();
     let listed = |peers: &[&Verdict]| {
         let words = peers.iter().map(|peer| {
-            let group = group_of(&peer.client).map_or("none".to_owned(), |one| one.to_string());
+            let group = group_of(peer.client).map_or("none".to_owned(), |one| one.to_string());
             format!("{} (group {group})", peer.client)
         });
         words.collect::<Vec<_>>().join(", ")
@@ -38,7 +44,7 @@ fn group(fabric: &Fabric, ways: &Ways, provider: &Provider) -> Option<Check> {
 
     let others: Vec<_> = peers
         .iter()
-        .filter(|peer| group_of(&peer.client) != Some(own))
+        .filter(|peer| group_of(peer.client) != Some(own))
         .copied()
         .collect();
     let cause = "No port on the way redirects: their requests do not pass the IOMMU, \
@@ -70,7 +76,7 @@ fn group(fabric: &Fabric, ways: &Ways, provider: &Provider) -> Option<Check> {
 fn named(function: &Function) -> String {
     match &function.driver {
         Some(driver) => format!("{} ({driver})", function.address),
-        None => function.address.clone(),
+        None => function.address.to_string(),
     }
 }
 
@@ -162,13 +168,13 @@ pub(super) fn translated_requests(fabric: &Fabric, ways: &Ways) -> Option<Check>
 fn blocked<'a>(
     fabric: &'a Fabric,
     enabled: &[&'a Function],
-) -> Option<(&'a Function, &'a str, &'a Acs)> {
+) -> Option<(&'a Function, PciAddress, &'a Acs)> {
     enabled.iter().find_map(|&function| {
-        let mut ports = fabric.way_up(&function.address).skip(1);
+        let mut ports = fabric.way_up(function.address).skip(1);
         ports.find_map(|port| {
             let acs = port.acs.as_ref()?;
             acs.blocks_translated()
-                .then_some((function, &*port.address, acs))
+                .then_some((function, port.address, acs))
         })
     })
 }
@@ -177,7 +183,7 @@ fn blocked<'a>(
 /// is above both, or those whose are redirected. That is for the ports above the client to say.
 fn peers(fabric: &Fabric, ways: &Ways, enabled: &[&Function], straight: bool) -> String {
     let redirects = |verdict: &Verdict| {
-        let mut ports = fabric.way_up(&verdict.client).skip(1);
+        let mut ports = fabric.way_up(verdict.client).skip(1);
         ports.any(|port| {
             verdict.acs.iter().any(|one| one.port == port.address)
                 && port.acs.as_ref().is_none_or(|acs| !acs.passes_translated())

@@ -2,7 +2,7 @@
 
 //! Checks of devices with memory: whether they answer, and what keeps memory from being a provider.
 
-use super::{Check, Status};
+use super::check::{Check, Status};
 use p2pmem::{
     fabric::{Bar, Fabric, Function},
     size,
@@ -19,9 +19,9 @@ const HOLDERS: &[&str] = &["vfio-pci", "pci-stub", "uio_pci_generic", "pciback"]
 
 /// Checks the Command registers of providers, of drives in use, and of all bridges above them.
 pub(super) fn decoding(fabric: &Fabric) -> Vec<Check> {
-    let is_provider = |function: &Function| fabric.provider_of(&function.address).is_some();
+    let is_provider = |function: &Function| fabric.provider_of(function.address).is_some();
     let is_drive = |function: &Function| {
-        function.driver.is_some() && fabric.drives_of(&function.address).next().is_some()
+        function.driver.is_some() && fabric.drives_of(function.address).next().is_some()
     };
     let ends: Vec<_> = fabric
         .functions
@@ -31,7 +31,7 @@ pub(super) fn decoding(fabric: &Fabric) -> Vec<Check> {
     let on_the_way = |bridge: &Function| {
         let above = |end: &&Function| {
             fabric
-                .way_up(&end.address)
+                .way_up(end.address)
                 .any(|one| one.address == bridge.address)
         };
         ends.iter().any(above)
@@ -73,7 +73,7 @@ pub(super) fn decoding(fabric: &Fabric) -> Vec<Check> {
             };
             let found = format!("{} clear in the Command register", off.join(" and "));
             Some(
-                Check::new(&function.address, Status::Problem, found)
+                Check::new(function.address.to_string(), Status::Problem, found)
                     .because(cause)
                     .cured_by(cure),
             )
@@ -93,7 +93,7 @@ enum Unused<'a> {
 
 impl<'a> Unused<'a> {
     fn of(fabric: &Fabric, function: &'a Function) -> Option<Self> {
-        if function.is_bridge() || fabric.provider_of(&function.address).is_some() {
+        if function.is_bridge() || fabric.provider_of(function.address).is_some() {
             return None;
         }
         let is_known = KNOWN.contains(&(&*function.vendor, &*function.device))
@@ -126,16 +126,16 @@ impl<'a> Unused<'a> {
             true => Status::Problem,
             false => Status::Warning,
         };
-        let address = &function.address;
+        let address = function.address;
         match self {
             Self::Unassigned(bar) => {
                 let found = format!("BAR {bar} has no address");
-                Check::new(address, status, found)
+                Check::new(address.to_string(), status, found)
                     .because(no_room(fabric, function))
                     .cured_by(make_room(fabric, function))
             }
             Self::Held(driver, bar) => Check::new(
-                address,
+                address.to_string(),
                 status,
                 format!(
                     "{driver} has it, with {} in BAR {}",
@@ -149,7 +149,7 @@ impl<'a> Unused<'a> {
                  {address} --force"
             )),
             Self::Pmr(bar) => Check::new(
-                address,
+                address.to_string(),
                 Status::Ok,
                 format!(
                     "BAR {} of {} is likely to be a Persistent Memory Region, which is not used",
@@ -166,10 +166,7 @@ impl<'a> Unused<'a> {
 
 /// Says why a BAR may have no address.
 fn no_room(fabric: &Fabric, function: &Function) -> String {
-    let port = function
-        .parent
-        .as_deref()
-        .and_then(|one| fabric.function(one));
+    let port = function.parent.and_then(|one| fabric.function(one));
     match port.and_then(|port| Some((&port.address, port.window?))) {
         Some((port, window)) => format!(
             "It did not fit into what the port above it, {port}, passes on: a prefetchable window of \
@@ -182,7 +179,7 @@ fn no_room(fabric: &Fabric, function: &Function) -> String {
 
 /// Says what to do about a BAR without an address.
 fn make_room(fabric: &Fabric, function: &Function) -> String {
-    let top = fabric.way_up(&function.address).last();
+    let top = fabric.way_up(function.address).last();
     let top = top.filter(|top| top.address != function.address);
     let rescan = top.map_or(String::new(), |top| {
         format!(

@@ -4,15 +4,15 @@
 
 use serde::Serialize;
 
-use super::{Check, Status};
+use super::check::{Check, Status};
 use p2pmem::{
     fabric::{Fabric, Obstacle, ObstacleKind, Prospect, Provider, Stack},
-    size,
+    size, PciAddress,
 };
 
 use crate::{
     trial::{Outcome, Trial, Untried},
-    verify::Verdict,
+    verify::DataVerdict,
 };
 
 /// A read, and what was expected of it.
@@ -25,7 +25,7 @@ pub struct Tried {
     /// The node of the provider.
     pub via: String,
     /// The address of its PCI function.
-    pub pci: String,
+    pub pci: PciAddress,
     /// Expectation of the tables: `works`, `unproven`, `fails`, `unknown`.
     pub expected: String,
     /// Why it should fail.
@@ -63,7 +63,7 @@ impl Tried {
             path: path.to_owned(),
             file: file.to_owned(),
             via: provider.node(),
-            pci: provider.pci.clone(),
+            pci: provider.pci,
             expected,
             why: match prospect {
                 Prospect::Fails(obstacle) => Some(obstacle.why),
@@ -80,7 +80,7 @@ impl Tried {
     }
 
     fn arrived(&self) -> bool {
-        self.trial.outcome == Outcome::Read(Verdict::Equal)
+        self.trial.outcome == Outcome::Read(DataVerdict::Equal)
     }
 
     fn range(&self) -> String {
@@ -109,7 +109,7 @@ impl Tried {
             Outcome::Untried(Untried { reason }) => check(Status::Unknown, "was not tried")
                 .because(format!("{reason}."))
                 .cured_by("Name a file with data, or a block device, that you may read."),
-            Outcome::Read(Verdict::Equal) => {
+            Outcome::Read(DataVerdict::Equal) => {
                 let note = match self.trial.uniform {
                     true => "; all of its bytes are the same, which proves less",
                     false => "",
@@ -126,7 +126,7 @@ impl Tried {
                     None => check(Status::Ok, &found),
                 }
             }
-            Outcome::Read(Verdict::Refused { reason }) => {
+            Outcome::Read(DataVerdict::Refused { reason }) => {
                 let status = if elsewhere {
                     Status::Warning
                 } else {
@@ -150,9 +150,11 @@ impl Tried {
                         ),
                 }
             }
-            Outcome::Read(Verdict::Stale { .. }) => lost("the data did not arrive"),
-            Outcome::Read(Verdict::AllOnes { .. }) => lost("all ones arrived: no device answers"),
-            Outcome::Read(Verdict::Garbage { .. }) => lost("garbage arrived"),
+            Outcome::Read(DataVerdict::Stale { .. }) => lost("the data did not arrive"),
+            Outcome::Read(DataVerdict::AllOnes { .. }) => {
+                lost("all ones arrived: no device answers")
+            }
+            Outcome::Read(DataVerdict::Garbage { .. }) => lost("garbage arrived"),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::driver::{
         spec::{self, RegionSpec},
     },
 };
-use p2pmem::sysfs::hexadecimal;
+use p2pmem::{root::hexadecimal, PciAddress};
 
 /// Alignment of registered memory: struct pages come in units of 2 MiB.
 const ALIGNMENT: u64 = 2 << 20;
@@ -39,17 +39,17 @@ enum Buffer {
 }
 
 /// The memory of a device.
-pub(super) struct Memory {
-    pci: String,
+pub struct DeviceMemory {
+    pci: PciAddress,
     bars: Vec<Bar>,
     reserved: [Option<Reserved>; 3],
     is_controller: bool,
     buffer: Buffer,
 }
 
-impl Memory {
+impl DeviceMemory {
     /// Reads what sysfs tells of a device, whose directory is `folder`.
-    pub(super) fn read(folder: &Path, pci: &str) -> Result<Self> {
+    pub fn read(folder: &Path, pci: PciAddress) -> Result<Self> {
         let read = |name| {
             let path = folder.join(name);
             fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -64,7 +64,7 @@ impl Memory {
         };
 
         Ok(Self {
-            pci: pci.to_owned(),
+            pci,
             bars: bars(&resources, &config).context("cannot read the BARs of the device")?,
             reserved: [is_controller.then_some(Reserved::NVME), table, pba],
             is_controller,
@@ -74,7 +74,7 @@ impl Memory {
 
     /// Checks that there is memory to register: of regions as they are written to the driver, or,
     /// with `default`, what it would choose itself.
-    pub(super) fn check(&self, regions: &str) -> Result<()> {
+    pub fn check(&self, regions: &str) -> Result<()> {
         let line = format!("{} {regions}", self.pci);
         let (_, specs) = spec::parse(&line).map_err(|error| anyhow::anyhow!("{error}"))?;
         let pci = &self.pci;
@@ -161,7 +161,7 @@ const LIMITS: Limits = Limits {
 };
 
 /// Returns the class of a device.
-pub(super) fn class(folder: &Path) -> Result<u32> {
+pub fn class(folder: &Path) -> Result<u32> {
     let text = fs::read_to_string(folder.join("class"));
     let class = text.as_deref().ok().map(str::trim).and_then(hexadecimal);
     let class = class.with_context(|| format!("cannot read the class of {}", folder.display()))?;
@@ -297,7 +297,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// A controller with registers of 16 KiB, and a memory BAR of 64 MiB.
-    fn controller() -> Memory {
+    fn controller() -> DeviceMemory {
         let resources = "0x00000000fe800000 0x00000000fe803fff 0x0000000000140204\n\
                          0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
                          0x0000000800000000 0x0000000803ffffff 0x000000000014220c\n\
@@ -305,8 +305,8 @@ mod tests {
                          0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
                          0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
                          0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
-        Memory {
-            pci: "0000:03:00.0".to_owned(),
+        DeviceMemory {
+            pci: "0000:03:00.0".parse().unwrap(),
             bars: bars(resources, &[]).unwrap(),
             reserved: [Some(Reserved::NVME), None, None],
             is_controller: true,
@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    fn refusal(memory: &Memory, regions: &str) -> String {
+    fn refusal(memory: &DeviceMemory, regions: &str) -> String {
         memory.check(regions).unwrap_err().to_string()
     }
 

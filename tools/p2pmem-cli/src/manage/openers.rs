@@ -11,13 +11,13 @@ use std::{
 
 use rustix::fs::{makedev, statx, AtFlags, FileType, StatxFlags, CWD};
 
-use super::Roots;
+use p2pmem::Root;
 
 /// A device node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Node {
+pub struct Node {
     /// Its name below /dev.
-    pub(super) name: String,
+    pub name: String,
     is_block: bool,
     /// Its number.
     number: u64,
@@ -25,7 +25,7 @@ pub(super) struct Node {
 
 impl Node {
     /// Returns whether a path leads to it.
-    pub(super) fn is_at(&self, path: &Path) -> bool {
+    pub fn is_at(&self, path: &Path) -> bool {
         fs::metadata(path).is_ok_and(|file| {
             let is_block = file.file_type().is_block_device();
             let is_device = is_block || file.file_type().is_char_device();
@@ -35,7 +35,7 @@ impl Node {
 }
 
 /// Returns the nodes of a device of sysfs, and of all devices below it.
-pub(super) fn nodes(folder: &Path) -> Vec<Node> {
+pub fn nodes(folder: &Path) -> Vec<Node> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -72,17 +72,17 @@ fn node(folder: &Path) -> Option<Node> {
 
 /// Open nodes, by the descriptors of all processes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Openers {
+pub struct Openers {
     /// A node that a process has open, in words.
-    pub(super) first: Option<String>,
+    pub first: Option<String>,
     /// Number of processes whose descriptors cannot be read.
-    pub(super) hidden: usize,
+    pub hidden: usize,
 }
 
 /// Looks for processes that have one of the nodes open, other than this one.
-pub(super) fn look(roots: &Roots, nodes: &[Node]) -> io::Result<Openers> {
+pub fn look(root: &Root, nodes: &[Node]) -> io::Result<Openers> {
     let mut found = Openers::default();
-    for process in fs::read_dir(&roots.proc)? {
+    for process in fs::read_dir(root.proc(""))? {
         let folder = process?.path();
         let pid = folder.file_name().and_then(|name| name.to_str());
         let Some(pid) = pid.and_then(|name| name.parse::<u32>().ok()) else {

@@ -10,7 +10,14 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{BlockDevice, BlockKind, DirectIo, Fabric, Iommu, Provider, Reach, Stack};
+use super::{
+    block_device::BlockDevice,
+    file_system::DirectIo,
+    record::{Fabric, Provider},
+    stack::Stack,
+    verdict::Reach,
+};
+use crate::pci::PciAddress;
 
 /// A file system or block device that cannot take part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -59,32 +66,9 @@ impl fmt::Display for Prospect {
     }
 }
 
-impl Stack {
-    /// Returns the drives at the bottom.
-    pub fn drives<'a>(&self, fabric: &'a Fabric) -> Vec<&'a BlockDevice> {
-        let devices = self.devices.iter();
-        devices
-            .filter_map(|name| fabric.block_device(name))
-            .filter(|device| !device.functions.is_empty())
-            .collect()
-    }
-
-    /// Returns why the file system takes no device memory, if it does not.
-    pub fn file_refusal(&self) -> Option<String> {
-        self.direct_io?.refusal(self.file_system.as_deref()?)
-    }
-}
-
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)
-    }
-}
-
-impl BlockDevice {
-    /// Returns whether it has each block on several members, so that it can go on without one.
-    pub fn is_redundant(&self) -> bool {
-        matches!(&self.kind, BlockKind::Md { level } if level == "raid1" || level == "raid10")
     }
 }
 
@@ -114,7 +98,7 @@ impl Fabric {
 
     /// Returns what is known of direct I/O between a stack and the memory of a provider.
     pub fn prospect(&self, stack: &Stack, provider: &Provider) -> Prospect {
-        let works = |address: &String| {
+        let works = |address: PciAddress| {
             let function = self.function(address)?;
             self.verdict(provider, function).reach.works()
         };
@@ -126,14 +110,14 @@ impl Fabric {
             Some(DirectIo::Layered | DirectIo::Unknown) => Prospect::Unknown,
             _ if stack.functions.is_empty() => Prospect::Unknown,
             _ if !self.unproven(stack, provider).is_empty() => Prospect::Unproven,
-            _ if stack.functions.iter().all(|one| works(one) == Some(true)) => Prospect::Works,
+            _ if stack.functions.iter().all(|one| works(*one) == Some(true)) => Prospect::Works,
             _ => Prospect::Unknown,
         }
     }
 
     /// Returns why a drive does not reach the memory by each of its paths.
     fn not_reached(&self, device: &BlockDevice, provider: &Provider) -> Option<Obstacle> {
-        device.functions.iter().find_map(|address| {
+        device.functions.iter().find_map(|&address| {
             let verdict = self.verdict(provider, self.function(address)?);
             (verdict.reach == Reach::None).then(|| Obstacle {
                 name: device.name.clone(),
@@ -159,17 +143,10 @@ impl Fabric {
             })
     }
 
-    /// Returns whether an IOMMU translates the addresses of a function.
-    pub fn translates(&self, address: &str) -> bool {
-        self.function(address)
-            .and_then(|function| function.iommu.as_ref())
-            .is_some_and(Iommu::translates)
-    }
-
     /// Returns the drives of a stack whose way to the memory stays below a switch although an IOMMU
     /// translates: some machines lose that data, and report success.
     pub fn unproven<'a>(&'a self, stack: &'a Stack, provider: &'a Provider) -> Vec<&'a str> {
-        let is_unproven = |address: &String| {
+        let is_unproven = |&address: &PciAddress| {
             let function = self.function(address);
             let reach = function.map(|function| self.verdict(provider, function).reach);
             reach == Some(Reach::Switch) && self.translates(address)
@@ -187,13 +164,13 @@ impl Fabric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fabric::{Function, Mount, Port, Route, RouteKind, Target};
+    use crate::fabric::{BlockKind, Function, Iommu, Mount, Port, Route, RouteKind, Target};
     use std::path::Path;
 
     fn function(address: &str, parent: Option<&str>) -> Function {
         Function {
-            address: address.to_owned(),
-            parent: parent.map(str::to_owned),
+            address: address.parse().unwrap(),
+            parent: parent.map(|one| one.parse().unwrap()),
             class: "010802".to_owned(),
             ..Function::default()
         }
@@ -207,7 +184,7 @@ mod tests {
                 driver: "nvme".to_owned(),
             },
             below: Vec::new(),
-            functions: functions.iter().map(|one| (*one).to_owned()).collect(),
+            functions: functions.iter().map(|one| one.parse().unwrap()).collect(),
             stable_writes: false,
         }
     }
@@ -227,7 +204,7 @@ mod tests {
 
     fn route(address: &str, kind: RouteKind) -> Route {
         Route {
-            address: address.to_owned(),
+            address: address.parse().unwrap(),
             kind,
             distance: None,
             through: None,

@@ -5,14 +5,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Acs, Function, Port};
+use super::{
+    acs::{Acs, Redirection},
+    function::{Function, Port},
+};
+use crate::pci::PciAddress;
 
 /// The way between a provider and a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The address of the function.
     #[serde(rename = "pci", alias = "address")]
-    pub address: String,
+    pub address: PciAddress,
     /// Which way it is.
     pub kind: RouteKind,
     /// How many links are on it, as the kernel counts.
@@ -20,7 +24,7 @@ pub struct Route {
     pub distance: Option<u32>,
     /// The lowest port above both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub through: Option<String>,
+    pub through: Option<PciAddress>,
     /// The ports on the way that redirect requests to the root complex.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acs: Vec<Redirection>,
@@ -45,34 +49,6 @@ pub enum RouteKind {
     None,
 }
 
-/// A port whose Access Control Services redirect peer-to-peer requests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redirection {
-    /// The address of the port.
-    pub port: String,
-    /// Its ACS Control register: four hexadecimal digits.
-    pub control: String,
-}
-
-impl Redirection {
-    /// Bits of the register that redirect requests.
-    pub(super) const REQUESTS: u16 = 0x04 | 0x20;
-
-    /// Returns what the register says, in words of the PCI Express specification.
-    pub fn controls(&self) -> Vec<&'static str> {
-        const BITS: &[(u16, &str)] = &[
-            (0x04, "P2P Request Redirect"),
-            (0x08, "P2P Completion Redirect"),
-            (0x20, "P2P Egress Control"),
-        ];
-        let value = u16::from_str_radix(&self.control, 16).unwrap_or(0);
-        BITS.iter()
-            .filter(|(bit, _)| value & bit != 0)
-            .map(|&(_, name)| name)
-            .collect()
-    }
-}
-
 /// Reads the text of a `routes` file. Lines and keys that this version does not know are left out.
 pub fn parse(text: &str) -> Vec<Route> {
     text.lines().filter_map(line).collect()
@@ -80,7 +56,7 @@ pub fn parse(text: &str) -> Vec<Route> {
 
 fn line(line: &str) -> Option<Route> {
     let mut words = line.split_whitespace();
-    let address = words.next()?.to_owned();
+    let address = PciAddress::from_name(words.next()?)?;
     let kind = match words.next()? {
         "self" => RouteKind::Own,
         "switch" => RouteKind::Switch,
@@ -100,7 +76,7 @@ fn line(line: &str) -> Option<Route> {
     for (key, value) in words.filter_map(|word| word.split_once('=')) {
         match key {
             "distance" => route.distance = value.parse().ok(),
-            "through" => route.through = Some(value.to_owned()),
+            "through" => route.through = PciAddress::from_name(value),
             "acs" => route.acs = value.split(',').filter_map(redirection).collect(),
             "host" => route.hosts = value.split(',').map(str::to_owned).collect(),
             _ => (),
@@ -112,7 +88,7 @@ fn line(line: &str) -> Option<Route> {
 /// Facts of a `routes` line about a function that do not depend on the provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
-    address: String,
+    address: PciAddress,
     port: Option<Port>,
     acs: Option<Acs>,
     ats: Option<bool>,
@@ -129,7 +105,7 @@ impl Details {
     fn line(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
         let mut details = Self {
-            address: words.next()?.to_owned(),
+            address: PciAddress::from_name(words.next()?)?,
             ..Self::default()
         };
         let is_port = words.next()? == "port";
@@ -184,7 +160,7 @@ impl Details {
 fn redirection(text: &str) -> Option<Redirection> {
     let (port, control) = text.rsplit_once(':')?;
     Some(Redirection {
-        port: port.to_owned(),
+        port: PciAddress::from_name(port)?,
         control: control.to_owned(),
     })
 }
@@ -212,11 +188,11 @@ mod tests {
             ]
         );
         assert_eq!(routes[1].distance, Some(4));
-        assert_eq!(routes[1].through.as_deref(), Some("0000:01:00.0"));
+        assert_eq!(routes[1].through, Some("0000:01:00.0".parse().unwrap()));
         assert_eq!(routes[2].hosts, ["1022:1480"]);
         let last = &routes[3];
         assert_eq!((last.distance, last.acs.len()), (None, 2));
-        assert_eq!(last.acs[0].port, "0000:02:00.0");
+        assert_eq!(last.acs[0].port.to_string(), "0000:02:00.0");
         assert_eq!(
             last.acs[0].controls(),
             ["P2P Request Redirect", "P2P Completion Redirect"]
@@ -231,7 +207,7 @@ mod tests {
                     0000:02:00.0 port type=downstream acs=005f/001d\n\
                     0000:02:01.0 port type=carrier\n";
         let function = |address: &str| Function {
-            address: address.to_owned(),
+            address: address.parse().unwrap(),
             ..Function::default()
         };
         let mut functions = ["0000:02:00.0", "0000:02:01.0", "0000:05:00.0"].map(function);

@@ -6,7 +6,14 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Fabric, Function, Port, Provider, Redirection, Route, RouteKind, Translation};
+use super::{
+    acs::Redirection,
+    function::{Function, Port},
+    record::{Fabric, Provider},
+    routes::{Route, RouteKind},
+    translation::Translation,
+};
+use crate::pci::{self, PciAddress};
 
 /// Whether and how a function reaches device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -66,7 +73,7 @@ pub struct Verdict {
     pub provider: u32,
     /// The address of the function.
     #[serde(rename = "pci")]
-    pub client: String,
+    pub client: PciAddress,
     /// The drives that the function is, by name.
     pub drives: Vec<String>,
     /// The driver that has it.
@@ -76,7 +83,7 @@ pub struct Verdict {
     /// How many links are on the way, as the kernel counts.
     pub distance: Option<u32>,
     /// The lowest port above both.
-    pub through: Option<String>,
+    pub through: Option<PciAddress>,
     /// The ports on the way that redirect requests to the root complex.
     pub acs: Vec<Redirection>,
     /// Why it is so, in a line.
@@ -101,7 +108,7 @@ impl Fabric {
     /// that moves much data.
     pub fn is_client(&self, function: &Function) -> bool {
         let in_use = function.driver.is_some() && function.moves_data();
-        !function.is_bridge() && (in_use || self.drives_of(&function.address).next().is_some())
+        !function.is_bridge() && (in_use || self.drives_of(function.address).next().is_some())
     }
 
     /// Judges each function that is not a bridge.
@@ -137,15 +144,15 @@ impl Fabric {
 
         Verdict {
             provider: provider.number,
-            client: function.address.clone(),
+            client: function.address,
             drives: self
-                .drives_of(&function.address)
+                .drives_of(function.address)
                 .map(|drive| drive.name.clone())
                 .collect(),
             driver: function.driver.clone(),
             reach: route.map_or(Reach::Unknown, |route| route.kind.into()),
             distance: route.and_then(|route| route.distance),
-            through: route.and_then(|route| route.through.clone()),
+            through: route.and_then(|route| route.through),
             acs: route.map_or_else(Vec::new, |route| route.acs.clone()),
             why,
             cure,
@@ -155,9 +162,9 @@ impl Fabric {
     /// Says in a line why a way is what it is.
     fn why(&self, provider: &Provider, route: &Route) -> String {
         let up = if !route.acs.is_empty() {
-            let ports: Vec<_> = route.acs.iter().map(|one| one.port.as_str()).collect();
-            format!("ACS redirects to the root complex at {}", ports.join(", "))
-        } else if self.is_integrated(&provider.pci) || self.is_integrated(&route.address) {
+            let ports: Vec<_> = route.acs.iter().map(|one| one.port).collect();
+            format!("ACS redirects to the root complex at {}", pci::list(&ports))
+        } else if self.is_integrated(provider.pci) || self.is_integrated(route.address) {
             "on a root bus, no port is above both".to_owned()
         } else if route.hosts.len() > 1 {
             "below different host bridges".to_owned()
@@ -168,10 +175,10 @@ impl Fabric {
 
         match route.kind {
             RouteKind::Own => "the memory is its own".to_owned(),
-            RouteKind::Switch => format!(
-                "stays below {}",
-                route.through.as_deref().unwrap_or("a port above both")
-            ),
+            RouteKind::Switch => match route.through {
+                Some(port) => format!("stays below {port}"),
+                None => "stays below a port above both".to_owned(),
+            },
             RouteKind::HostBridge if self.cpu.is_zen() => {
                 format!("{up}; Linux lets an AMD Zen forward")
             }
@@ -194,7 +201,7 @@ impl Fabric {
             RouteKind::Own | RouteKind::Switch => String::new(),
             _ if !route.acs.is_empty() => self.acs_cure(route.kind.into(), &route.acs),
             RouteKind::HostBridge => String::new(),
-            RouteKind::None => self.apart_cure(provider, &route.address),
+            RouteKind::None => self.apart_cure(provider, route.address),
         }
     }
 
@@ -235,38 +242,39 @@ impl Fabric {
     /// the command line does so already: the last parameter counts.
     fn acs_parameter<'a>(&self, ports: impl IntoIterator<Item = &'a Redirection>) -> String {
         const NAME: &str = "disable_acs_redir=";
-        let mut addresses: Vec<&str> = self
+        let mut addresses: Vec<String> = self
             .kernel
             .command_line
             .split([' ', ','])
             .filter_map(|word| word.trim_start_matches("pci=").strip_prefix(NAME))
             .flat_map(|list| list.split(';'))
+            .map(str::to_owned)
             .collect();
-        addresses.extend(ports.into_iter().map(|port| port.port.as_str()));
+        addresses.extend(ports.into_iter().map(|port| port.port.to_string()));
         let mut seen = Vec::new();
         addresses.retain(|address| {
             let new = !seen.contains(address);
-            seen.push(address);
+            seen.push(address.clone());
             new
         });
         format!("pci={NAME}{}", addresses.join(";"))
     }
 
     /// Returns whether a function is part of the root complex: there is no port above it.
-    fn is_integrated(&self, address: &str) -> bool {
+    fn is_integrated(&self, address: PciAddress) -> bool {
         self.function(address)
             .is_some_and(|function| function.parent.is_none())
     }
 
     /// Says what to do about devices that no port is above.
-    fn apart_cure(&self, provider: &Provider, client: &str) -> String {
-        let switch = |address: &str| {
+    fn apart_cure(&self, provider: &Provider, client: PciAddress) -> String {
+        let switch = |address: PciAddress| {
             self.way_up(address)
                 .find(|function| function.port == Some(Port::Upstream))
-                .map(|port| port.address.clone())
+                .map(|port| port.address)
         };
-        let place = match (switch(&provider.pci), switch(client)) {
-            _ if self.is_integrated(client) || self.is_integrated(&provider.pci) => {
+        let place = match (switch(provider.pci), switch(client)) {
+            _ if self.is_integrated(client) || self.is_integrated(provider.pci) => {
                 "One of the two is part of the root complex, and cannot be moved: use another device"
                     .to_owned()
             }

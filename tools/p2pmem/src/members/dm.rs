@@ -4,10 +4,10 @@
 
 use std::{fs::OpenOptions, io, mem, os::fd::AsRawFd};
 
-use anyhow::{bail, ensure, Context, Result};
 use rustix::fs::makedev;
 
-use super::geometry::Line;
+use super::{error::MembersError, geometry::Line};
+use crate::root::wrong;
 
 const CONTROL: &str = "/dev/mapper/control";
 /// `DM_TABLE_STATUS`: direction, size of the head, `0xfd`, command 12.
@@ -46,14 +46,19 @@ const SPEC: usize = 40;
 /// # Errors
 ///
 /// If this process may not ask for it: it takes `CAP_SYS_ADMIN`.
-pub fn table(number: &str) -> Result<Vec<Line>> {
-    let (major, minor) = number.split_once(':').context("no device number")?;
-    let dev = makedev(major.parse()?, minor.parse()?);
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(CONTROL)
-        .with_context(|| format!("cannot open {CONTROL} to ask for tables: are you root?"))?;
+pub fn table(number: &str) -> Result<Vec<Line>, MembersError> {
+    read(number).map_err(|source| MembersError::Table {
+        number: number.to_owned(),
+        source,
+    })
+}
+
+fn read(number: &str) -> io::Result<Vec<Line>> {
+    let dev = number
+        .split_once(':')
+        .and_then(|(major, minor)| Some(makedev(major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or_else(|| wrong("no device number"))?;
+    let control = OpenOptions::new().read(true).write(true).open(CONTROL)?;
 
     let mut size = 16 << 10;
     loop {
@@ -77,8 +82,7 @@ pub fn table(number: &str) -> Result<Vec<Line>> {
         unsafe { start.cast::<Head>().write(head) };
         // SAFETY: The kernel reads and writes `data_size` bytes at most, which the buffer has.
         if unsafe { libc::ioctl(control.as_raw_fd(), TABLE_STATUS, start) } != 0 {
-            return Err(io::Error::last_os_error())
-                .with_context(|| format!("cannot ask for the table of {number}"));
+            return Err(io::Error::last_os_error());
         }
         // SAFETY: As above; each bit pattern is a head.
         let head = unsafe { start.cast::<Head>().read() };
@@ -87,18 +91,20 @@ pub fn table(number: &str) -> Result<Vec<Line>> {
             let bytes = bytes.get(head.data_start as usize..).unwrap_or_default();
             return parse(bytes, head.target_count);
         }
-        ensure!(size < 16 << 20, "the table of {number} is too long");
+        if size >= 16 << 20 {
+            return Err(wrong("the table is too long"));
+        }
         size *= 4;
     }
 }
 
 /// Reads so many lines.
-fn parse(bytes: &[u8], count: u32) -> Result<Vec<Line>> {
+fn parse(bytes: &[u8], count: u32) -> io::Result<Vec<Line>> {
     let mut lines = Vec::new();
     let mut at = 0;
     for _ in 0..count {
         let Some(spec) = bytes.get(at..at + SPEC) else {
-            bail!("a table that ends early");
+            return Err(wrong("the table ends early"));
         };
         let long = |at: usize| u64::from_ne_bytes(spec[at..at + 8].try_into().expect("8 bytes"));
         let next = u32::from_ne_bytes(spec[20..24].try_into().expect("4 bytes"));

@@ -4,7 +4,7 @@
 
 use std::{fs::File, io, mem, os::fd::AsRawFd, path::Path};
 
-use anyhow::{ensure, Context, Result};
+use super::error::{ExtentError, MembersError};
 
 /// `FS_IOC_FIEMAP`: direction, size of the head, `f`, command 11.
 const FIEMAP: libc::Ioctl = ((3 << 30) | ((HEAD as u32) << 16) | (0x66 << 8) | 11) as libc::Ioctl;
@@ -53,8 +53,11 @@ struct Request {
 /// # Errors
 ///
 /// If the file system does not tell, or has the data in another form.
-pub fn of(path: &Path, offset: u64, length: u64) -> Result<Vec<(u64, u64, u64)>> {
-    let file = File::open(path)?;
+pub fn of(path: &Path, offset: u64, length: u64) -> Result<Vec<(u64, u64, u64)>, MembersError> {
+    let file = File::open(path).map_err(|source| MembersError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     let mut request = Request {
         head: Head {
             start: offset,
@@ -68,34 +71,31 @@ pub fn of(path: &Path, offset: u64, length: u64) -> Result<Vec<(u64, u64, u64)>>
     };
     // SAFETY: The kernel writes as many extents as the request says that there is room for.
     if unsafe { libc::ioctl(file.as_raw_fd(), FIEMAP, &raw mut request) } != 0 {
-        return Err(io::Error::last_os_error())
-            .with_context(|| format!("the file system does not tell where {} is", path.display()));
+        return Err(MembersError::NoExtents {
+            path: path.to_owned(),
+            source: io::Error::last_os_error(),
+        });
     }
     let count = request.head.mapped_extents as usize;
-    let extents = request
-        .extents
-        .get(..count)
-        .context("more than there is room for")?;
-    cut(extents, offset, length).with_context(|| {
-        format!(
-            "the data of {} is not where it can be compared",
-            path.display()
-        )
+    let extents = &request.extents[..count.min(MOST)];
+    cut(extents, offset, length).map_err(|source| MembersError::Extents {
+        path: path.to_owned(),
+        source,
     })
 }
 
 /// Cuts extents to a range, all of which they must have.
-fn cut(extents: &[Extent], offset: u64, length: u64) -> Result<Vec<(u64, u64, u64)>> {
+fn cut(extents: &[Extent], offset: u64, length: u64) -> Result<Vec<(u64, u64, u64)>, ExtentError> {
     let end = offset + length;
     let mut at = offset;
     let mut ranges = Vec::new();
     for extent in extents {
-        ensure!(
-            extent.flags & !HARMLESS == 0,
-            "an extent has the flags {:#x}",
-            extent.flags
-        );
-        ensure!(extent.logical <= at, "there is a hole at {at}");
+        if extent.flags & !HARMLESS != 0 {
+            return Err(ExtentError::Flags(extent.flags));
+        }
+        if extent.logical > at {
+            return Err(ExtentError::Hole(at));
+        }
         let skipped = at - extent.logical;
         if skipped >= extent.length || at >= end {
             continue;
@@ -104,8 +104,10 @@ fn cut(extents: &[Extent], offset: u64, length: u64) -> Result<Vec<(u64, u64, u6
         ranges.push((at, extent.physical + skipped, length));
         at += length;
     }
-    ensure!(at == end, "it ends at {at}");
-    Ok(ranges)
+    match at == end {
+        true => Ok(ranges),
+        false => Err(ExtentError::End(at)),
+    }
 }
 
 #[cfg(test)]

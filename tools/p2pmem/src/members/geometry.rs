@@ -2,7 +2,8 @@
 
 //! How stacked block devices spread their data. All offsets and lengths are in bytes.
 
-use super::SECTOR;
+/// The unit in which the kernel counts, in bytes.
+pub const SECTOR: u64 = 512;
 
 /// A place on a block device.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 
 use std::ptr;
 
-use crate::Buffer;
+use crate::buffer::Buffer;
 
 /// Bytes of an access. Its address is a multiple of that.
 const WIDTH: usize = 16;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access by the CPU to the memory before devices use it.
+//! CpuAccess by the CPU to the memory before devices use it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use p2pmem::Buffer;
 
 /// An access of the CPU to memory. Widths are in bytes: 1, 2, 4, or a multiple of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum CpuAccess {
     /// Writes zeroes to so many bytes.
     Clear {
         /// Bytes of a store.
@@ -33,8 +33,8 @@ pub enum Access {
     },
 }
 
-impl Access {
-    /// Reads `WIDTH[:BYTES]`, for [`Access::Clear`]. Without the second a page is meant.
+impl CpuAccess {
+    /// Reads `WIDTH[:BYTES]`, for [`CpuAccess::Clear`]. Without the second a page is meant.
     pub fn parse_clear(text: &str) -> Result<Self, String> {
         let (width, bytes) = parse(text, 4096)?;
         if bytes % width != 0 {
@@ -43,7 +43,7 @@ impl Access {
         Ok(Self::Clear { width, bytes })
     }
 
-    /// Reads `WIDTH[:COUNT]`, for [`Access::Test`], or [`Access::Read`] if the width is negative.
+    /// Reads `WIDTH[:COUNT]`, for [`CpuAccess::Test`], or [`CpuAccess::Read`] if the width is negative.
     /// Without the second 64 places are meant.
     pub fn parse_test(text: &str) -> Result<Self, String> {
         if let Some(text) = text.strip_prefix('-') {
@@ -71,11 +71,12 @@ fn parse(text: &str, default: usize) -> Result<(usize, usize), String> {
 }
 
 /// Does it with the memory from `start` on.
-pub(crate) fn run(memory: &mut Buffer, start: usize, access: Access, seed: u64) -> Result<()> {
+pub fn run(memory: &mut Buffer, start: usize, access: CpuAccess, seed: u64) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     let room = memory.len() - start;
-    let (Access::Clear { width, .. } | Access::Read { width, .. } | Access::Test { width, .. }) =
-        access;
+    let (CpuAccess::Clear { width, .. }
+    | CpuAccess::Read { width, .. }
+    | CpuAccess::Test { width, .. }) = access;
     let places = room / width;
     ensure!(
         places > 0,
@@ -83,7 +84,7 @@ pub(crate) fn run(memory: &mut Buffer, start: usize, access: Access, seed: u64) 
     );
 
     match access {
-        Access::Clear { width, bytes } => {
+        CpuAccess::Clear { width, bytes } => {
             ensure!(
                 bytes <= room,
                 "the memory has {room} bytes: choose less for --init, or a larger --chunk"
@@ -93,13 +94,13 @@ pub(crate) fn run(memory: &mut Buffer, start: usize, access: Access, seed: u64) 
                 memory.store(start + offset, &zeroes);
             }
         }
-        Access::Read { width, count } => {
+        CpuAccess::Read { width, count } => {
             let mut found = vec![0; width];
             for _ in 0..count {
                 memory.load(start + random.usize(..places) * width, &mut found);
             }
         }
-        Access::Test { width, count } => {
+        CpuAccess::Test { width, count } => {
             // The last value written to each place.
             let mut written = BTreeMap::new();
             for _ in 0..count {
@@ -130,36 +131,36 @@ mod tests {
     #[test]
     fn accesses_are_read() {
         assert_eq!(
-            Access::parse_test("8"),
-            Ok(Access::Test {
+            CpuAccess::parse_test("8"),
+            Ok(CpuAccess::Test {
                 width: 8,
                 count: 64
             })
         );
         assert_eq!(
-            Access::parse_test("-4:9"),
-            Ok(Access::Read { width: 4, count: 9 })
+            CpuAccess::parse_test("-4:9"),
+            Ok(CpuAccess::Read { width: 4, count: 9 })
         );
         assert_eq!(
-            Access::parse_clear("64"),
-            Ok(Access::Clear {
+            CpuAccess::parse_clear("64"),
+            Ok(CpuAccess::Clear {
                 width: 64,
                 bytes: 4096
             })
         );
         for text in ["", "0", "3", "12", "8:", "8:x", ":8", "8192", "--8"] {
-            assert!(Access::parse_test(text).is_err(), "{text}");
+            assert!(CpuAccess::parse_test(text).is_err(), "{text}");
         }
-        assert!(Access::parse_clear("-8").is_err());
-        assert!(Access::parse_clear("16:8").is_err());
+        assert!(CpuAccess::parse_clear("-8").is_err());
+        assert!(CpuAccess::parse_clear("16:8").is_err());
     }
 
     #[test]
     fn each_width_keeps_its_data() {
         for width in [1, 2, 4, 8, 24, 4096] {
             let mut memory = Buffer::ordinary(8192).unwrap();
-            run(&mut memory, 4096, Access::Test { width, count: 99 }, 1).unwrap();
-            run(&mut memory, 4096, Access::Read { width, count: 99 }, 1).unwrap();
+            run(&mut memory, 4096, CpuAccess::Test { width, count: 99 }, 1).unwrap();
+            run(&mut memory, 4096, CpuAccess::Read { width, count: 99 }, 1).unwrap();
             assert!(memory.as_mut_slice(4096).iter().all(|byte| *byte == 0));
             assert!(memory.as_mut_slice(8192).iter().any(|byte| *byte != 0));
         }
@@ -172,7 +173,7 @@ mod tests {
         run(
             &mut memory,
             4096,
-            Access::Clear {
+            CpuAccess::Clear {
                 width: 2,
                 bytes: 1000,
             },
@@ -185,7 +186,7 @@ mod tests {
             .iter()
             .chain(&bytes[5096..])
             .all(|byte| *byte == 7));
-        let more = Access::Clear {
+        let more = CpuAccess::Clear {
             width: 8,
             bytes: 4104,
         };

@@ -10,16 +10,16 @@ use rustix::{
     process::{setsid, waitpid, Pid, WaitOptions},
 };
 
-/// Another process, which does something if this one ends without [`Keeper::release`]: by `SIGBUS`
+/// Another process, which does something if this one ends without [`RestoreGuard::release`]: by `SIGBUS`
 /// because a device went away, by `kill -9`, or with an error.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct RestoreGuard {
     /// The end of a pipe: its closing tells the reader that this process is gone.
     alive: OwnedFd,
     process: Pid,
 }
 
-impl Keeper {
+impl RestoreGuard {
     /// Starts the other process, which has a copy of all memory and runs `rescue`, if it must. To
     /// be called by a process with one thread: locks that others hold would be held for ever in the
     /// copy.

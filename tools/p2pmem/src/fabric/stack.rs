@@ -1,98 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices below a file or a block device, and whether they take device memory.
-//!
-//! The block layer passes pages of device memory on only where each queue on the way says that it
-//! can: those of NVMe drives on PCI Express and of md's raid0, raid1 and raid10. All others make
-//! direct I/O fail with EREMOTEIO. Nothing in sysfs tells; this is what the kernel's source says.
+//! Devices below a file or a block device.
 
-use std::{
-    fmt, fs,
-    os::unix::fs::{FileTypeExt, MetadataExt},
-    path::Path,
-};
+use std::path::Path;
 
-use anyhow::{Context, Result};
-use rustix::ioctl::{ioctl, opcode, Getter, Opcode};
 use serde::Serialize;
 
-use super::{BlockDevice, BlockKind, DirectIo, Fabric, Mount};
-
-/// Object that a path leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A block device, by its major and minor number.
-    Device(String),
-    /// A file or directory, by its whole path.
-    File(String),
-    /// A file or directory of XFS whose data is on the realtime device, by its whole path.
-    RealtimeFile(String),
-}
-
-impl Target {
-    /// Looks at a path of this machine.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such file, or it may not be looked at.
-    pub fn of(path: &Path) -> Result<Self> {
-        let look = || {
-            let metadata = fs::metadata(path)?;
-            if metadata.file_type().is_block_device() {
-                let number = metadata.rdev();
-                let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-                return Ok(Self::Device(format!("{major}:{minor}")));
-            }
-            let path = fs::canonicalize(path)?;
-            let text = path.to_string_lossy().into_owned();
-            let is_file = metadata.is_file() || metadata.is_dir();
-            Ok(match is_file && is_realtime(&path) {
-                true => Self::RealtimeFile(text),
-                false => Self::File(text),
-            })
-        };
-        look().map_err(|error: std::io::Error| {
-            anyhow::Error::new(error).context(format!(
-                "cannot look at {}: name a file, directory or block device that there is",
-                path.display()
-            ))
-        })
-    }
-
-    /// Looks at a path of a machine that was recorded.
-    ///
-    /// # Errors
-    ///
-    /// If it is in /dev and no block device that was recorded.
-    pub fn recorded(path: &Path, fabric: &Fabric) -> Result<Self> {
-        let text = path.to_string_lossy().into_owned();
-        if !path.starts_with("/dev") || path.starts_with("/dev/shm") {
-            return Ok(Self::File(text));
-        }
-        let device = fabric.device_of_source(&text).with_context(|| {
-            format!("{text} was not recorded: `p2pmem topo --replay FILE` shows what was")
-        })?;
-        Ok(Self::Device(device.number.clone()))
-    }
-}
-
-/// Returns whether the data of a file is on the realtime device of its XFS, or that of new files of
-/// a directory will be. What cannot be looked at is taken for an ordinary file.
-fn is_realtime(path: &Path) -> bool {
-    /// `struct fsxattr`, of which the flags come first.
-    type Attributes = [u32; 7];
-    /// `FS_IOC_FSGETXATTR` of linux/fs.h.
-    const GET: Opcode = opcode::read::<Attributes>(b'X', 31);
-    /// `FS_XFLAG_REALTIME` and `FS_XFLAG_RTINHERIT`.
-    const REALTIME: u32 = 0x1 | 0x100;
-
-    let look = || -> std::io::Result<Attributes> {
-        let file = fs::File::open(path)?;
-        // SAFETY: The request writes this structure.
-        Ok(unsafe { ioctl(&file, Getter::<GET, Attributes>::new())? })
-    };
-    look().is_ok_and(|attributes| attributes[0] & REALTIME != 0)
-}
+use super::{
+    block_device::BlockDevice,
+    file_system::DirectIo,
+    record::{Fabric, Mount},
+    target::Target,
+};
+use crate::pci::PciAddress;
 
 /// A file or block device, and all that is below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -108,78 +28,24 @@ pub struct Stack {
     /// Whether the file system has several, and may have copies of data on them.
     pub several: bool,
     /// The PCI functions of the drives at the bottom.
-    pub functions: Vec<String>,
+    pub functions: Vec<PciAddress>,
     /// Which of the block devices takes no device memory, and why.
     pub refusal: Option<String>,
 }
 
-impl fmt::Display for BlockDevice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, .. } = self;
-        match &self.kind {
-            BlockKind::Disk { .. } if self.functions.is_empty() => write!(f, "{name}"),
-            BlockKind::Disk { .. } => write!(f, "{name} ({})", self.functions.join(", ")),
-            BlockKind::Partition => write!(f, "{name}"),
-            BlockKind::DeviceMapper { mapped, .. } => {
-                write!(f, "{name} ({} {mapped})", self.maker())
-            }
-            BlockKind::Md { level } => write!(f, "{name} (md {level})"),
-            BlockKind::Loop { backing } => write!(f, "{name} (loop, {backing})"),
-        }
-    }
-}
-
-impl BlockDevice {
-    /// Returns who made a device of the device mapper.
-    fn maker(&self) -> &'static str {
-        const MAKERS: &[(&str, &str)] = &[
-            ("CRYPT-", "dm-crypt"),
-            ("LVM-", "LVM"),
-            ("mpath-", "multipath"),
-            ("part", "kpartx"),
-        ];
-        let BlockKind::DeviceMapper { uuid, .. } = &self.kind else {
-            return "device mapper";
-        };
-        MAKERS
-            .iter()
-            .find(|(start, _)| uuid.starts_with(start))
-            .map_or("device mapper", |&(_, maker)| maker)
+impl Stack {
+    /// Returns the drives at the bottom.
+    pub fn drives<'a>(&self, fabric: &'a Fabric) -> Vec<&'a BlockDevice> {
+        let devices = self.devices.iter();
+        devices
+            .filter_map(|name| fabric.block_device(name))
+            .filter(|device| !device.functions.is_empty())
+            .collect()
     }
 
-    /// Returns whether it is put on top of others in a way that matters here.
-    pub fn is_stacked(&self) -> bool {
-        !matches!(self.kind, BlockKind::Disk { .. } | BlockKind::Partition)
-    }
-
-    /// Says why its queue takes no device memory, if it does not.
-    pub fn refusal(&self) -> Option<String> {
-        match &self.kind {
-            BlockKind::Partition => None,
-            BlockKind::Disk { driver } if driver == "nvme" && !self.functions.is_empty() => None,
-            BlockKind::Disk { driver } if driver.is_empty() => Some(format!(
-                "{} is no NVMe drive on PCI Express: no others take device memory",
-                self.name
-            )),
-            BlockKind::Disk { driver } => Some(format!(
-                "{} is driven by {driver}, which takes no device memory: only nvme does",
-                self.name
-            )),
-            BlockKind::DeviceMapper { .. } => Some(format!(
-                "{} is {}: the device mapper takes no device memory",
-                self.name,
-                self.maker()
-            )),
-            BlockKind::Md { level } if ["raid0", "raid1", "raid10"].contains(&&**level) => None,
-            BlockKind::Md { level } => Some(format!(
-                "{} is md {level}: only raid0, raid1 and raid10 take device memory",
-                self.name
-            )),
-            BlockKind::Loop { .. } => Some(format!(
-                "{} is a loop device, which takes no device memory",
-                self.name
-            )),
-        }
+    /// Returns why the file system takes no device memory, if it does not.
+    pub fn file_refusal(&self) -> Option<String> {
+        self.direct_io?.refusal(self.file_system.as_deref()?)
     }
 }
 
@@ -214,17 +80,6 @@ impl Fabric {
     /// Returns a block device and all that it consists of, from the top down.
     pub fn all_below<'a>(&'a self, name: &'a str) -> Vec<&'a BlockDevice> {
         self.levels(vec![name]).into_iter().flatten().collect()
-    }
-
-    /// Returns the block device that a path in /dev names.
-    pub(super) fn device_of_source(&self, path: &str) -> Option<&BlockDevice> {
-        let name = path.strip_prefix("/dev/")?;
-        self.block_devices.iter().find(|device| {
-            match (&device.kind, name.strip_prefix("mapper/")) {
-                (BlockKind::DeviceMapper { mapped, .. }, Some(name)) => mapped == name,
-                _ => device.name == name,
-            }
-        })
     }
 
     /// Returns what a file is on: the mount with the longest path above it, the last one of these.
@@ -313,6 +168,7 @@ impl Fabric {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{fabric::block_device::BlockKind, pci};
 
     fn device(name: &str, number: &str, kind: BlockKind, below: &[&str]) -> BlockDevice {
         BlockDevice {
@@ -328,7 +184,7 @@ mod tests {
     fn nvme(number: u32) -> BlockDevice {
         let driver = "nvme".to_owned();
         BlockDevice {
-            functions: vec![format!("0000:0{number}:00.0")],
+            functions: vec![format!("0000:0{number}:00.0").parse().unwrap()],
             ..device(
                 &format!("nvme{number}n1"),
                 &format!("259:{number}"),
@@ -385,7 +241,7 @@ mod tests {
             root.description,
             "ext4 on md0 (md raid1) on nvme0n1 (0000:00:00.0), nvme1n1 (0000:01:00.0)"
         );
-        assert_eq!(root.functions, ["0000:00:00.0", "0000:01:00.0"]);
+        assert_eq!(pci::list(&root.functions), "0000:00:00.0, 0000:01:00.0");
         assert_eq!(
             (root.file_system.as_deref(), root.refusal),
             (Some("ext4"), None)
