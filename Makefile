@@ -135,13 +135,20 @@ modules-debug:
 	@$(QUIET_MAKE) LLVM=-19 -C $(DEBUG_KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(DEBUG)/kmod modules
 
 tools:
-	@cd tools && cargo build --locked --quiet --release
+	@cd tools && cargo build --locked --quiet --release && \
+		cargo build --locked --quiet --release --package p2pmem --examples
 	@mkdir -p $(BUILD)/bin
 	@cp -u --remove-destination $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/p2pmem \
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/guest-tests \
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/lab-device \
 		$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/example-map-rust $(BUILD)/bin/
-	@gcc-14 -static -O2 -Wall -Wextra -Werror -Iinclude/uapi -o $(BUILD)/bin/example-copy \
+	@for name in map child uring; do \
+		cp -u --remove-destination \
+			$(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/examples/$$name \
+			$(BUILD)/bin/example-library-$$name || exit 1; \
+	done
+	@gcc-14 -static -O2 -Wall -Wextra -Werror -Iinclude -Iinclude/uapi \
+		-o $(BUILD)/bin/example-copy \
 		tests/example/copy.c -luring
 	@gcc-14 -static -O2 -Wall -Wextra -Werror -o $(BUILD)/bin/example-map tests/example/map.c
 	@$(BUILD)/bin/p2pmem generate $(BUILD)/share

@@ -4,9 +4,7 @@
 #include <err.h>
 #include <fcntl.h>
 #include <liburing.h>
-#include <linux/p2pmem.h>
-#include <string.h>
-#include <sys/ioctl.h>
+#include <p2pmem.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,37 +21,34 @@ static void run(struct io_uring *ring, const char *what, int expected)
 	io_uring_cqe_seen(ring, cqe);
 }
 
-static int copy(int node, int buffer, int from, int to)
+static int copy(int node, int memory, int from, int to)
 {
-	struct p2pmem_uring_register request = { .fd = buffer, .slot = 0 };
-	struct io_uring_sqe *sqe;
 	struct io_uring ring;
 
 	if (io_uring_queue_init(1, &ring, 0) || io_uring_register_buffers_sparse(&ring, 1))
 		errx(1, "no io_uring with a table of buffers");
-	sqe = io_uring_get_sqe(&ring);
-	io_uring_prep_rw(IORING_OP_URING_CMD, sqe, node, NULL, 0, 0);
-	sqe->cmd_op = P2PMEM_URING_REGISTER;
-	memcpy(sqe->cmd, &request, sizeof(request));
+	p2pmem_prep_register(io_uring_get_sqe(&ring), node, memory, 0);
 	run(&ring, "register", 0);
-	/* Addresses count from the start of the buffer. */
+	/* Addresses count from the start of the memory. */
 	io_uring_prep_read_fixed(io_uring_get_sqe(&ring), from, NULL, LENGTH, 0, 0);
 	run(&ring, "read", LENGTH);
 	io_uring_prep_write_fixed(io_uring_get_sqe(&ring), to, NULL, LENGTH, 0, 0);
 	run(&ring, "write", LENGTH);
+	p2pmem_prep_unregister(io_uring_get_sqe(&ring), node, 0);
+	run(&ring, "unregister", 0);
 	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	struct p2pmem_alloc alloc = { .size = LENGTH };
-	int node = argc == 4 ? open(argv[1], O_RDWR) : -1;
+	int node = argc == 4 ? p2pmem_open(argv[1]) : -EINVAL;
+	int memory = p2pmem_allocate(node, LENGTH, 0);
 	int from = argc == 4 ? open(argv[2], O_RDONLY | O_DIRECT) : -1;
 	int to = argc == 4 ? open(argv[3], O_WRONLY | O_DIRECT) : -1, status;
 
-	if (node < 0 || from < 0 || to < 0 || ioctl(node, P2PMEM_IOC_ALLOC, &alloc))
-		err(1, "copy /dev/p2pmemN SOURCE TARGET");
-	if (!fork()) /* The buffer is a descriptor: the child has it, too. */
-		return copy(node, alloc.fd, from, to);
+	if (node < 0 || memory < 0 || from < 0 || to < 0)
+		errx(1, "usage: copy /dev/p2pmemN SOURCE TARGET");
+	if (!fork()) /* Memory is a descriptor: the child has it, too. */
+		return copy(node, memory, from, to);
 	return wait(&status) < 0 || status;
 }

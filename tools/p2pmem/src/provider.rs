@@ -21,7 +21,7 @@ pub struct Provider {
 
 impl Provider {
     /// Opens a node.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         Ok(Self {
             file: OpenOptions::new().read(true).write(true).open(path)?,
         })

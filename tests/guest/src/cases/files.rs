@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use memmap2::{Advice, MmapMut, MmapOptions};
 use rustix::{
     fs::{fadvise, fallocate, ftruncate, seek, FallocateFlags, OFlags, SeekFrom},
@@ -31,6 +31,7 @@ use crate::{
 cases!(
     "files": node_has_no_length, opened_in_any_way, memmap2_with_a_length,
     memmap2_without_a_length, memmap2_of_a_descriptor, example_in_c, example_in_rust,
+    examples_of_the_library,
 );
 
 /// A device node has no length. Programs pass one instead.
@@ -189,4 +190,12 @@ fn example_in_c() -> Result<()> {
 
 fn example_in_rust() -> Result<()> {
     example(&mut Command::new("example-map-rust"))
+}
+
+fn examples_of_the_library() -> Result<()> {
+    for name in ["map", "child", "uring"] {
+        let mut program = Command::new(format!("example-library-{name}"));
+        example(&mut program).with_context(|| name.to_owned())?;
+    }
+    Ok(())
 }
