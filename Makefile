@@ -31,7 +31,7 @@ help:
 	@echo '  make modules_install  put the built module under /lib/modules (as root)'
 	@echo '  make tools            programs in $(BUILD)/bin/, man pages and completions in $(BUILD)/share/'
 	@echo '  make lint             formats, lints, warnings of all languages'
-	@echo '  make doc              rustdoc of both crates, in $(BUILD)/doc/'
+	@echo '  make doc              rustdoc of the module and the library, in $(BUILD)/doc/'
 	@echo '  make clean            remove $(BUILD)/'
 	@echo
 	@echo '  FLAVOUR=amd64         the stock kernel: amd64, rt-amd64 or cloud-amd64'

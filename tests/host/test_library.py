@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""A program outside the workspace that uses the library, and a program in C that uses the header."""
+"""A program outside the workspace with the library, and a program in C with the header."""
 
 import os
 import shutil

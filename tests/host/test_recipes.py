@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of the page docs/recipes.md: its code is that of the examples."""
+"""Tests of pages with code: it is that of the examples."""
 
 import re
 import unittest
@@ -27,6 +27,20 @@ class Recipes(unittest.TestCase):
         page = (TOP / "docs/recipes.md").read_text()
         blocks = re.findall(r"^```(\w*)\n.*?^```$", page, re.M | re.S)
         self.assertLessEqual(set(blocks), {"sh", *FILES})
+
+
+class Libraries(unittest.TestCase):
+    """The page docs/library.md, against the examples that it shows parts of."""
+
+    def test_code_is_that_of_the_examples(self):
+        page = (TOP / "docs/library.md").read_text()
+        blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```$", page, re.M | re.S))
+        files = {"rust": "tools/p2pmem/examples/map.rs", "c": "tests/example/copy.c"}
+        self.assertEqual(blocks.keys(), files.keys())
+        for language, name in files.items():
+            rest = iter((TOP / name).read_text().splitlines())
+            for line in blocks[language].splitlines():
+                self.assertIn(line, rest, f"{name} lacks the line, or has it elsewhere")
 
 
 class Devices(unittest.TestCase):

@@ -43,8 +43,8 @@ impl CpuAccess {
         Ok(Self::Clear { width, bytes })
     }
 
-    /// Reads `WIDTH[:COUNT]`, for [`CpuAccess::Test`], or [`CpuAccess::Read`] if the width is negative.
-    /// Without the second 64 places are meant.
+    /// Reads `WIDTH[:COUNT]`, for [`CpuAccess::Test`], or [`CpuAccess::Read`] if the width is
+    /// negative. Without the second 64 places are meant.
     pub fn parse_test(text: &str) -> Result<Self, String> {
         if let Some(text) = text.strip_prefix('-') {
             let (width, count) = parse(text, 64)?;

@@ -2,9 +2,9 @@
 
 //! Binds devices to the driver, unbinds them, and changes the settings of the driver.
 //!
-//! All of it is a [`ChangePlan`]: files of sysfs, and what is to be written to each. It can be printed as
-//! shell commands. If a step fails, those before it are undone. What can be known before is checked
-//! before the driver of a device is unbound.
+//! All of it is a [`ChangePlan`]: files of sysfs, and what is to be written to each. It can be
+//! printed as shell commands. If a step fails, those before it are undone. What can be known before
+//! is checked before the driver of a device is unbound.
 
 mod bind;
 pub mod choices;

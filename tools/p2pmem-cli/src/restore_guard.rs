@@ -10,8 +10,8 @@ use rustix::{
     process::{setsid, waitpid, Pid, WaitOptions},
 };
 
-/// Another process, which does something if this one ends without [`RestoreGuard::release`]: by `SIGBUS`
-/// because a device went away, by `kill -9`, or with an error.
+/// Another process, which does something if this one ends without [`RestoreGuard::release`]: by
+/// `SIGBUS` because a device went away, by `kill -9`, or with an error.
 #[derive(Debug)]
 pub struct RestoreGuard {
     /// The end of a pipe: its closing tells the reader that this process is gone.

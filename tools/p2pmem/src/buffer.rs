@@ -16,6 +16,21 @@ const LARGE_PAGE: usize = 2 << 20;
 ///
 /// The CPU reaches it slowly and without caching; it is meant for direct I/O. After the device
 /// went away touching it raises `SIGBUS`, and I/O into it fails with `EFAULT`.
+///
+/// # Examples
+///
+/// Ordinary memory has the same form, to compare with:
+///
+/// ```
+/// use p2pmem::Buffer;
+///
+/// let mut buffer = Buffer::ordinary(4096)?;
+/// buffer.store(8, &[1, 2, 3, 4]);
+/// let mut bytes = [0; 4];
+/// buffer.load(8, &mut bytes);
+/// assert_eq!(bytes, [1, 2, 3, 4]);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Buffer {
     start: *mut u8,

@@ -1,6 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Files and block devices past the page cache.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use p2pmem::{direct::DirectFile, Buffer};
+//!
+//! let file = DirectFile::source(Path::new("/srv/data"))?;
+//! let mut memory = Buffer::ordinary(file.granule() as usize)?;
+//! file.read(memory.as_mut_slice(file.granule() as usize), 0)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::{
     ffi::c_int,

@@ -41,7 +41,7 @@ pub enum Error {
         /// The error of the kernel.
         source: io::Error,
     },
-    /// A record has no such block device.
+    /// A record does not have the block device.
     #[error("{} was not recorded", path.display())]
     NotRecorded {
         /// The path of its node.

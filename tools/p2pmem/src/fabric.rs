@@ -26,7 +26,7 @@ pub use function::{Bar, Function, Iommu, Link, Port};
 pub use obstacle::{Obstacle, ObstacleKind, Prospect};
 pub use record::{Cpu, Fabric, Kernel, Mount, Provider, VERSION};
 pub use routes::{Route, RouteKind};
-pub use stack::Stack;
+pub use stack::{Handling, Stack};
 pub use target::Target;
 pub use translation::Translation;
 pub use verdict::{Reach, Verdict};

@@ -17,6 +17,18 @@ use crate::buffer::Buffer;
 
 /// Device memory as a dma-buf. It can be mapped any number of times, sent to other processes, and
 /// given to devices. The memory goes back to the device when its last user is gone.
+///
+/// # Examples
+///
+/// ```no_run
+/// use p2pmem::Provider;
+///
+/// let memory = Provider::open("/dev/p2pmem0")?.alloc(2 << 20, 0)?;
+/// memory.set_name(c"frames")?;
+/// let second_half = memory.map(1 << 20, 1 << 20)?;
+/// assert_eq!(second_half.len(), 1 << 20);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Handle(OwnedFd);
 

@@ -14,8 +14,8 @@ pub enum ParseSizeError {
     TooLarge(String),
 }
 
-/// Reads a size in bytes: a number, decimal or hexadecimal with `0x`, and K, M or G (powers of 1024)
-/// behind it or nothing. The driver reads the same sizes.
+/// Reads a size in bytes: a number, decimal or hexadecimal with `0x`, and K, M or G (powers of
+/// 1024) behind it or nothing. The driver reads the same sizes.
 ///
 /// # Examples
 ///

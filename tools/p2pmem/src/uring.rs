@@ -6,6 +6,24 @@
 //! [`Submitter::register_buffers_sparse`](io_uring::Submitter::register_buffers_sparse). Reads and
 //! writes then name a slot of it; their addresses count from 0 at the start of the memory. They
 //! cost neither mapping nor pinning.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use io_uring::IoUring;
+//! use p2pmem::{uring, Provider};
+//!
+//! let provider = Provider::open("/dev/p2pmem0")?;
+//! let memory = provider.alloc(1 << 20, 0)?;
+//! let mut ring = IoUring::new(8)?;
+//! ring.submitter().register_buffers_sparse(1)?;
+//! let entry = uring::register(&provider, &memory, 0, 0, 0);
+//! // SAFETY: The descriptors of the request are open until it has completed.
+//! unsafe { ring.submission().push(&entry)? };
+//! ring.submit_and_wait(1)?;
+//! assert_eq!(ring.completion().next().map(|event| event.result()), Some(0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::{
     fs::File,

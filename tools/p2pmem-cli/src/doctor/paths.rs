@@ -2,7 +2,7 @@
 
 //! Checks of files, directories and block devices.
 
-use p2pmem::fabric::{DirectIo, Fabric, Reach, Stack};
+use p2pmem::fabric::{DirectIo, Fabric, Handling, Prospect, Stack};
 
 use super::{
     check::{Check, Status},
@@ -45,89 +45,92 @@ pub fn together(ways: &Ways, stacks: &[(&str, Stack)]) -> Option<Check> {
 /// Command that shows what the tables do not know.
 const TRY: &str = "p2pmem doctor --try FILE";
 
+/// Checks what is below a path, and whether that reaches memory.
 pub fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> Check {
     let found = match &*stack.description {
         "" => "neither mounted nor a block device in sysfs",
         description => description,
     };
     let check = |status| Check::new(path, status, found);
-
-    if let Some(refusal) = stack.file_refusal() {
-        let error = stack.direct_io.map_or("", DirectIo::error);
-        return check(Status::Problem)
-            .because(format!(
-                "{refusal}; direct reads into mapped memory fail with {error}."
-            ))
-            .cured_by("Use ext4 or XFS on an NVMe drive of this machine.");
-    }
-    match stack.direct_io {
-        Some(DirectIo::Copied) => {
-            return check(Status::Warning)
-                .because("The files are in host memory, and the CPU copies: no device does DMA.")
-                .cured_by("Use a file system on an NVMe drive.");
+    match stack.handling() {
+        Handling::FileSystemRefuses(why) => {
+            let error = stack.direct_io.map_or("", DirectIo::error);
+            check(Status::Problem)
+                .because(format!(
+                    "{why}; direct reads into mapped memory fail with {error}."
+                ))
+                .cured_by("Use ext4 or XFS on an NVMe drive of this machine.")
         }
-        Some(DirectIo::Layered) => {
-            return check(Status::Unknown)
-                .because("Direct I/O goes on to the file system of one of the layers.")
-                .cured_by(format!(
-                    "Name the directory of the upper layer, which /proc/self/mountinfo shows, or a \
-                     file: {TRY}."
-                ));
-        }
-        _ => (),
-    }
-    if stack.devices.is_empty() {
-        return check(Status::Unknown)
+        Handling::Copied => check(Status::Warning)
+            .because("The files are in host memory, and the CPU copies: no device does DMA.")
+            .cured_by("Use a file system on an NVMe drive."),
+        Handling::Layered => check(Status::Unknown)
+            .because("Direct I/O goes on to the file system of one of the layers.")
+            .cured_by(format!(
+                "Name the directory of the upper layer, which /proc/self/mountinfo shows, or a \
+                 file: {TRY}."
+            )),
+        Handling::NoDevice => check(Status::Unknown)
             .because("There is no block device below it that could be looked at.")
             .cured_by(format!(
                 "Name a file on a local file system, or a block device, or try it: {TRY}."
-            ));
-    }
-    if let Some(refusal) = &stack.refusal {
-        return check(Status::Problem)
+            )),
+        Handling::DeviceRefuses(why) => check(Status::Problem)
             .because(format!(
-                "{refusal}; direct I/O with mapped memory fails with EREMOTEIO. Memory in a slot of an \
+                "{why}; direct I/O with mapped memory fails with EREMOTEIO. Memory in a slot of an \
                  io_uring is not refused, and data may be lost."
             ))
             .cured_by(
                 "Put the data on an NVMe drive, a partition of one, or md raid0, raid1 or raid10 of \
                  NVMe drives that all reach the memory.",
-            );
-    }
-    if stack.direct_io == Some(DirectIo::Unknown) {
-        return check(Status::Unknown)
+            ),
+        Handling::UnknownFileSystem => check(Status::Unknown)
             .because("It is not known how this file system does direct I/O.")
-            .cured_by(format!("Try it with a file: {TRY}."));
+            .cured_by(format!("Try it with a file: {TRY}.")),
+        Handling::Passed => reach(fabric, ways, path, stack, found),
     }
-    match ways.best(&stack.functions) {
-        Some(verdict) if verdict.reach.works() == Some(true) => {
-            let found = format!("{found}; {}", reached(verdict));
-            let mut unproven = fabric
-                .providers
-                .iter()
-                .filter(|one| one.number == verdict.provider)
-                .flat_map(|one| fabric.unproven(stack, one));
-            if let Some(drive) = unproven.next() {
-                return Check::new(path, Status::Warning, found)
-                    .because(format!(
-                        "An IOMMU translates the addresses of {drive}: some machines lose that data, \
-                         and report success."
-                    ))
-                    .cured_by(format!("Prove that data arrives: p2pmem verify, or {TRY}."));
-            }
-            match stack.direct_io {
-                Some(DirectIo::Checksummed) => Check::new(path, Status::Warning, found)
-                    .because(
-                        "The CPU copies what is written to files with checksums or several copies, and \
-                         checks what is read.",
-                    )
-                    .cured_by(
-                        "Turn checksums off for new files (chattr +C DIRECTORY), or use ext4 or XFS.",
-                    ),
-                _ => Check::new(path, Status::Ok, found),
-            }
+}
+
+/// Checks whether the drives below a path reach memory.
+fn reach(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack, found: &str) -> Check {
+    let unknown = || {
+        Check::new(path, Status::Unknown, found)
+            .because(
+                "All block devices take device memory; no provider tells the way to the drive.",
+            )
+            .cured_by("See the checks of the module and the providers.")
+    };
+    let Some(verdict) = ways.best(&stack.functions) else {
+        return unknown();
+    };
+    let mut providers = fabric.providers.iter();
+    let Some(provider) = providers.find(|one| one.number == verdict.provider) else {
+        return unknown();
+    };
+    let found_way = || format!("{found}; {}", reached(verdict));
+    match fabric.prospect(stack, provider) {
+        Prospect::Works if stack.direct_io == Some(DirectIo::Checksummed) => {
+            Check::new(path, Status::Warning, found_way())
+                .because(
+                    "The CPU copies what is written to files with checksums or several copies, and \
+                     checks what is read.",
+                )
+                .cured_by(
+                    "Turn checksums off for new files (chattr +C DIRECTORY), or use ext4 or XFS.",
+                )
         }
-        Some(verdict) if verdict.reach == Reach::None => check(Status::Problem)
+        Prospect::Works => Check::new(path, Status::Ok, found_way()),
+        Prospect::Unproven => {
+            let drives = fabric.unproven(stack, provider);
+            let drive = drives.first().copied().unwrap_or_default();
+            Check::new(path, Status::Warning, found_way())
+                .because(format!(
+                    "An IOMMU translates the addresses of {drive}: some machines lose that data, and \
+                     report success."
+                ))
+                .cured_by(format!("Prove that data arrives: p2pmem verify, or {TRY}."))
+        }
+        Prospect::Fails(_) => Check::new(path, Status::Problem, found)
             .because(format!(
                 "{} does not reach /dev/p2pmem{}: {}; {}",
                 verdict.client,
@@ -140,10 +143,6 @@ pub fn block_stack(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack) -> C
                 }
             ))
             .cured_by(cure(verdict)),
-        _ => check(Status::Unknown)
-            .because(
-                "All block devices take device memory; no provider tells the way to the drive.",
-            )
-            .cured_by("See the checks of the module and the providers."),
+        Prospect::Unknown => unknown(),
     }
 }

@@ -29,9 +29,9 @@ impl KernelLog {
         }))
     }
 
-    /// Returns the last line of the driver about a device, or about the line that was written. The kernel
-    /// begins each line with the name of the driver that has the device: for an adopted one that is
-    /// another.
+    /// Returns the last line of the driver about a device, or about the line that was written. The
+    /// kernel begins each line with the name of the driver that has the device: for an adopted one
+    /// that is another.
     pub fn last(&mut self, pci: PciAddress, driver: Option<&str>) -> Option<String> {
         let file = self.0.as_mut()?;
         let heads = [

@@ -26,8 +26,8 @@ pub struct Unbind {
     pub dry_run: bool,
 }
 
-/// Plans to undo [`bind`](super::bind::bind): unbind, allow any driver, and let the kernel look for one. The driver
-/// would take back a device whose ID it knows: no driver is allowed then.
+/// Plans to undo [`bind`](super::bind::bind): unbind, allow any driver, and let the kernel look for
+/// one. The driver would take back a device whose ID it knows: no driver is allowed then.
 ///
 /// # Errors
 ///

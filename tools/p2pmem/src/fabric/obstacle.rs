@@ -12,9 +12,8 @@ use serde::Serialize;
 
 use super::{
     block_device::BlockDevice,
-    file_system::DirectIo,
     record::{Fabric, Provider},
-    stack::Stack,
+    stack::{Handling, Stack},
     verdict::Reach,
 };
 use crate::pci::PciAddress;
@@ -105,12 +104,13 @@ impl Fabric {
         if let Some(obstacle) = self.obstacles(stack, provider).into_iter().next() {
             return Prospect::Fails(obstacle);
         }
-        match stack.direct_io {
-            Some(DirectIo::Copied) => Prospect::Works,
-            Some(DirectIo::Layered | DirectIo::Unknown) => Prospect::Unknown,
-            _ if stack.functions.is_empty() => Prospect::Unknown,
-            _ if !self.unproven(stack, provider).is_empty() => Prospect::Unproven,
-            _ if stack.functions.iter().all(|one| works(*one) == Some(true)) => Prospect::Works,
+        match stack.handling() {
+            Handling::Copied => Prospect::Works,
+            Handling::Passed if stack.functions.is_empty() => Prospect::Unknown,
+            Handling::Passed if !self.unproven(stack, provider).is_empty() => Prospect::Unproven,
+            Handling::Passed if stack.functions.iter().all(|one| works(*one) == Some(true)) => {
+                Prospect::Works
+            }
             _ => Prospect::Unknown,
         }
     }

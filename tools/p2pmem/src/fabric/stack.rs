@@ -14,6 +14,25 @@ use super::{
 };
 use crate::pci::PciAddress;
 
+/// How a file or block device handles the memory of direct I/O, whichever provider that is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handling {
+    /// The file system takes no device memory, for this reason.
+    FileSystemRefuses(String),
+    /// The files are in host memory, and the CPU copies.
+    Copied,
+    /// It passes the memory on to another file system, which is not known.
+    Layered,
+    /// No block device below it is known.
+    NoDevice,
+    /// A block device takes no device memory, for this reason.
+    DeviceRefuses(String),
+    /// All block devices take device memory. The file system is not known.
+    UnknownFileSystem,
+    /// It passes the memory on to drives.
+    Passed,
+}
+
 /// A file or block device, and all that is below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stack {
@@ -41,6 +60,21 @@ impl Stack {
             .filter_map(|name| fabric.block_device(name))
             .filter(|device| !device.functions.is_empty())
             .collect()
+    }
+
+    /// Returns how it handles the memory of direct I/O.
+    pub fn handling(&self) -> Handling {
+        if let Some(why) = self.file_refusal() {
+            return Handling::FileSystemRefuses(why);
+        }
+        match (self.direct_io, &self.refusal) {
+            (Some(DirectIo::Copied), _) => Handling::Copied,
+            (Some(DirectIo::Layered), _) => Handling::Layered,
+            _ if self.devices.is_empty() => Handling::NoDevice,
+            (_, Some(why)) => Handling::DeviceRefuses(why.clone()),
+            (Some(DirectIo::Unknown), _) => Handling::UnknownFileSystem,
+            _ => Handling::Passed,
+        }
     }
 
     /// Returns why the file system takes no device memory, if it does not.

@@ -6,7 +6,7 @@ use std::{io, path::PathBuf};
 
 use crate::error::Error;
 
-/// Where the copies of data are is not known.
+/// The places of copies of data are not known.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MembersError {
