@@ -3,6 +3,7 @@
 //! Text in columns and lines.
 
 use comfy_table::{presets::NOTHING, CellAlignment, ContentArrangement, Table};
+use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
 /// Writes rows below a header. Columns of numbers, whose names end in `#`, are aligned to the
 /// right. With a `width` lines have at most that many characters, where words allow it.
@@ -33,26 +34,14 @@ pub fn render(
 /// Breaks a text into lines of at most `width` characters, between words only, so that what is to
 /// be copied stays whole. All lines but the first are indented.
 pub fn wrap(text: &str, indent: usize, width: u16) -> String {
-    let mut wrapped = String::new();
-    let mut column = 0;
-    let mut empty = true;
-    for (index, word) in text.split(' ').enumerate() {
-        let length = word.chars().count();
-        if !empty && column + 1 + length > usize::from(width) {
-            wrapped.push('\n');
-            wrapped.extend(std::iter::repeat_n(' ', indent));
-            column = indent;
-            empty = true;
-        } else if index > 0 {
-            wrapped.push(' ');
-            column += 1;
-        }
-        wrapped += word;
-        column += length;
-        empty &= word.is_empty();
-    }
-    wrapped.push('\n');
-    wrapped
+    let indent = " ".repeat(indent);
+    let options = Options::new(width.into())
+        .break_words(false)
+        .subsequent_indent(&indent)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation)
+        .wrap_algorithm(WrapAlgorithm::FirstFit);
+    textwrap::fill(text, options) + "\n"
 }
 
 #[cfg(test)]

@@ -255,7 +255,7 @@ impl<'a> StagingBuffer<'a> {
         while transfer.left() > 0 {
             self.submit(file, &transfer, place, 0)?;
             let result = self.wait_for_one()?;
-            transfer.advance(file, result, self.device())?;
+            transfer.advance(file.path(), result, self.device())?;
         }
         Ok(())
     }

@@ -308,7 +308,10 @@ impl<'a> Work<'a> {
     ) -> Result<Option<Flight>> {
         let direction = flight.transfer.direction();
         let file = self.file(direction);
-        if let Err(error) = flight.transfer.advance(file, result, staging.device()) {
+        if let Err(error) = flight
+            .transfer
+            .advance(file.path(), result, staging.device())
+        {
             self.fail(flight.chunk.number, error.into());
             return Ok(None);
         }
