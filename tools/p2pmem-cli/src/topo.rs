@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use pci_ids::FromId;
 use serde::Serialize;
 use termtree::Tree;
 
@@ -350,11 +351,23 @@ fn label(fabric: &Fabric, function: &Function) -> String {
     if let (Some(node), true) = (function.numa_node, several_nodes) {
         words.push(format!("NUMA node {node}"));
     }
+    let name = match function.port {
+        Some(_) => String::new(),
+        None => model(function).map_or(String::new(), |name| format!(" {name}")),
+    };
     format!(
-        "{}  {}:{}  {}",
+        "{}  {}:{}{name}  {}",
         function.address,
         function.vendor,
         function.device,
         words.join(", ")
     )
+}
+
+/// Returns the name of a device, or that of its vendor, as the PCI ID repository has them.
+fn model(function: &Function) -> Option<&'static str> {
+    let id = |text: &str| u16::from_str_radix(text, 16).ok();
+    let (vendor, device) = (id(&function.vendor)?, id(&function.device)?);
+    let device = pci_ids::Device::from_vid_pid(vendor, device).map(pci_ids::Device::name);
+    device.or_else(|| Some(pci_ids::Vendor::from_id(vendor)?.name()))
 }
