@@ -107,7 +107,7 @@ pub fn restore() -> Result<()> {
     }
     wait_until(Duration::from_secs(10), "each pool has its node", || {
         let entries = sysfs::providers(&Root::default())?;
-        Ok(entries.len() == pools()?.len() && entries.iter().all(|entry| entry.path.exists()))
+        Ok(entries.len() == pools()?.len() && entries.iter().all(|entry| entry.id.path().exists()))
     })
 }
 
@@ -164,8 +164,8 @@ impl Provider {
             .into_iter()
             .filter_map(|entry| {
                 Some(Self {
-                    path: entry.path,
-                    pci: entry.pci.to_string(),
+                    path: entry.id.path(),
+                    pci: entry.id.pci.to_string(),
                     // A provider that goes away is left out.
                     size: root::number(entry.device.join("p2pmem/size")).ok()?,
                     device: entry.device,

@@ -43,10 +43,11 @@ impl Preflight {
             .iter()
             .find(|entry| entry.device_number().is_ok_and(|one| one == number))
             .with_context(gone)?
+            .id
             .number;
         let fabric = Fabric::read(&Root::default())?;
         let mut providers = fabric.providers.iter();
-        let provider = providers.find(|one| one.number == number).cloned();
+        let provider = providers.find(|one| one.id.number == number).cloned();
         Ok(Self {
             provider: Some(provider.with_context(gone)?),
             fabric: Some(fabric),

@@ -43,7 +43,11 @@ impl<'a> Report<'a> {
             verdicts: fabric
                 .providers
                 .iter()
-                .filter(|one| options.provider.is_none_or(|number| one.number == number))
+                .filter(|one| {
+                    options
+                        .provider
+                        .is_none_or(|number| one.id.number == number)
+                })
                 .flat_map(|provider| verdicts(fabric, provider, options.all))
                 .collect(),
             fabric,
@@ -71,7 +75,7 @@ pub fn render(fabric: &Fabric, options: &Options) -> String {
         let own: Vec<_> = report
             .verdicts
             .iter()
-            .filter(|verdict| verdict.provider == provider.number)
+            .filter(|verdict| verdict.provider == provider.id.number)
             .collect();
         if own.is_empty() {
             continue;
@@ -112,7 +116,7 @@ fn describe(provider: &Provider) -> String {
         "{} ({}, {})",
         provider.node(),
         size::format(provider.size),
-        provider.pci
+        provider.id.pci
     )
 }
 

@@ -22,8 +22,8 @@ pub fn open_memory(root: &Root, name: Option<&str>) -> Result<Memory> {
         return Ok(Memory::Host);
     }
     let entries = sysfs::providers(root).context("cannot read sysfs: is it mounted?")?;
-    let (path, pci) = match (choose(&entries, name), name) {
-        (Ok(entry), _) => (entry.path.clone(), Some(entry.pci)),
+    let (path, id) = match (choose(&entries, name), name) {
+        (Ok(entry), _) => (entry.id.path(), Some(entry.id)),
         // A node at another path.
         (Err(_), Some(name)) if name.contains('/') => (PathBuf::from(name), None),
         (Err(error), _) => return Err(error),
@@ -37,11 +37,7 @@ pub fn open_memory(root: &Root, name: Option<&str>) -> Result<Memory> {
         )
     })?;
 
-    Ok(Memory::Device {
-        provider,
-        path,
-        pci,
-    })
+    Ok(Memory::Device { provider, path, id })
 }
 
 /// Need of threads that allocate memory one after the other, and the memory that was free before
@@ -204,7 +200,7 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
     let known = || {
         let known: Vec<_> = entries
             .iter()
-            .map(|entry| format!("{} ({})", entry.path.display(), entry.pci))
+            .map(|entry| format!("{} ({})", entry.id, entry.id.pci))
             .collect();
         known.join(", ")
     };
@@ -221,10 +217,10 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
         (Some(name), _) => entries
             .iter()
             .find(|entry| {
-                address == Some(entry.pci)
-                    || entry.path == Path::new(name)
-                    || entry.path == Path::new("/dev").join(name)
-                    || name == entry.number.to_string()
+                address == Some(entry.id.pci)
+                    || entry.id.path() == Path::new(name)
+                    || entry.id.name() == name
+                    || name == entry.id.number.to_string()
             })
             .with_context(|| format!("{name} is not a provider; the providers are: {}", known())),
     }
@@ -232,15 +228,18 @@ pub fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry>
 
 #[cfg(test)]
 mod tests {
+    use p2pmem::ProviderId;
+
     use super::*;
 
     fn entry(number: u32, pci: &str) -> Entry {
         Entry {
-            number,
-            path: format!("/dev/p2pmem{number}").into(),
+            id: ProviderId {
+                number,
+                pci: pci.parse().unwrap(),
+            },
             node: PathBuf::new(),
             device: PathBuf::new(),
-            pci: pci.parse().unwrap(),
             vendor: String::new(),
             product: String::new(),
         }
@@ -250,7 +249,11 @@ mod tests {
     fn a_provider_has_many_names() {
         let entries = [entry(0, "0000:05:00.0"), entry(12, "0000:06:00.0")];
         for name in ["/dev/p2pmem12", "p2pmem12", "12", "0000:06:00.0", "06:00.0"] {
-            assert_eq!(choose(&entries, Some(name)).unwrap().number, 12, "{name}");
+            assert_eq!(
+                choose(&entries, Some(name)).unwrap().id.number,
+                12,
+                "{name}"
+            );
         }
         for name in ["", "1", "2", "p2pmem1", "/dev/p2pmem", "0000:06:00.1"] {
             let error = choose(&entries, Some(name)).unwrap_err().to_string();
@@ -301,7 +304,7 @@ mod tests {
     #[test]
     fn the_only_provider_need_not_be_named() {
         let entries = [entry(3, "0000:05:00.0"), entry(4, "0000:06:00.0")];
-        assert_eq!(choose(&entries[..1], None).unwrap().number, 3);
+        assert_eq!(choose(&entries[..1], None).unwrap().id.number, 3);
         let error = choose(&entries, None).unwrap_err().to_string();
         assert!(
             error.contains("p2pmem3") && error.contains("p2pmem4"),

@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{abi, pci::PciAddress, provider::Provider};
+use crate::{abi, pci::PciAddress, provider::Provider, provider_id::ProviderId};
 
 /// Memory that data goes through.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub enum Memory {
         provider: Provider,
         /// The provider's node.
         path: PathBuf,
-        /// The address of the PCI device; nothing for a node elsewhere than in /dev.
-        pci: Option<PciAddress>,
+        /// The provider's identity; nothing for a node elsewhere than in /dev.
+        id: Option<ProviderId>,
     },
     /// Ordinary memory, to compare with.
     Host,
@@ -51,7 +51,7 @@ impl Memory {
     /// Returns the PCI address of the device, if it is known.
     pub fn pci(&self) -> Option<PciAddress> {
         match self {
-            Self::Device { pci, .. } => *pci,
+            Self::Device { id, .. } => id.map(|id| id.pci),
             Self::Host => None,
         }
     }
@@ -59,8 +59,8 @@ impl Memory {
     /// Returns the node and the PCI address of its device, if the memory is a device's.
     pub fn device(&self) -> Option<String> {
         match self {
-            Self::Device { path, pci, .. } => Some(match pci {
-                Some(pci) => format!("{} ({pci})", path.display()),
+            Self::Device { path, id, .. } => Some(match id {
+                Some(id) => format!("{} ({})", path.display(), id.pci),
                 None => path.display().to_string(),
             }),
             Self::Host => None,

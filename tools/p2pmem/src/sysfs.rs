@@ -12,22 +12,19 @@ use serde::Serialize;
 
 use crate::{
     pci::PciAddress,
+    provider_id::ProviderId,
     root::{hexadecimal, name, number, wrong, Root},
 };
 
 /// A provider as sysfs shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its N.
-    pub number: u32,
-    /// Its node.
-    pub path: PathBuf,
+    /// Its node, and its PCI function.
+    pub id: ProviderId,
     /// The directory of its node, where its settings are.
     pub node: PathBuf,
     /// The directory of its PCI device.
     pub device: PathBuf,
-    /// The address of its PCI device.
-    pub pci: PciAddress,
     /// PCI vendor ID, four hexadecimal digits.
     pub vendor: String,
     /// PCI device ID, four hexadecimal digits.
@@ -200,7 +197,7 @@ pub fn providers(root: &Root) -> io::Result<Vec<Entry>> {
             Err(error) => return Err(error),
         }
     }
-    entries.sort_by_key(|entry| entry.number);
+    entries.sort_by_key(|entry| entry.id.number);
 
     Ok(entries)
 }
@@ -214,11 +211,12 @@ fn read(number: u32, node: &Path) -> io::Result<Entry> {
     };
 
     Ok(Entry {
-        number,
-        path: Path::new("/dev").join(node.file_name().unwrap_or_default()),
+        id: ProviderId {
+            number,
+            pci: PciAddress::from_name(&name(&device))
+                .ok_or_else(|| wrong("not the address of a PCI function"))?,
+        },
         node: node.to_owned(),
-        pci: PciAddress::from_name(&name(&device))
-            .ok_or_else(|| wrong("not the address of a PCI function"))?,
         vendor: id("vendor")?,
         product: id("device")?,
         device,
@@ -304,10 +302,10 @@ mod tests {
         fs::create_dir_all(sys.0.path().join("sys/class/misc/p2pmemx")).unwrap();
 
         let entries = providers(&sys.root()).unwrap();
-        let numbers: Vec<_> = entries.iter().map(|entry| entry.number).collect();
+        let numbers: Vec<_> = entries.iter().map(|entry| entry.id.number).collect();
         assert_eq!(numbers, [2, 10]);
-        assert_eq!(entries[0].pci.to_string(), "0000:04:00.0");
-        assert_eq!(entries[0].path, Path::new("/dev/p2pmem2"));
+        assert_eq!(entries[0].id.pci.to_string(), "0000:04:00.0");
+        assert_eq!(entries[0].id.path(), Path::new("/dev/p2pmem2"));
         assert_eq!(
             (&*entries[0].vendor, &*entries[0].product),
             ("1af4", "1110")

@@ -109,7 +109,7 @@ fn measure(arguments: &Arguments) -> Result<BenchReport> {
     );
     let entries = sysfs::providers(&Root::default()).context("cannot read sysfs")?;
     let entry = choose(&entries, arguments.via.as_deref())?;
-    let provider = open(&entry.path)?;
+    let provider = open(&entry.id.path())?;
     let unproven = preflight(arguments)?;
     let _pieces = arguments
         .fragment

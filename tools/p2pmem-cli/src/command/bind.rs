@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let change = Change {
         driver: device.driver(&root),
-        path: node.map(|node| node.path),
+        path: node.map(|node| node.id.path()),
         ..Change::new(&device, &plan, arguments.dry_run)
     };
     report("bind", &change, arguments.json, || match &change.path {

@@ -21,14 +21,14 @@ pub fn answer(command: fn() -> Command) {
 fn for_each_provider(word: impl Fn(&sysfs::Entry) -> OsString) -> Vec<CompletionCandidate> {
     let entries = sysfs::providers(&Root::default()).unwrap_or_default();
     let candidate = |entry: sysfs::Entry| {
-        CompletionCandidate::new(word(&entry)).help(Some(entry.pci.to_string().into()))
+        CompletionCandidate::new(word(&entry)).help(Some(entry.id.pci.to_string().into()))
     };
     entries.into_iter().map(candidate).collect()
 }
 
 /// Returns the nodes of providers.
 pub fn providers() -> Vec<CompletionCandidate> {
-    for_each_provider(|entry| entry.path.clone().into())
+    for_each_provider(|entry| entry.id.path().into())
 }
 
 /// Returns what data can go through: providers, and ordinary memory.
@@ -39,7 +39,7 @@ pub fn memory() -> Vec<CompletionCandidate> {
 
 /// Returns the numbers of providers.
 pub fn numbers() -> Vec<CompletionCandidate> {
-    for_each_provider(|entry| entry.number.to_string().into())
+    for_each_provider(|entry| entry.id.number.to_string().into())
 }
 
 /// Returns the addresses of PCI functions that could be providers, or are.

@@ -170,7 +170,7 @@ fn set(root: &Root, device: &Device, settings: &Settings, arguments: &Arguments)
 
     let change = Change {
         driver: device.driver(root),
-        path: device.node.as_ref().map(|node| node.path.clone()),
+        path: device.node.as_ref().map(|node| node.id.path()),
         ..Change::new(device, &plan, arguments.dry_run)
     };
     report("config", &change, arguments.json, || {
@@ -193,12 +193,12 @@ fn show(root: &Root, device: Option<Device>, json: bool) -> Result<()> {
     };
     let mut devices = Vec::new();
     for node in nodes {
-        let place = choices.iter().position(|(pci, _)| *pci == node.pci);
+        let place = choices.iter().position(|(pci, _)| *pci == node.id.pci);
         devices.push(Configured {
             choice: place.map(|place| choices.remove(place).1),
             current: Some(read(&node)?),
-            pci: node.pci,
-            path: Some(node.path),
+            pci: node.id.pci,
+            path: Some(node.id.path()),
         });
     }
     for (pci, choice) in choices {
@@ -256,7 +256,7 @@ fn read(node: &Entry) -> Result<Details> {
     node.details().with_context(|| {
         format!(
             "cannot read the settings of {}: is it still there (p2pmem list)?",
-            node.path.display()
+            node.id
         )
     })
 }

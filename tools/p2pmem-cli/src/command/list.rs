@@ -81,8 +81,8 @@ impl Listed {
             page: details.large_page.max(granule),
             details,
             users: users.cloned().collect(),
-            path: entry.path,
-            pci: entry.pci,
+            path: entry.id.path(),
+            pci: entry.id.pci,
             vendor: entry.vendor,
             device: entry.product,
             granule,
@@ -95,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let users = users(&Root::default()).context("cannot read /proc")?;
     let mut providers = Vec::new();
     for entry in sysfs::providers(&Root::default()).context("cannot read sysfs")? {
-        let path = entry.path.clone();
+        let id = entry.id;
         match Listed::new(entry, &users) {
             Ok(listed) => providers.push(listed),
             // It went away at this very moment.
@@ -107,8 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Err(error) => {
                 return Err(error).with_context(|| {
                     format!(
-                        "cannot read attributes of {} in sysfs: does p2pmem_rs fit this program?",
-                        path.display()
+                        "cannot read attributes of {id} in sysfs: does p2pmem_rs fit this program?"
                     )
                 })
             }

@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if let Some(number) = arguments.provider {
         ensure!(
-            fabric.providers.iter().any(|one| one.number == number),
+            fabric.providers.iter().any(|one| one.id.number == number),
             "there is no /dev/p2pmem{number}: `p2pmem topo` shows all nodes"
         );
     }

@@ -23,9 +23,9 @@ pub(super) fn groups(fabric: &Fabric, ways: &Ways) -> Vec<Check> {
 }
 
 fn group(fabric: &Fabric, ways: &Ways, provider: &Provider) -> Option<Check> {
-    let name = format!("p2pmem{} group", provider.number);
+    let name = format!("p2pmem{} group", provider.id.number);
     let group_of = |address: PciAddress| Some(fabric.function(address)?.iommu.as_ref()?.group);
-    let own = group_of(provider.pci)?;
+    let own = group_of(provider.id.pci)?;
     let peers: Vec<_> = ways
         .of(provider)
         .filter(|verdict| verdict.reach == Reach::Switch)

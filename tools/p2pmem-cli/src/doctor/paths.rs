@@ -104,7 +104,7 @@ fn reach(fabric: &Fabric, ways: &Ways, path: &str, stack: &Stack, found: &str) -
         return unknown();
     };
     let mut providers = fabric.providers.iter();
-    let Some(provider) = providers.find(|one| one.number == verdict.provider) else {
+    let Some(provider) = providers.find(|one| one.id.number == verdict.provider) else {
         return unknown();
     };
     let found_way = || format!("{found}; {}", reached(verdict));

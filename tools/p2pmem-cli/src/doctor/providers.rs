@@ -19,7 +19,14 @@ pub fn providers(fabric: &Fabric) -> Check {
         let all: Vec<_> = fabric
             .providers
             .iter()
-            .map(|one| format!("{} ({}, {})", one.node(), one.pci, size::format(one.size)))
+            .map(|one| {
+                format!(
+                    "{} ({}, {})",
+                    one.node(),
+                    one.id.pci,
+                    size::format(one.size)
+                )
+            })
             .collect();
         return Check::new(NAME, Status::Ok, all.join(", "));
     }
@@ -106,7 +113,7 @@ pub fn permissions(provider: &Provider) -> Check {
 
 /// Reports the size of the pages that memory is mapped in.
 pub fn pages(provider: &Provider) -> Check {
-    let name = format!("p2pmem{} pages", provider.number);
+    let name = format!("{} pages", provider.id.name());
     let base = || size::format(page_size() as u64);
     match provider.large_page {
         Some(large) if large > 0 => {

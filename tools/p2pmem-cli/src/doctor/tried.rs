@@ -63,7 +63,7 @@ impl Tried {
             path: path.to_owned(),
             file: file.to_owned(),
             via: provider.node(),
-            pci: provider.pci,
+            pci: provider.id.pci,
             expected,
             why: match prospect {
                 Prospect::Fails(obstacle) => Some(obstacle.why),

@@ -34,7 +34,7 @@ impl Ways {
     pub fn of<'a>(&'a self, provider: &'a Provider) -> impl Iterator<Item = &'a Verdict> {
         self.verdicts
             .iter()
-            .filter(|verdict| verdict.provider == provider.number)
+            .filter(|verdict| verdict.provider == provider.id.number)
     }
 
     /// Returns the numbers of the providers that tell.

@@ -126,9 +126,9 @@ fn find_node(root: &Root, device: &Device) -> Result<Entry> {
     loop {
         let entry = sysfs::providers(root)?
             .into_iter()
-            .find(|entry| entry.pci == pci);
+            .find(|entry| entry.id.pci == pci);
         if let Some(entry) = entry {
-            if root.dev(format!("p2pmem{}", entry.number)).exists() {
+            if root.dev(entry.id.name()).exists() {
                 return Ok(entry);
             }
         }

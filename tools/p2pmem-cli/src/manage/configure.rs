@@ -96,7 +96,7 @@ pub fn check_adopted(root: &Root, device: &Device, settings: &Settings) -> Resul
 
     let is_pmr = |node: &Entry| {
         let details = node.details();
-        node.pci == device.pci
+        node.id.pci == device.pci
             && details.is_ok_and(|details| details.regions.iter().any(|one| one.kind == "pmr"))
     };
     ensure!(

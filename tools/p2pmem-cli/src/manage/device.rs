@@ -34,12 +34,12 @@ impl Device {
 
         if let Some(number) = sysfs::node_number(text) {
             let node = entries
-                .find(|entry| entry.number == number)
+                .find(|entry| entry.id.number == number)
                 .with_context(|| {
                     format!("there is no /dev/p2pmem{number}: p2pmem list shows all nodes")
                 })?;
             return Ok(Self {
-                pci: node.pci,
+                pci: node.id.pci,
                 node: Some(node),
             });
         }
@@ -53,7 +53,7 @@ impl Device {
             "there is no PCI device {pci}: lspci -D lists those there are"
         );
         Ok(Self {
-            node: entries.find(|entry| entry.pci == pci),
+            node: entries.find(|entry| entry.id.pci == pci),
             pci,
         })
     }

@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::symlink};
 use anyhow::{bail, Result};
 use p2pmem::{
     sysfs::{Entry, Slots},
-    PciAddress, Root,
+    PciAddress, ProviderId, Root,
 };
 use tempfile::TempDir;
 
@@ -88,11 +88,12 @@ impl Machine {
 
     fn entry(&self, node: &str) -> Entry {
         Entry {
-            number: 0,
-            path: "/dev/p2pmem0".into(),
+            id: ProviderId {
+                number: 0,
+                pci: pci(),
+            },
             node: self.top.path().join(node),
             device: device_folder(&self.root, pci()),
-            pci: pci(),
             vendor: "1b36".to_owned(),
             product: "0010".to_owned(),
         }

@@ -44,7 +44,7 @@ impl Fabric {
         let mut told = fabric
             .providers
             .iter()
-            .filter_map(|one| text(class(root, one.number).join("routes")).ok());
+            .filter_map(|one| text(class(root, one.id.number).join("routes")).ok());
         for details in told.next().iter().flat_map(|text| Details::parse(text)) {
             details.apply(&mut fabric.functions);
         }
@@ -117,11 +117,10 @@ fn providers(root: &Root) -> Result<Vec<Provider>, Error> {
     Ok(entries
         .into_iter()
         .map(|entry| {
-            let class = class(root, entry.number);
-            let node = root.dev(format!("p2pmem{}", entry.number));
+            let class = class(root, entry.id.number);
+            let node = root.dev(entry.id.name());
             Provider {
-                number: entry.number,
-                pci: entry.pci,
+                id: entry.id,
                 size: number(class.join("size")).unwrap_or(0),
                 regions: text(class.join("regions"))
                     .unwrap_or_default()

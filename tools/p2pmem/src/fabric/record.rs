@@ -11,7 +11,7 @@ use super::{
     function::Function,
     routes::Route,
 };
-use crate::{error::Error, pci::PciAddress};
+use crate::{error::Error, pci::PciAddress, provider_id::ProviderId};
 
 /// The version of what is written as JSON.
 pub const VERSION: u32 = 1;
@@ -78,10 +78,9 @@ impl Cpu {
 /// A provider of device memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
-    /// The N of /dev/p2pmemN.
-    pub number: u32,
-    /// The address of its PCI function.
-    pub pci: PciAddress,
+    /// Its node, and its PCI function.
+    #[serde(flatten)]
+    pub id: ProviderId,
     /// How many bytes of memory it has.
     pub size: u64,
     /// Regions, as the driver reports them: `bar2@0x0+0x8000000:bar`.
@@ -100,7 +99,7 @@ pub struct Provider {
 impl Provider {
     /// Returns its node.
     pub fn node(&self) -> String {
-        format!("/dev/p2pmem{}", self.number)
+        self.id.to_string()
     }
 }
 
@@ -216,7 +215,7 @@ impl Fabric {
     pub fn provider_of(&self, address: PciAddress) -> Option<&Provider> {
         self.providers
             .iter()
-            .find(|provider| provider.pci == address)
+            .find(|provider| provider.id.pci == address)
     }
 
     /// Returns the functions below a bridge, or those of the root buses.

@@ -137,13 +137,13 @@ impl Fabric {
                 format!(
                     "Load the p2pmem_rs that this program belongs to: its \
                      /sys/class/misc/p2pmem{}/routes tells.",
-                    provider.number
+                    provider.id.number
                 ),
             ),
         };
 
         Verdict {
-            provider: provider.number,
+            provider: provider.id.number,
             client: function.address,
             drives: self
                 .drives_of(function.address)
@@ -164,7 +164,7 @@ impl Fabric {
         let up = if !route.acs.is_empty() {
             let ports: Vec<_> = route.acs.iter().map(|one| one.port).collect();
             format!("ACS redirects to the root complex at {}", pci::list(&ports))
-        } else if self.is_integrated(provider.pci) || self.is_integrated(route.address) {
+        } else if self.is_integrated(provider.id.pci) || self.is_integrated(route.address) {
             "on a root bus, no port is above both".to_owned()
         } else if route.hosts.len() > 1 {
             "below different host bridges".to_owned()
@@ -273,8 +273,8 @@ impl Fabric {
                 .find(|function| function.port == Some(Port::Upstream))
                 .map(|port| port.address)
         };
-        let place = match (switch(provider.pci), switch(client)) {
-            _ if self.is_integrated(client) || self.is_integrated(provider.pci) => {
+        let place = match (switch(provider.id.pci), switch(client)) {
+            _ if self.is_integrated(client) || self.is_integrated(provider.id.pci) => {
                 "One of the two is part of the root complex, and cannot be moved: use another device"
                     .to_owned()
             }
