@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pci::PciAddress;
 
-/// A provider of device memory: the number of its node, and its PCI function. Whatever describes a
+/// A provider of device memory: the number of its node, and its PCI function. Each description of a
 /// provider has this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderId {

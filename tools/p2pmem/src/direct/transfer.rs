@@ -53,8 +53,8 @@ impl Transfer {
     }
 
     /// Takes the result of a request for the bytes that are left, or for the first of them. A
-    /// request that a signal interrupted is to be made again. `path` is that of the file, and `memory` names
-    /// the provider that the memory is of.
+    /// request that a signal interrupted is to be made again. `path` is that of the file, and
+    /// `memory` names the provider that the memory is of.
     ///
     /// # Errors
     ///
