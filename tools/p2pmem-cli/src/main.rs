@@ -26,6 +26,7 @@ mod table;
 mod terminal;
 mod topo;
 mod trial;
+mod units;
 mod verify;
 mod via;
 

@@ -15,6 +15,7 @@ mod kernel_log;
 mod memory;
 mod openers;
 mod plan;
+mod registers;
 #[cfg(test)]
 mod tests;
 mod unbind;

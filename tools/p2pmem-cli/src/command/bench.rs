@@ -13,7 +13,7 @@ use super::{complete::providers, output};
 use crate::{
     bench::{self, plot, BenchReport, Clock, Request, Row, Setup, What},
     preflight::{proof_is_due, Preflight},
-    table, terminal,
+    table, terminal, units,
     via::{choose, open, open_memory},
 };
 
@@ -181,7 +181,7 @@ fn text(report: &BenchReport) -> String {
                 microseconds(row.seconds.min),
                 microseconds(row.seconds.median),
                 microseconds(row.seconds.max),
-                size::rate(row.bytes_per_second),
+                units::rate(row.bytes_per_second),
                 format!("{:.2}", row.ratio),
             ]
         });

@@ -2,28 +2,32 @@
 
 //! `p2pmem copy`.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{anyhow, Context, Result};
-use clap::{
-    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
-    value_parser, Args,
-};
+use clap::{value_parser, Args};
 use clap_complete::engine::ArgValueCandidates;
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use p2pmem::{direct::DirectFile, size, Io, Memory, PciAddress, Root};
+use p2pmem::{direct::DirectFile, size, Io, Memory, Root};
 
 use crate::{
-    copy::{compare, fill, run as copy, Comparison, CopyPlan, Summary},
+    copy::{compare, fill, run as copy, Comparison, CopyPlan},
     cpu_access::CpuAccess,
     direct_io::open_destination,
     preflight::{proof_is_due, Preflight},
     terminal,
     via::open_memory,
 };
-use serde::Serialize;
 
-use super::{cause::explain, complete::memory, force::or_force, interrupt, output};
+use super::{
+    cause::explain,
+    complete::memory,
+    copied::{onward, text, Copied},
+    force::or_force,
+    interrupt,
+    io_value::io,
+    output,
+    progress::bar,
+};
 
 /// Copy a file or block device to another, through device memory.
 ///
@@ -142,51 +146,6 @@ Options of p2pmem-test (of Eideticom), and their equals:
   --skip-read, --skip-write        the same
   -D, --duration SECONDS           -D, --duration SECONDS, not limited by -c
   --check (writes data, parity)    --fill --check (compares each byte)";
-
-/// Output of `--json`.
-#[derive(Serialize)]
-struct Copied {
-    /// The rest of it.
-    #[serde(flatten)]
-    summary: Summary,
-    /// Bytes of a chunk.
-    chunk: u64,
-    /// Number of threads.
-    threads: u32,
-    /// Number of chunks that each thread had in flight.
-    depth: u32,
-    /// Interface for I/O.
-    io: Io,
-    /// The node of the provider, or `host`.
-    via: PathBuf,
-    /// The PCI address of its device. Null for ordinary memory.
-    pci: Option<PciAddress>,
-    source: PathBuf,
-    /// Offset in the source, in bytes.
-    source_offset: u64,
-    destination: PathBuf,
-    /// Offset in the destination, in bytes.
-    destination_offset: u64,
-    /// Seed of random data. Null if none was requested.
-    seed: Option<u64>,
-    /// Whether both are equal. Null where no check was asked for, it was not made, or it proves
-    /// nothing.
-    verified: Option<bool>,
-    /// Whether all bytes that were compared are the same, which proves nothing. Null where nothing
-    /// was compared.
-    uniform: Option<bool>,
-    /// Drives of which only `p2pmem verify` shows whether data arrives: an IOMMU translates.
-    unproven: Vec<String>,
-    /// Bytes that were requested.
-    #[serde(skip)]
-    planned: u64,
-    /// Whether it begins again at the start.
-    #[serde(skip)]
-    begins_again: bool,
-    /// Whether all of the source was asked for.
-    #[serde(skip)]
-    is_all: bool,
-}
 
 /// Copies, and prints a summary.
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -318,24 +277,6 @@ fn do_copy(arguments: &Arguments) -> Result<Copied> {
     })
 }
 
-/// Reads names of interfaces.
-fn io() -> impl TypedValueParser<Value = Io> {
-    let value = |io: Io| {
-        PossibleValue::new(io.name()).help(match io {
-            Io::Uring => "io_uring, into mapped memory",
-            Io::UringFixed => {
-                "io_uring, with the memory in the ring's buffer table: neither mapped nor pinned. \
-                 With device memory this takes CAP_SYS_RAWIO (see p2pmem config --slots)"
-            }
-            Io::Pread => "A call for each read and write, into mapped memory",
-        })
-    };
-    PossibleValuesParser::new(Io::ALL.map(value)).try_map(|name| {
-        let io = Io::ALL.into_iter().find(|io| io.name() == name);
-        io.ok_or("unknown")
-    })
-}
-
 /// Combines the options with defaults.
 fn plan(arguments: &Arguments, via: &Memory, source: &DirectFile) -> Result<CopyPlan> {
     let source_offset = arguments.source_offset.unwrap_or(arguments.offset);
@@ -388,82 +329,4 @@ fn usual_depth(arguments: &Arguments, via: &Memory) -> Result<u32> {
     let for_each = largest.min(u32::MAX.into());
     let chunks = for_each.saturating_sub(arguments.buffer_offset) / arguments.chunk.max(1);
     Ok(chunks.clamp(1, USUAL) as u32)
-}
-
-/// Returns the progress line, if there is a terminal.
-fn bar(plan: &CopyPlan, moved: u64) -> Result<ProgressBar> {
-    let (bar, template) = if plan.duration.is_some() {
-        (
-            ProgressBar::no_length(),
-            "{spinner} {bytes} {rate} {elapsed}",
-        )
-    } else {
-        (
-            ProgressBar::new(moved),
-            "{wide_bar} {bytes}/{total_bytes} {rate} {eta}",
-        )
-    };
-    let style = ProgressStyle::with_template(template)?.with_key("rate", rate);
-    Ok(bar.with_style(style))
-}
-
-/// Writes the mean rate so far, as the summary has it.
-fn rate(state: &ProgressState, text: &mut dyn fmt::Write) {
-    let seconds = state.elapsed().as_secs_f64().max(1e-9);
-    // The bar has no place for a failure.
-    let _ = text.write_str(&size::rate(state.pos() as f64 / seconds));
-}
-
-/// Says how far a copy came that ended early, and how to go on. Empty if nothing arrived.
-fn onward(copied: &Copied) -> String {
-    match (copied.summary.stopped_at, copied.summary.bytes) {
-        // A check comes after all of it.
-        _ if copied.verified.is_some() => String::new(),
-        (Some(0), _) | (None, 0) => String::new(),
-        (Some(bytes), _) => format!(
-            "{} arrived, continue with --source-offset {} --destination-offset {} --size {}",
-            size::format(bytes),
-            copied.source_offset + bytes,
-            copied.destination_offset + bytes,
-            copied.planned.saturating_sub(bytes)
-        ),
-        (None, bytes) if copied.begins_again => format!("{} arrived in all", size::format(bytes)),
-        (None, _) => String::new(),
-    }
-}
-
-fn text(copied: &Copied) -> String {
-    let summary = &copied.summary;
-    let mut text = format!(
-        "{} in {}, {}",
-        size::format(summary.bytes - summary.holes),
-        size::time(summary.seconds),
-        size::rate(summary.bytes_per_second)
-    );
-    if summary.holes > 0 {
-        text += &format!(", and {} of holes", size::format(summary.holes));
-    }
-    if copied.is_all && summary.tail > 0 && !summary.interrupted {
-        text += &format!(
-            ", {} keeps its last {}",
-            copied.destination.display(),
-            size::format(summary.tail)
-        );
-    }
-    if copied.verified.is_some() {
-        text += ", both compared equal";
-    }
-    if copied.uniform == Some(true) {
-        text +=
-            ", both have the same byte all over, which proves nothing: use --fill or p2pmem verify";
-    }
-    if let Some(seed) = copied.seed {
-        text += &format!(", seed {seed}");
-    }
-    match (summary.interrupted, onward(copied)) {
-        (true, onward) if onward.is_empty() => text += ", interrupted",
-        (true, onward) => text += &format!(", interrupted: {onward}"),
-        (false, _) => (),
-    }
-    text + "\n"
 }

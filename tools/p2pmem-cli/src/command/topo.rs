@@ -63,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         width: terminal::width(),
     };
     if arguments.json {
-        output::print("topo", topo::Report::new(&fabric, &options), None)
+        output::print("topo", topo::TopoReport::new(&fabric, &options), None)
     } else {
         terminal::print(&topo::render(&fabric, &options))
     }

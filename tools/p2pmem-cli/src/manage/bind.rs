@@ -18,8 +18,9 @@ use super::{
     choices,
     device::{device_folder, driver_folder, Device, DRIVER, NO_DRIVER},
     in_use,
-    memory::{self, DeviceMemory},
+    memory::DeviceMemory,
     plan::{put, ChangePlan},
+    registers,
 };
 
 /// Limit for a node to come up.
@@ -97,7 +98,7 @@ fn is_bridge(folder: &Path) -> Result<bool> {
     const BRIDGE: u32 = 0x06;
     const OTHER: u32 = 0x80;
 
-    let class = memory::class(folder)?;
+    let class = registers::class(folder)?;
     Ok(class >> 16 == BRIDGE && (class >> 8) & 0xff != OTHER
         || folder.join("secondary_bus_number").exists())
 }
