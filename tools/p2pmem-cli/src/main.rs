@@ -22,6 +22,7 @@ mod golden;
 mod manage;
 mod preflight;
 mod restore_guard;
+mod room;
 mod table;
 mod terminal;
 mod topo;

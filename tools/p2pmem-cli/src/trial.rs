@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::{
+    room::Room,
     verify::{judge, put, DataVerdict},
-    via::Room,
 };
 
 /// The most that is read, in bytes.

@@ -40,6 +40,8 @@
 //! The folder `examples/` has whole programs: a copy by a mapping, by a child process, and by an
 //! io_uring.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod abi;
 mod buffer;
 pub mod direct;

@@ -21,7 +21,7 @@ use super::{
     random::{fill, spoil, SPOILED},
     work::Work,
 };
-use crate::{cpu_access, via::Room};
+use crate::{cpu_access, room::Room};
 
 /// Result of a copy.
 #[derive(Debug, Serialize)]

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     direct_io::check_range,
     restore_guard::RestoreGuard,
-    via::{is_slot_refused, Room},
+    room::{is_slot_refused, Room},
 };
 
 /// Subject of a verification. Sizes and offsets are in bytes.
@@ -83,7 +83,7 @@ pub fn run(
         checks: Vec::new(),
     };
     let original = verification.read_drive()?;
-    let keeper = plan
+    let guard = plan
         .write
         .then(|| {
             RestoreGuard::new(|| {
@@ -96,7 +96,7 @@ pub fn run(
         .context("cannot make a process that puts back what the drive has")?;
 
     let result = verification.all(memory);
-    if let Some(keeper) = keeper {
+    if let Some(guard) = guard {
         verification
             .write_drive(&original)
             .and_then(|()| Ok(drive.sync()?))
@@ -108,7 +108,7 @@ pub fn run(
                     size::format(plan.bytes)
                 )
             })?;
-        keeper.release()?;
+        guard.release()?;
     }
     let ended = result?;
 
