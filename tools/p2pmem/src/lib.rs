@@ -55,6 +55,7 @@ pub mod mountinfo;
 pub mod pci;
 mod provider;
 mod provider_id;
+pub mod resource;
 pub mod root;
 pub mod size;
 mod staging;

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
 use p2pmem::{
+    root,
     sysfs::{Details, Entry},
-    PciAddress,
+    PciAddress, Root,
 };
 
 /// The machine and the devices of a measurement, and its method.
@@ -123,8 +124,7 @@ impl Display for Setup {
 
 /// Returns the text of a small file without white space around it, unless it is empty.
 fn text(path: impl AsRef<Path>) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?.trim().to_owned();
-    Some(text).filter(|text| !text.is_empty())
+    root::text(path).ok().filter(|text| !text.is_empty())
 }
 
 /// Returns what the maker of a drive calls it. Of partitions and stacked devices nothing is known.
@@ -132,14 +132,15 @@ fn model(path: &Path) -> Option<String> {
     let path = fs::canonicalize(path).ok()?;
     let name = path.file_name()?;
     text(
-        Path::new("/sys/class/block")
+        Root::default()
+            .sys("class/block")
             .join(name)
             .join("device/model"),
     )
 }
 
 fn machine() -> Option<String> {
-    let id = Path::new("/sys/class/dmi/id");
+    let id = Root::default().sys("class/dmi/id");
     let words = ["sys_vendor", "product_name"].map(|name| text(id.join(name)));
     let words: Vec<_> = words.into_iter().flatten().collect();
     Some(words.join(" ")).filter(|text| !text.is_empty())

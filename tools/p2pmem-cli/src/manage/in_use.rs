@@ -11,6 +11,7 @@ use std::{
 use anyhow::{ensure, Result};
 use p2pmem::{
     mountinfo::{self, MountInfo},
+    root::{hexadecimal, text},
     size, Root,
 };
 use rustix::{fs::OFlags, io::Errno};
@@ -77,7 +78,7 @@ pub fn use_of(root: &Root, device: &Device, notes: &mut Vec<String>) -> Result<O
 
 /// Returns the use of a function other than by its nodes: networks, virtual functions.
 fn use_of_function(directory: &Path) -> Option<String> {
-    const IFF_UP: u32 = 1;
+    const IFF_UP: u64 = 1;
 
     let functions = fs::read_to_string(directory.join("sriov_numvfs")).unwrap_or_default();
     match functions.trim() {
@@ -89,9 +90,8 @@ fn use_of_function(directory: &Path) -> Option<String> {
         .flatten()
         .flatten()
     {
-        let flags = fs::read_to_string(entry.path().join("flags")).unwrap_or_default();
-        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
-        if flags.is_ok_and(|flags| flags & IFF_UP != 0) {
+        let flags = text(entry.path().join("flags")).unwrap_or_default();
+        if hexadecimal(&flags).is_some_and(|flags| flags & IFF_UP != 0) {
             let name = entry.file_name();
             return Some(format!("the network {} is up", name.to_string_lossy()));
         }

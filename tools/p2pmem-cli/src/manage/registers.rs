@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use p2pmem::root::hexadecimal;
+use p2pmem::{resource, root::hexadecimal};
 
 use crate::driver::{
     nvme::regs::{Cmbloc, Cmbsz},
@@ -34,40 +34,27 @@ pub fn class(folder: &Path) -> Result<u32> {
 /// Returns the BARs, by the file `resource` of sysfs. Those that the kernel forgot, because it
 /// found no room for them, are known by their registers.
 pub fn bars(resources: &str, config: &[u8]) -> Option<Vec<Bar>> {
-    const IO: u64 = 0x100;
-    const MEMORY: u64 = 0x200;
-    const PREFETCHABLE: u64 = 0x2000;
-    const WIDE: u64 = 0x10_0000;
-    const UNSET: u64 = 0x2000_0000;
-
     let forgotten = forgotten(config);
-    let lines: Vec<_> = resources.lines().take(STANDARD_BARS).collect();
-    if lines.len() < STANDARD_BARS {
-        return None;
-    }
+    let resources: Option<Vec<_>> = resource::parse(resources).take(STANDARD_BARS).collect();
+    let resources = resources.filter(|all| all.len() == STANDARD_BARS)?;
     (0..)
-        .zip(lines)
-        .map(|(number, line)| {
-            let mut words = line.split_whitespace().map(hexadecimal);
-            let (start, end, flags) = (words.next()??, words.next()??, words.next()??);
-            let kind = match flags {
+        .zip(resources)
+        .map(|(number, resource)| {
+            let kind = match resource.flags {
                 0 => forgotten[number as usize],
-                _ if flags & MEMORY != 0 => BarKind::Memory {
-                    prefetchable: flags & PREFETCHABLE != 0,
-                    wide: flags & WIDE != 0,
+                _ if resource.is_memory() => BarKind::Memory {
+                    prefetchable: resource.is_prefetchable(),
+                    wide: resource.is_wide(),
                 },
-                _ if flags & IO != 0 => BarKind::Io,
+                _ if resource.is_io() => BarKind::Io,
                 _ => BarKind::Absent,
             };
             Some(Bar {
                 number,
-                start,
-                size: match flags {
-                    0 => 0,
-                    _ => end.checked_sub(start)?.checked_add(1)?,
-                },
+                start: resource.start,
+                size: resource.length()?,
                 kind,
-                assigned: flags & UNSET == 0 && start != 0,
+                assigned: resource.is_assigned() && resource.start != 0,
             })
         })
         .collect()

@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     fabric::function::{Bar, Function, Iommu, Link, Port},
     pci::PciAddress,
+    resource::{self, Resource},
     root::{entries, link_name, name, number, text, Root},
 };
 
@@ -131,33 +132,24 @@ fn iommu(path: &Path) -> Option<Iommu> {
     })
 }
 
-/// Reads a line of a `resource` file: start, end and flags. Returns length and flags of memory that
-/// has an address.
-fn memory(line: &str) -> Option<(u64, u64)> {
-    const MEMORY: u64 = 0x200;
-    const UNSET: u64 = 0x2000_0000;
-    let value = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
-
-    let words: Option<Vec<_>> = line.split_whitespace().map(value).collect();
-    let &[start, end, flags] = words?.as_slice() else {
-        return None;
-    };
-    (flags & MEMORY != 0 && flags & UNSET == 0 && end > start)
-        .then(|| ((end - start).saturating_add(1), flags))
+/// Returns the length of memory that has an address.
+fn memory(resource: Resource) -> Option<u64> {
+    let has_address = resource.is_memory() && resource.is_assigned();
+    resource
+        .length()
+        .filter(|length| has_address && *length > 1)
 }
 
-/// Reads the first six lines of a `resource` file: the BARs.
+/// Returns the BARs that are memory, by a `resource` file.
 fn bars(text: &str) -> Vec<Bar> {
-    const PREFETCHABLE: u64 = 0x2000;
-
     (0..6)
-        .zip(text.lines())
-        .filter_map(|(number, line)| {
-            let (size, flags) = memory(line)?;
+        .zip(resource::parse(text))
+        .filter_map(|(number, resource)| {
+            let resource = resource?;
             Some(Bar {
                 number,
-                size,
-                prefetchable: flags & PREFETCHABLE != 0,
+                size: memory(resource)?,
+                prefetchable: resource.is_prefetchable(),
             })
         })
         .collect()
@@ -166,8 +158,8 @@ fn bars(text: &str) -> Vec<Bar> {
 /// Returns the length of a bridge's prefetchable window, the last line of its `resource` file but
 /// one: 0 if it has none. Kernels with CONFIG_PCI_IOV have six more lines before it.
 fn window(text: &str) -> Option<u64> {
-    let line = text.lines().rev().nth(1)?;
-    Some(memory(line).map_or(0, |(size, _)| size))
+    let resource = resource::parse(text).nth_back(1)?;
+    Some(resource.and_then(memory).unwrap_or(0))
 }
 
 /// Reads the first 64 bytes of config space, which every user may read. Root could read on, which
