@@ -21,7 +21,7 @@ mod subject;
 pub use clock::Clock;
 pub use fragment::fragment;
 pub use report::{BenchReport, Row};
-pub use request::Request;
+pub use request::BenchRequest;
 pub use run::run;
 pub use setup::Setup;
 pub use subject::What;

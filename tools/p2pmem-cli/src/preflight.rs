@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{bail, Context, Result};
 use p2pmem::{
-    fabric::{DirectIo, Fabric, ObstacleKind, Provider, Stack, Target},
+    fabric::{DirectIo, Fabric, ObstacleKind, ProviderRecord, Stack, Target},
     sysfs, Memory, Root,
 };
 
@@ -19,7 +19,7 @@ pub struct Preflight {
     /// Nothing if it could not be read, and is not needed.
     fabric: Option<Fabric>,
     /// Nothing for ordinary memory.
-    provider: Option<Provider>,
+    provider: Option<ProviderRecord>,
 }
 
 impl Preflight {

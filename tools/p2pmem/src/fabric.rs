@@ -24,7 +24,7 @@ pub use block_device::{BlockDevice, BlockKind};
 pub use file_system::DirectIo;
 pub use function::{Bar, Function, Iommu, Link, Port};
 pub use obstacle::{Obstacle, ObstacleKind, Prospect};
-pub use record::{Cpu, Fabric, Kernel, Mount, Provider, VERSION};
+pub use record::{Cpu, Fabric, Kernel, Mount, ProviderRecord, VERSION};
 pub use routes::{Route, RouteKind};
 pub use stack::{Handling, Stack};
 pub use target::Target;

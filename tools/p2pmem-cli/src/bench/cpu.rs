@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use io_uring::IoUring;
 
 use super::{
-    request::{mainline, submit, Request, Round},
+    request::{mainline, submit, BenchRequest, Round},
     subject::{Kind, What},
 };
 use p2pmem::{abi::P2PMEM_ALLOC_WRITE_COMBINING, mmio_copy, uring, Buffer};
 
-/// Returns what does it. Memory that there is too little of is an error here, not later.
+/// Returns the operation. A lack of memory is an error here, not later.
 pub fn round<'a>(
-    request: &Request<'a>,
+    request: &BenchRequest<'a>,
     what: What,
     kind: Kind,
     length: usize,
@@ -50,7 +50,7 @@ pub fn round<'a>(
 }
 
 /// Memory that the CPU is to use.
-fn buffer(request: &Request<'_>, kind: Kind, length: usize) -> Result<Buffer> {
+fn buffer(request: &BenchRequest<'_>, kind: Kind, length: usize) -> Result<Buffer> {
     Ok(match kind {
         Kind::WriteCombining => request
             .provider
@@ -61,7 +61,7 @@ fn buffer(request: &Request<'_>, kind: Kind, length: usize) -> Result<Buffer> {
     })
 }
 
-fn map<'a>(request: &Request<'a>, what: What, kind: Kind, length: usize) -> Result<Round<'a>> {
+fn map<'a>(request: &BenchRequest<'a>, what: What, kind: Kind, length: usize) -> Result<Round<'a>> {
     let (provider, clock) = (request.provider, request.clock);
     let (file, offset) = match kind {
         Kind::Mainline => (Some(mainline(request.device)?), 0),
@@ -101,7 +101,7 @@ fn map<'a>(request: &Request<'a>, what: What, kind: Kind, length: usize) -> Resu
 }
 
 /// The longest time that the first touch of a span takes. All of the spans are touched, in order.
-fn first_touch<'a>(request: &Request<'a>, length: usize) -> Result<Round<'a>> {
+fn first_touch<'a>(request: &BenchRequest<'a>, length: usize) -> Result<Round<'a>> {
     /// Bytes that one page table spans on most machines.
     const SPAN: usize = 2 << 20;
     let (provider, clock) = (request.provider, request.clock);
@@ -131,7 +131,7 @@ fn frames(device: &Path, bar: u32) -> Result<File> {
         .with_context(|| format!("cannot open {}", path.display()))
 }
 
-fn register<'a>(request: &Request<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {
+fn register<'a>(request: &BenchRequest<'a>, kind: Kind, length: usize) -> Result<Round<'a>> {
     let (provider, clock) = (request.provider, request.clock);
     let mut ring = IoUring::new(1)?;
 

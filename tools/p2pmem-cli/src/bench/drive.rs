@@ -8,7 +8,7 @@ use anyhow::{ensure, Context, Result};
 use io_uring::{squeue::Entry, IoUring};
 
 use super::{
-    request::{mainline, submit, Request, Round},
+    request::{mainline, submit, BenchRequest, Round},
     subject::{Kind, What},
 };
 use p2pmem::{
@@ -20,9 +20,9 @@ use p2pmem::{
 /// is a large page of most machines.
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Returns what does it. Memory that there is too little of is an error here, not later.
+/// Returns the operation. A lack of memory is an error here, not later.
 pub fn round<'a>(
-    request: &Request<'a>,
+    request: &BenchRequest<'a>,
     what: What,
     kind: Kind,
     drive: &'a DirectFile,
@@ -33,7 +33,7 @@ pub fn round<'a>(
         return pread(request, kind, drive, size as usize);
     }
     let length = depth as usize * size as usize;
-    let mut memory = Memory::new(request, kind, length, depth)?;
+    let mut memory = RingMemory::new(request, kind, length, depth)?;
     let entries: Vec<_> = (0..depth)
         .map(|index| memory.transfer(what, drive.file(), index, size))
         .collect();
@@ -46,7 +46,7 @@ pub fn round<'a>(
 
 /// Reads the start of a drive again and again, without a ring.
 fn pread<'a>(
-    request: &Request<'a>,
+    request: &BenchRequest<'a>,
     kind: Kind,
     drive: &'a DirectFile,
     size: usize,
@@ -72,7 +72,7 @@ fn pread<'a>(
 }
 
 /// Memory that a ring uses.
-struct Memory {
+struct RingMemory {
     ring: IoUring,
     /// Whether it is in a slot.
     fixed: bool,
@@ -81,8 +81,8 @@ struct Memory {
     _handle: Option<Handle>,
 }
 
-impl Memory {
-    fn new(request: &Request<'_>, kind: Kind, length: usize, depth: u32) -> Result<Self> {
+impl RingMemory {
+    fn new(request: &BenchRequest<'_>, kind: Kind, length: usize, depth: u32) -> Result<Self> {
         let provider = request.provider;
         let length = length.next_multiple_of(LARGE_PAGE);
         let mut ring = IoUring::new(depth)?;

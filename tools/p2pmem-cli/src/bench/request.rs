@@ -15,7 +15,7 @@ use super::{
 
 /// A request for measurements.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct BenchRequest<'a> {
     /// The provider of the memory.
     pub provider: &'a Provider,
     /// The directory of its PCI device.
@@ -38,7 +38,7 @@ pub struct Request<'a> {
     pub clock: Clock,
 }
 
-impl Request<'_> {
+impl BenchRequest<'_> {
     /// Returns the kinds of memory that are compared.
     pub fn kinds(&self, what: What) -> Vec<Kind> {
         let mut kinds = what.kinds().to_vec();

@@ -11,7 +11,7 @@ use rustix::{io::Errno, param::page_size};
 use super::{
     cpu, drive,
     report::{BenchReport, Row, Spread},
-    request::{Request, Round},
+    request::{BenchRequest, Round},
     subject::What,
 };
 use crate::errno::errno;
@@ -21,7 +21,7 @@ use crate::errno::errno;
 /// # Errors
 ///
 /// A size that is not valid, a drive that is missing or in use, or I/O that fails.
-pub fn run(request: &Request<'_>) -> Result<BenchReport> {
+pub fn run(request: &BenchRequest<'_>) -> Result<BenchReport> {
     for &size in request.sizes {
         let limit = request.what.iter().map(|what| what.limit()).min();
         ensure!(
@@ -61,7 +61,7 @@ pub fn run(request: &Request<'_>) -> Result<BenchReport> {
 /// Measures all kinds of memory in turn.
 fn compare(
     report: &mut BenchReport,
-    request: &Request<'_>,
+    request: &BenchRequest<'_>,
     what: What,
     drive: Option<&DirectFile>,
     size: u64,

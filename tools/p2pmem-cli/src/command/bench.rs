@@ -11,7 +11,7 @@ use p2pmem::{size, sysfs, Root};
 
 use super::{complete::providers, output};
 use crate::{
-    bench::{self, plot, BenchReport, Clock, Request, Row, Setup, What},
+    bench::{self, plot, BenchReport, BenchRequest, Clock, Row, Setup, What},
     preflight::{proof_is_due, Preflight},
     table, terminal, units,
     via::{choose, open, open_memory},
@@ -122,7 +122,7 @@ fn measure(arguments: &Arguments) -> Result<BenchReport> {
         Clock::Time
     };
     let details = entry.details().context("cannot read sysfs")?;
-    let mut report = bench::run(&Request {
+    let mut report = bench::run(&BenchRequest {
         provider: &provider,
         device: &entry.device,
         drive: arguments.drive.as_deref(),

@@ -56,7 +56,7 @@ pub struct Arguments {
 
 /// Output of --json.
 #[derive(Serialize)]
-struct Report {
+struct DoctorReport {
     /// The error that was asked for.
     errno: Option<&'static Explanation>,
     /// The checks, in the order in which to cure; empty if none was asked for.
@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     } else {
         examine(arguments)?
     };
-    let report = Report {
+    let report = DoctorReport {
         errno,
         checks,
         trials,

@@ -7,7 +7,7 @@ use super::{
     ways::Ways,
 };
 use p2pmem::{
-    fabric::{Acs, Fabric, Function, Provider, Reach, Translation, Verdict},
+    fabric::{Acs, Fabric, Function, ProviderRecord, Reach, Translation, Verdict},
     PciAddress,
 };
 
@@ -22,7 +22,7 @@ pub(super) fn groups(fabric: &Fabric, ways: &Ways) -> Vec<Check> {
         .collect()
 }
 
-fn group(fabric: &Fabric, ways: &Ways, provider: &Provider) -> Option<Check> {
+fn group(fabric: &Fabric, ways: &Ways, provider: &ProviderRecord) -> Option<Check> {
     let name = format!("p2pmem{} group", provider.id.number);
     let group_of = |address: PciAddress| Some(fabric.function(address)?.iommu.as_ref()?.group);
     let own = group_of(provider.id.pci)?;

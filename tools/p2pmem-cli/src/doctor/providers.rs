@@ -3,7 +3,7 @@
 //! Checks of providers.
 
 use p2pmem::{
-    fabric::{Fabric, Function, Provider},
+    fabric::{Fabric, Function, ProviderRecord},
     size,
 };
 use rustix::param::page_size;
@@ -94,7 +94,7 @@ fn memories(functions: &[&Function]) -> String {
     words.join(", ")
 }
 
-pub fn permissions(provider: &Provider) -> Check {
+pub fn permissions(provider: &ProviderRecord) -> Check {
     let node = provider.node();
     if provider.usable {
         return Check::new(&node, Status::Ok, "may be read and written");
@@ -112,7 +112,7 @@ pub fn permissions(provider: &Provider) -> Check {
 }
 
 /// Reports the size of the pages that memory is mapped in.
-pub fn pages(provider: &Provider) -> Check {
+pub fn pages(provider: &ProviderRecord) -> Check {
     let name = format!("{} pages", provider.id.name());
     let base = || size::format(page_size() as u64);
     match provider.large_page {

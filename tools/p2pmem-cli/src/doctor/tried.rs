@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::check::{Check, Status};
 use p2pmem::{
-    fabric::{Fabric, Obstacle, ObstacleKind, Prospect, Provider, Stack},
+    fabric::{Fabric, Obstacle, ObstacleKind, Prospect, ProviderRecord, Stack},
     size, PciAddress,
 };
 
@@ -45,7 +45,7 @@ impl Tried {
     pub fn new(
         fabric: &Fabric,
         stack: &Stack,
-        provider: &Provider,
+        provider: &ProviderRecord,
         path: &str,
         file: &str,
         trial: Trial,

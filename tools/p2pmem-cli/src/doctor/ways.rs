@@ -3,7 +3,7 @@
 //! Routes between devices and memory.
 
 use p2pmem::{
-    fabric::{Fabric, Provider, Reach, Verdict},
+    fabric::{Fabric, ProviderRecord, Reach, Verdict},
     PciAddress,
 };
 
@@ -31,7 +31,7 @@ impl Ways {
     }
 
     /// Returns the verdicts on a provider.
-    pub fn of<'a>(&'a self, provider: &'a Provider) -> impl Iterator<Item = &'a Verdict> {
+    pub fn of<'a>(&'a self, provider: &'a ProviderRecord) -> impl Iterator<Item = &'a Verdict> {
         self.verdicts
             .iter()
             .filter(|verdict| verdict.provider == provider.id.number)

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use p2pmem::{
-    fabric::{Fabric, Provider, Reach, Target, Verdict},
+    fabric::{Fabric, ProviderRecord, Reach, Target, Verdict},
     size,
 };
 
@@ -62,7 +62,7 @@ pub fn render(fabric: &Fabric, options: &Options) -> String {
     text
 }
 
-fn describe(provider: &Provider) -> String {
+fn describe(provider: &ProviderRecord) -> String {
     format!(
         "{} ({}, {})",
         provider.node(),

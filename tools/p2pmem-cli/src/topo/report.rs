@@ -2,7 +2,7 @@
 
 //! Verdicts that a drawing shows.
 
-use p2pmem::fabric::{Fabric, Provider, Translation, Verdict};
+use p2pmem::fabric::{Fabric, ProviderRecord, Translation, Verdict};
 use serde::Serialize;
 
 /// Options of the drawing.
@@ -47,7 +47,7 @@ impl<'a> TopoReport<'a> {
     }
 }
 
-fn verdicts(fabric: &Fabric, provider: &Provider, all: bool) -> Vec<Verdict> {
+fn verdicts(fabric: &Fabric, provider: &ProviderRecord, all: bool) -> Vec<Verdict> {
     let mut verdicts = fabric.verdicts(provider);
     verdicts.retain(|verdict| {
         all || fabric

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use p2pmem::fabric::{Fabric, Function, Port, Provider};
+use p2pmem::fabric::{Fabric, Function, Port, ProviderRecord};
 use pci_ids::FromId;
 use termtree::Tree;
 
@@ -110,7 +110,11 @@ fn label(fabric: &Fabric, function: &Function) -> String {
                     .drives_of(function.address)
                     .map(|drive| drive.name.clone()),
             );
-            words.extend(fabric.provider_of(function.address).map(Provider::node));
+            words.extend(
+                fabric
+                    .provider_of(function.address)
+                    .map(ProviderRecord::node),
+            );
             let driver = function.driver.as_deref();
             words.push(driver.unwrap_or("no driver").to_owned());
             if fabric.provider_of(function.address).is_none() && function.could_provide() {

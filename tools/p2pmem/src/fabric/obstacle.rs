@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     block_device::BlockDevice,
-    record::{Fabric, Provider},
+    record::{Fabric, ProviderRecord},
     stack::{Handling, Stack},
     verdict::Reach,
 };
@@ -74,7 +74,7 @@ impl fmt::Display for Obstacle {
 impl Fabric {
     /// Returns what cannot take part in direct I/O of a stack with the memory of a provider, from
     /// the top down. Drives whose route the driver does not list are left out.
-    pub fn obstacles(&self, stack: &Stack, provider: &Provider) -> Vec<Obstacle> {
+    pub fn obstacles(&self, stack: &Stack, provider: &ProviderRecord) -> Vec<Obstacle> {
         let devices = stack
             .devices
             .iter()
@@ -96,7 +96,7 @@ impl Fabric {
     }
 
     /// Returns what is known of direct I/O between a stack and the memory of a provider.
-    pub fn prospect(&self, stack: &Stack, provider: &Provider) -> Prospect {
+    pub fn prospect(&self, stack: &Stack, provider: &ProviderRecord) -> Prospect {
         let works = |address: PciAddress| {
             let function = self.function(address)?;
             self.verdict(provider, function).reach.works()
@@ -116,7 +116,7 @@ impl Fabric {
     }
 
     /// Returns why a drive does not reach the memory by each of its paths.
-    fn not_reached(&self, device: &BlockDevice, provider: &Provider) -> Option<Obstacle> {
+    fn not_reached(&self, device: &BlockDevice, provider: &ProviderRecord) -> Option<Obstacle> {
         device.functions.iter().find_map(|&address| {
             let verdict = self.verdict(provider, self.function(address)?);
             (verdict.reach == Reach::None).then(|| Obstacle {
@@ -145,7 +145,7 @@ impl Fabric {
 
     /// Returns the drives of a stack whose way to the memory stays below a switch although an IOMMU
     /// translates: some machines lose that data, and report success.
-    pub fn unproven<'a>(&'a self, stack: &'a Stack, provider: &'a Provider) -> Vec<&'a str> {
+    pub fn unproven<'a>(&'a self, stack: &'a Stack, provider: &'a ProviderRecord) -> Vec<&'a str> {
         let is_unproven = |&address: &PciAddress| {
             let function = self.function(address);
             let reach = function.map(|function| self.verdict(provider, function).reach);
@@ -241,13 +241,13 @@ mod tests {
                 md("md2", "9:2", "raid5", &["nvme1n1", "nvme2n1"]),
                 md("md3", "9:3", "raid0", &["nvme1n1", "nvme3n1"]),
             ],
-            providers: vec![Provider {
+            providers: vec![ProviderRecord {
                 routes: Some(vec![
                     route("0000:01:00.0", RouteKind::Switch),
                     route("0000:02:00.0", RouteKind::Switch),
                     route("0000:03:00.0", RouteKind::None),
                 ]),
-                ..Provider::default()
+                ..ProviderRecord::default()
             }],
             ..Fabric::default()
         }
@@ -281,7 +281,7 @@ mod tests {
         let raid5 = obstacles("md2");
         assert_eq!((raid5.len(), raid5[0].kind), (1, ObstacleKind::NotTaken));
         // An unknown device is no obstacle.
-        let silent = Provider::default();
+        let silent = ProviderRecord::default();
         assert!(fabric.obstacles(&stack(&fabric, "md1"), &silent).is_empty());
     }
 

@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use rustix::fs::{access, Access};
 
 use super::{
-    record::{Cpu, Fabric, Kernel, Provider, VERSION},
-    routes::{self, Details},
+    record::{Cpu, Fabric, Kernel, ProviderRecord, VERSION},
+    routes::{self, FunctionDetails},
 };
 use crate::{
     error::Error,
@@ -45,7 +45,11 @@ impl Fabric {
             .providers
             .iter()
             .filter_map(|one| text(class(root, one.id.number).join("routes")).ok());
-        for details in told.next().iter().flat_map(|text| Details::parse(text)) {
+        for details in told
+            .next()
+            .iter()
+            .flat_map(|text| FunctionDetails::parse(text))
+        {
             details.apply(&mut fabric.functions);
         }
         for index in 0..fabric.mounts.len() {
@@ -112,14 +116,14 @@ fn cpu(root: &Root) -> Cpu {
     }
 }
 
-fn providers(root: &Root) -> Result<Vec<Provider>, Error> {
+fn providers(root: &Root) -> Result<Vec<ProviderRecord>, Error> {
     let entries = sysfs::providers(root).map_err(Error::Providers)?;
     Ok(entries
         .into_iter()
         .map(|entry| {
             let class = class(root, entry.id.number);
             let node = root.dev(entry.id.name());
-            Provider {
+            ProviderRecord {
                 id: entry.id,
                 size: number(class.join("size")).unwrap_or(0),
                 regions: text(class.join("regions"))

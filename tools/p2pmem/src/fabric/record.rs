@@ -33,7 +33,7 @@ pub struct Fabric {
     /// The block devices, by name.
     pub block_devices: Vec<BlockDevice>,
     /// The providers of device memory, by number.
-    pub providers: Vec<Provider>,
+    pub providers: Vec<ProviderRecord>,
     /// Mounts, in the order of mounting.
     pub mounts: Vec<Mount>,
 }
@@ -77,7 +77,7 @@ impl Cpu {
 
 /// A provider of device memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Provider {
+pub struct ProviderRecord {
     /// Its node, and its PCI function.
     #[serde(flatten)]
     pub id: ProviderId,
@@ -96,7 +96,7 @@ pub struct Provider {
     pub routes: Option<Vec<Route>>,
 }
 
-impl Provider {
+impl ProviderRecord {
     /// Returns its node.
     pub fn node(&self) -> String {
         self.id.to_string()
@@ -212,7 +212,7 @@ impl Fabric {
     }
 
     /// Returns the provider that a function is.
-    pub fn provider_of(&self, address: PciAddress) -> Option<&Provider> {
+    pub fn provider_of(&self, address: PciAddress) -> Option<&ProviderRecord> {
         self.providers
             .iter()
             .find(|provider| provider.id.pci == address)

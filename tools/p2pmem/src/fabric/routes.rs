@@ -87,7 +87,7 @@ fn line(line: &str) -> Option<Route> {
 
 /// Facts of a `routes` line about a function that do not depend on the provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Details {
+pub struct FunctionDetails {
     address: PciAddress,
     port: Option<Port>,
     acs: Option<Acs>,
@@ -96,7 +96,7 @@ pub struct Details {
     pri: Option<bool>,
 }
 
-impl Details {
+impl FunctionDetails {
     /// Reads the text of a `routes` file.
     pub fn parse(text: &str) -> Vec<Self> {
         text.lines().filter_map(Self::line).collect()
@@ -212,7 +212,7 @@ mod tests {
         };
         let mut functions = ["0000:02:00.0", "0000:02:01.0", "0000:05:00.0"].map(function);
         functions[1].port = Some(Port::Root);
-        for details in Details::parse(text) {
+        for details in FunctionDetails::parse(text) {
             details.apply(&mut functions);
         }
         assert_eq!(functions[0].port, Some(Port::Downstream));

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     acs::Redirection,
     function::{Function, Port},
-    record::{Fabric, Provider},
+    record::{Fabric, ProviderRecord},
     routes::{Route, RouteKind},
     translation::Translation,
 };
@@ -112,7 +112,7 @@ impl Fabric {
     }
 
     /// Judges each function that is not a bridge.
-    pub fn verdicts(&self, provider: &Provider) -> Vec<Verdict> {
+    pub fn verdicts(&self, provider: &ProviderRecord) -> Vec<Verdict> {
         self.functions
             .iter()
             .filter(|function| !function.is_bridge())
@@ -121,7 +121,7 @@ impl Fabric {
     }
 
     /// Judges a function.
-    pub fn verdict(&self, provider: &Provider, function: &Function) -> Verdict {
+    pub fn verdict(&self, provider: &ProviderRecord, function: &Function) -> Verdict {
         let route = provider
             .routes
             .iter()
@@ -160,7 +160,7 @@ impl Fabric {
     }
 
     /// Says in a line why a way is what it is.
-    fn why(&self, provider: &Provider, route: &Route) -> String {
+    fn why(&self, provider: &ProviderRecord, route: &Route) -> String {
         let up = if !route.acs.is_empty() {
             let ports: Vec<_> = route.acs.iter().map(|one| one.port).collect();
             format!("ACS redirects to the root complex at {}", pci::list(&ports))
@@ -196,7 +196,7 @@ impl Fabric {
     }
 
     /// Says what to do about a way.
-    fn cure(&self, provider: &Provider, route: &Route) -> String {
+    fn cure(&self, provider: &ProviderRecord, route: &Route) -> String {
         match route.kind {
             RouteKind::Own | RouteKind::Switch => String::new(),
             _ if !route.acs.is_empty() => self.acs_cure(route.kind.into(), &route.acs),
@@ -267,7 +267,7 @@ impl Fabric {
     }
 
     /// Says what to do about devices that no port is above.
-    fn apart_cure(&self, provider: &Provider, client: PciAddress) -> String {
+    fn apart_cure(&self, provider: &ProviderRecord, client: PciAddress) -> String {
         let switch = |address: PciAddress| {
             self.way_up(address)
                 .find(|function| function.port == Some(Port::Upstream))
