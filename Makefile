@@ -168,13 +168,15 @@ test: modules kmod tools
 stacks: modules kmod tools
 	@tests/stacks --kernel $(KERNEL)
 
-# The stock kernel with a module that counts.
+# The stock kernel with modules that count. The abstractions are compiled into both of them.
 COVERAGE := $(CURDIR)/$(BUILD)/coverage
-coverage: kmod tools
-	@$(QUIET_MAKE) KDIR=$(KERNEL)/kdir MO=$(COVERAGE)/module \
-		KRUSTFLAGS='-Cinstrument-coverage -Zno-profiler-runtime -Zcoverage-options=branch' modules
-	@mkdir -p $(COVERAGE)/kmod && cp $(BUILD)/kmod/*.ko $(COVERAGE)/kmod/
-	@tests/coverage --kernel $(KERNEL) --module $(COVERAGE)/module/p2pmem_rs.ko
+COUNTING := -Cinstrument-coverage -Zno-profiler-runtime -Zcoverage-options=branch \
+	--remap-path-prefix=$(CURDIR)/tests/kmod/rust=$(CURDIR)/rust
+coverage: tools
+	@$(QUIET_MAKE) KDIR=$(KERNEL)/kdir MO=$(COVERAGE)/module KRUSTFLAGS='$(COUNTING)' modules
+	@$(QUIET_MAKE) -C $(KERNEL)/kdir M=$(CURDIR)/tests/kmod MO=$(COVERAGE)/kmod \
+		KRUSTFLAGS='$(COUNTING)' modules
+	@tests/coverage --kernel $(KERNEL) --products $(COVERAGE)
 
 torture: modules kmod tools
 	@tests/run --kernel $(KERNEL) --case torture

@@ -55,11 +55,11 @@ BOOTS = [
 # Environment variables that are passed on to the cases.
 SETTINGS = ["TORTURE_SECONDS", "TORTURE_SEED", "FEW_ROUNDS"]
 
-# The cases, and then what an instrumented module counted.
+# The cases, and then what instrumented modules counted.
 JOB = """%s
 status=$?
-for name in cnts data; do
-	[ ! -e /tmp/coverage.$name ] || echo "lab: coverage $name $(base64 -w 0 /tmp/coverage.$name)"
+for file in /tmp/coverage.*; do
+	[ ! -e $file ] || echo "lab: coverage ${file#*coverage.} $(base64 -w 0 $file)"
 done
 exit $status"""
 

@@ -17,6 +17,7 @@
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "p2pmem_test.h"
@@ -363,18 +364,19 @@ err_put:
 
 static unsigned int linger;
 static atomic_t lingering;
+static DECLARE_WAIT_QUEUE_HEAD(linger_queue);
 
 static int test_going(struct notifier_block *block, unsigned long state,
 		      void *data)
 {
 	const struct module *module = data;
-	unsigned int milliseconds = READ_ONCE(linger);
 
-	if (state != MODULE_STATE_GOING || strcmp(module->name, "p2pmem_rs"))
+	if (state != MODULE_STATE_GOING || (strcmp(module->name, "p2pmem_rs") &&
+					    strcmp(module->name, "p2pmem_roles")))
 		return NOTIFY_DONE;
 	atomic_inc(&lingering);
-	if (milliseconds)
-		msleep(milliseconds);
+	wait_event_timeout(linger_queue, !READ_ONCE(linger),
+			   msecs_to_jiffies(READ_ONCE(linger)));
 
 	return NOTIFY_OK;
 }
@@ -389,9 +391,10 @@ static int test_linger(struct p2pmem_test_linger __user *argument)
 
 	if (copy_from_user(&request, argument, sizeof(request)))
 		return -EFAULT;
-	if (request.milliseconds > 5000)
+	if (request.milliseconds > 60000)
 		return -EINVAL;
 	WRITE_ONCE(linger, request.milliseconds);
+	wake_up_all(&linger_queue);
 	request.count = atomic_read(&lingering);
 
 	return copy_to_user(argument, &request, sizeof(request)) ? -EFAULT : 0;

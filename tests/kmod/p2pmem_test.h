@@ -91,8 +91,8 @@ struct p2pmem_test_import {
 #define P2PMEM_TEST_IMPORT_STATIC	0x4
 
 /**
- * struct p2pmem_test_linger - how long p2pmem_rs stays after its code has ended
- * @milliseconds: in: for that long, from now on
+ * struct p2pmem_test_linger - how long p2pmem_rs and p2pmem_roles stay after their code has ended
+ * @milliseconds: in: for no longer than that, and until this is set to 0
  * @count: out: how often that began
  */
 struct p2pmem_test_linger {

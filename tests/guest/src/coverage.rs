@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Collects counters of executed lines of the module. A module that was built for it (make
-//! coverage) counts in its own memory, which /proc/kcore shows. The counts of all loads are added
-//! up.
+//! Collects counters of executed lines of modules. A module that was built for it (make coverage)
+//! counts in its own memory, which /proc/kcore shows. The counts of all loads are added up.
 
 use std::{
+    ffi::CStr,
     fs::{self, File},
     os::unix::fs::FileExt,
-    path::Path,
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -19,62 +19,50 @@ use object::{
     ObjectSection,
 };
 
-use rustix::io::Errno;
+use rustix::{fs::OFlags, io::Errno};
 
-use crate::{guest::MODULE, kmod::TestFile};
+use crate::kmod::TestFile;
 
-const SECTIONS: &str = "/sys/module/p2pmem_rs/sections";
 const COUNTERS: &str = "__llvm_prf_cnts";
 const DATA: &str = "__llvm_prf_data";
-/// Files for the host: see tests/coverage.
-const COUNTERS_FILE: &str = "/tmp/coverage.cnts";
-const DATA_FILE: &str = "/tmp/coverage.data";
 
-/// Counters of the loaded module.
-pub struct Counts {
-    counters: Vec<u8>,
-    data: Vec<u8>,
+/// Returns the directory with the addresses of the sections of a loaded module.
+fn sections(module: &str) -> PathBuf {
+    format!("/sys/module/{module}/sections").into()
 }
 
-impl Counts {
-    /// Reads the counters, if there is a module that counts.
-    pub fn read() -> Result<Option<Self>> {
-        if !Path::new(SECTIONS).join(COUNTERS).exists() {
-            return Ok(None);
-        }
-        Ok(Some(Self {
-            counters: section(COUNTERS)?,
-            data: section(DATA)?,
-        }))
+/// Adds the counters of a loaded module to what was counted before, if it counts: in files for the
+/// host, see tests/coverage.
+pub fn keep(module: &str) -> Result<()> {
+    if !sections(module).join(COUNTERS).exists() {
+        return Ok(());
     }
-
-    /// Adds to what was counted before.
-    pub fn add(mut self) -> Result<()> {
-        if let Ok(before) = fs::read(COUNTERS_FILE) {
-            for (new, old) in self
-                .counters
-                .chunks_exact_mut(8)
-                .zip(before.chunks_exact(8))
-            {
-                let sum = u64::from_le_bytes(new.try_into()?) + u64::from_le_bytes(old.try_into()?);
-                new.copy_from_slice(&sum.to_le_bytes());
-            }
+    let mut counters = section(module, COUNTERS)?;
+    let file = format!("/tmp/coverage.{module}.cnts");
+    if let Ok(before) = fs::read(&file) {
+        for (new, old) in counters.chunks_exact_mut(8).zip(before.chunks_exact(8)) {
+            let sum = u64::from_le_bytes(new.try_into()?) + u64::from_le_bytes(old.try_into()?);
+            new.copy_from_slice(&sum.to_le_bytes());
         }
-        fs::write(COUNTERS_FILE, self.counters)?;
-        Ok(fs::write(DATA_FILE, self.data)?)
     }
+    fs::write(file, counters)?;
+    let data = section(module, DATA)?;
+    Ok(fs::write(format!("/tmp/coverage.{module}.data"), data)?)
 }
 
-/// Unloads the module, and keeps what it counted until its own code had ended.
-pub fn unload(unload: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-    const MILLISECONDS: u32 = 500;
-    if !Path::new(SECTIONS).join(COUNTERS).exists() {
+/// Unloads a module, and keeps what it counted until its own code had ended. Does not wait for
+/// users of the module.
+pub fn unload(name: &CStr) -> Result<(), Errno> {
+    const MILLISECONDS: u32 = 60_000;
+    let unload = || rustix::system::delete_module(name, OFlags::NONBLOCK.bits() as i32);
+    let module = name.to_str().expect("a name");
+    if !sections(module).join(COUNTERS).exists() {
         return unload();
     }
     let test = TestFile::open().expect("the test module");
     let before = test.linger(MILLISECONDS).expect("it can linger");
     let over = AtomicBool::new(false);
-    let result = thread::scope(|scope| {
+    thread::scope(|scope| {
         let reader = scope.spawn(|| -> Result<()> {
             while test.linger(MILLISECONDS)? == before {
                 if over.load(Ordering::Relaxed) {
@@ -82,28 +70,28 @@ pub fn unload(unload: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
                 }
                 thread::sleep(Duration::from_millis(5));
             }
-            // Under load the module may be gone already.
-            Counts::read().map_or(Ok(()), |counts| counts.map_or(Ok(()), Counts::add))
+            let kept = keep(module);
+            // Now the module can go.
+            test.linger(0)?;
+            kept
         });
         let result = unload();
         over.store(true, Ordering::Relaxed);
         let read = reader.join().expect("no panic");
         read.expect("the counters can be kept");
+        test.linger(0).expect("it need not linger");
         result
-    });
-    test.linger(0).expect("it need not linger");
-    result
+    })
 }
 
 /// Reads a section of the loaded module.
-fn section(name: &str) -> Result<Vec<u8>> {
-    let module = fs::read(MODULE)?;
-    let module = object::File::parse(&*module)?;
-    let size = module
+fn section(module: &str, name: &str) -> Result<Vec<u8>> {
+    let file = fs::read(format!("/modules/{module}.ko"))?;
+    let size = object::File::parse(&*file)?
         .section_by_name(name)
         .context(name.to_owned())?
         .size();
-    let text = fs::read_to_string(Path::new(SECTIONS).join(name))?;
+    let text = fs::read_to_string(sections(module).join(name))?;
     let address = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)?;
 
     let core = File::open("/proc/kcore")?;

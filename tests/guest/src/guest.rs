@@ -54,7 +54,7 @@ pub fn insmod_with(parameters: &std::ffi::CStr) -> Result<(), Errno> {
 
 /// Unloads the module. Does not wait for its users.
 pub fn rmmod() -> Result<(), Errno> {
-    coverage::unload(|| rustix::system::delete_module(c"p2pmem_rs", OFlags::NONBLOCK.bits() as i32))
+    coverage::unload(c"p2pmem_rs")
 }
 
 /// Returns whether the module is loaded.

@@ -8,9 +8,9 @@ use std::{
 };
 
 use anyhow::{ensure, Context, Result};
-use rustix::{fs::OFlags, io::Errno};
+use rustix::io::Errno;
 
-use crate::guest::last_errno;
+use crate::{coverage, guest::last_errno};
 
 const MODULE: &str = "/modules/p2pmem_test.ko";
 const NODE: &str = "/dev/p2pmem_test";
@@ -120,8 +120,8 @@ impl TestFile {
         Ok(argument.hits)
     }
 
-    /// Says for how long the module under test stays after its code has ended, and returns how
-    /// often that began.
+    /// Says for how long at most a module under test stays after its code has ended, and returns
+    /// how often that began. It stays until 0 is said.
     pub fn linger(&self, milliseconds: u32) -> Result<u32> {
         let mut argument = [milliseconds, 0];
         self.request(LINGER, &mut argument)?;
@@ -244,6 +244,6 @@ pub fn with_roles(check: impl FnOnce() -> Result<()>) -> Result<()> {
     let file = File::open(ROLES).context(ROLES)?;
     rustix::system::finit_module(&file, c"", 0).context(ROLES)?;
     let result = check();
-    rustix::system::delete_module(c"p2pmem_roles", OFlags::NONBLOCK.bits() as i32)?;
+    coverage::unload(c"p2pmem_roles")?;
     result
 }
