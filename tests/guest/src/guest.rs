@@ -24,7 +24,7 @@ use rustix::{
     process::{kill_process, waitpid, Pid, Signal, WaitOptions, WaitStatus},
 };
 
-use crate::coverage;
+use crate::{coverage, harness::TimedOut};
 
 /// The module under test.
 pub const MODULE: &str = "/modules/p2pmem_rs.ko";
@@ -851,11 +851,12 @@ pub fn wait_until(
     let limit = patience(limit);
     let deadline = Instant::now() + limit;
     while !is_so()? {
-        ensure!(
-            Instant::now() < deadline,
-            "not within {} s: {what}",
-            limit.as_secs()
-        );
+        if Instant::now() > deadline {
+            bail!(TimedOut(format!(
+                "not within {} s: {what}",
+                limit.as_secs()
+            )));
+        }
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())

@@ -52,6 +52,18 @@ impl std::fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
+/// Something did not happen, however long it was waited for.
+#[derive(Debug)]
+pub struct TimedOut(pub String);
+
+impl std::fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TimedOut {}
+
 /// A case that made the kernel report a mistake on purpose: passed if the harness saw it.
 #[derive(Debug)]
 pub struct ExpectedMistake;
@@ -68,11 +80,14 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Limit for memory to return to its pool: I/O in flight may hold it.
 const SETTLE: Duration = Duration::from_secs(5);
 
+const STACKS: &str = "the stacks of all tasks are in the kernel's log";
+
 /// Exit statuses of the process of a case.
 const PASSED: i32 = 0;
 const FAILED: i32 = 1;
 const SKIPPED: i32 = 77;
 const MISTAKEN: i32 = 78;
+const HUNG: i32 = 79;
 
 /// Runs cases and returns whether all passed.
 pub fn run(cases: &[&Case], no_skip: bool) -> bool {
@@ -134,17 +149,25 @@ fn run_case(case: &Case) -> Result<Option<String>> {
     drop(writer);
 
     let result = watch(child);
+    let mut mistakes = Vec::new();
+    if matches!(result, Ok(Some(HUNG))) {
+        // Stacks that are asked for look like mistakes.
+        mistakes = log.mistakes()?;
+        show_tasks();
+        log = Log::from_now()?;
+    }
     // Processes that the case left behind.
     let _ = kill_process_group(child, Signal::KILL);
     let result = match result {
         Ok(ended) => ended,
         Err(error) => {
-            let _ = waitpid(Some(child), WaitOptions::empty());
+            // It may be one that cannot be killed.
+            let _ = waitpid(Some(child), WaitOptions::NOHANG);
             return Err(error);
         }
     };
 
-    let mistakes = log.mistakes()?;
+    mistakes.extend(log.mistakes()?);
     match (result, mistakes.is_empty()) {
         (Some(MISTAKEN), true) => bail!("the harness overlooked a mistake in the kernel's log"),
         (Some(MISTAKEN), false) => return Ok(None),
@@ -179,6 +202,7 @@ fn outcome(case: &Case) -> (i32, String) {
         Ok(Err(error)) => match error.downcast_ref::<Skip>() {
             Some(Skip(why)) => (SKIPPED, why.clone()),
             None if error.is::<ExpectedMistake>() => (MISTAKEN, String::new()),
+            None if error.is::<TimedOut>() => (HUNG, format!("{error:#}; {STACKS}")),
             None => (FAILED, format!("{error:#}")),
         },
         Err(payload) => {
@@ -204,10 +228,7 @@ fn watch(child: Pid) -> Result<Option<i32>> {
         }
         if Instant::now() > deadline {
             show_tasks();
-            bail!(
-                "did not end within {} s; the stacks of all tasks are in the kernel's log",
-                limit.as_secs()
-            );
+            bail!("did not end within {} s; {STACKS}", limit.as_secs());
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -56,10 +56,45 @@ struct Pusher {
     pci: String,
 }
 
+/// Loads the driver of the device.
+pub(super) fn insert() -> Result<()> {
+    let file = File::open(MODULE).context(MODULE)?;
+    rustix::system::finit_module(&file, c"", 0).context(MODULE)
+}
+
+/// Unloads it.
+pub(super) fn remove() -> Result<()> {
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    rustix::system::delete_module(c"p2pmem_pusher", flags).context("the module is in use")
+}
+
+/// Has the device write to memory for some time, if it writes nowhere else.
+pub(super) fn push(memory: &Handle, length: usize, time: Duration) -> Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(NODE) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
+        result => result.context(NODE)?,
+    };
+    let fd = memory.as_fd().as_raw_fd();
+    let mut argument = [fd as u32, REVOCABLE | FOREVER, length as u32, 1];
+    match request(&file, START, &mut argument) {
+        Ok(()) => std::thread::sleep(time),
+        Err(Errno::NODEV) => (),
+        Err(error) => return Err(error).context("starting the device that writes"),
+    }
+    Ok(())
+}
+
+fn request<T>(file: &File, number: u64, argument: *mut T) -> Result<(), Errno> {
+    // SAFETY: The argument is what the request reads or writes.
+    match unsafe { libc::ioctl(file.as_raw_fd(), number, argument) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
 impl Pusher {
     fn load() -> Result<Self> {
-        let file = File::open(MODULE).context(MODULE)?;
-        rustix::system::finit_module(&file, c"", 0).context(MODULE)?;
+        insert()?;
         let pci = LabDevice::find(PUSHER)?.keep();
         let file = OpenOptions::new().read(true).write(true).open(NODE)?;
         restore()?;
@@ -73,12 +108,8 @@ impl Pusher {
         self.file.as_ref().expect("open until it is dropped")
     }
 
-    fn request<T>(&self, request: u64, argument: *mut T) -> Result<(), Errno> {
-        // SAFETY: The argument is what the request reads or writes.
-        match unsafe { libc::ioctl(self.file().as_raw_fd(), request, argument) } {
-            0 => Ok(()),
-            _ => Err(last_errno()),
-        }
+    fn request<T>(&self, number: u64, argument: *mut T) -> Result<(), Errno> {
+        request(self.file(), number, argument)
     }
 
     /// Has the device write a pattern to memory, or to that of its driver.
@@ -128,8 +159,7 @@ impl Pusher {
 impl Drop for Pusher {
     fn drop(&mut self) {
         self.file = None;
-        let flags = OFlags::NONBLOCK.bits() as i32;
-        rustix::system::delete_module(c"p2pmem_pusher", flags).expect("the module is not in use");
+        remove().expect("the module is not in use");
     }
 }
 

@@ -11,10 +11,11 @@ use std::{
     env,
     fs::{self, File, OpenOptions},
     os::fd::AsFd,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use fastrand::Rng;
 use p2pmem::{Handle, Provider as Node};
 use rustix::{
@@ -25,15 +26,15 @@ use rustix::{
 
 use super::{
     controller::{cmb_of, CAP_HIGH, CMBLOC, CMBS, CMBSZ, DATA, PMRCAP, PMRS, REGISTER, STATUS_ON},
-    hotplug, uring,
+    hotplug, pusher, uring,
 };
 use crate::{
     cases,
     guest::{
-        bind, describe, devices, drive_named, insmod, is_loaded, read_at, restore, rmmod, unbind,
-        write_at, Child, Map, PAGE, WINDOW,
+        bind, describe, devices, drive_named, insmod, is_loaded, patience, read_at, restore, rmmod,
+        sleep, unbind, wait_until, write_at, Child, Map, PAGE, WINDOW,
     },
-    lab_device::{self, LabDevice, ALL_ONES, LEAVE, MEMORY, NVME},
+    lab_device::{self, Id, LabDevice, ALL_ONES, LEAVE, MEMORY, NVME},
 };
 
 cases!("torture": seeded);
@@ -44,8 +45,36 @@ const NODES: &[&str] = &[
     "/dev/p2pmem1",
     "/dev/p2pmem2",
     "/dev/p2pmem3",
+    "/dev/p2pmem4",
 ];
 const WORKERS: u64 = 4;
+const LIMIT: Duration = Duration::from_secs(60);
+/// Each disturbance gets through in a run of so many seconds.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Something that happens while workers use the memory. Returns whether it could be done.
+type Disturbance = fn(&mut Storm) -> Result<bool>;
+
+const DISTURBANCES: &[(&str, Disturbance)] = &[
+    ("unbound", |_| with_device(true, unbind)),
+    ("bound", |_| with_device(false, bind)),
+    ("reset", |_| reset()),
+    ("pulled", |_| pull()),
+    ("plugged", |_| plug()),
+    ("unloaded", Storm::unload),
+    ("loaded", |_| load()),
+    ("worker killed", Storm::kill_one),
+    ("sleep", |_| fall_asleep()),
+    ("endpoint bound", |_| bind_lab_device(MEMORY)),
+    ("endpoint unbound", |_| unbind_lab_device(MEMORY)),
+    ("endpoint reset", |_| reset_lab_device(MEMORY)),
+    ("endpoint all ones", |storm| storm.order(MEMORY, ALL_ONES)),
+    ("endpoint replaced", |_| replace()),
+    ("controller bound", |_| bind_lab_device(NVME)),
+    ("controller unbound", |_| unbind_lab_device(NVME)),
+    ("controller reset", |_| reset_lab_device(NVME)),
+    ("PMR error", |storm| storm.order(NVME, STATUS_ON)),
+];
 
 fn number(name: &str) -> Result<Option<u64>> {
     match env::var(name) {
@@ -61,135 +90,274 @@ fn seeded() -> Result<()> {
     let seconds = number("TORTURE_SECONDS")?.unwrap_or(10);
     println!("# TORTURE_SEED={seed} TORTURE_SECONDS={seconds}");
 
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut generation = 0;
-    let mut start = |number: u64| {
-        generation += 1;
-        let rng = Rng::with_seed(seed.wrapping_mul(WORKERS) + number + (generation << 40));
-        Child::spawn(move || worker(rng, number))
+    pusher::insert()?;
+    wait_until(LIMIT, "the nvme driver gives up", || {
+        with_lab_device(NVME, |device| Ok(!device.is_bound()))
+    })?;
+    let mut storm = Storm {
+        seed,
+        rng: Rng::with_seed(seed),
+        workers: Vec::new(),
+        started: 0,
     };
-    let mut children = (0..WORKERS).map(&mut start).collect::<Result<Vec<_>>>()?;
-
-    let mut rng = Rng::with_seed(seed);
-    let mut done = [0; 7];
+    let mut done = [0; DISTURBANCES.len()];
+    let end = Instant::now() + Duration::from_secs(seconds);
+    storm.fill_up()?;
     while Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(rng.u64(0..60)));
-        let action = rng.usize(0..done.len());
-        if disturb(action, &mut rng)? {
-            done[action] += 1;
-        }
-        for (number, child) in (0..).zip(&mut children) {
-            let Some(status) = child.try_wait()? else {
-                continue;
-            };
-            if status.terminating_signal() != Some(libc::SIGBUS) {
-                bail!(
-                    "worker {number} of seed {seed} ended, {}: {}",
-                    describe(status),
-                    child.complaint()?
-                );
-            }
-            *child = start(number)?;
+        std::thread::sleep(Duration::from_millis(storm.rng.u64(0..60)));
+        let index = storm.disturb(&done)?;
+        done[index] += 1;
+        storm.look_after_workers()?;
+    }
+    storm.kill_all()?;
+
+    let mut never = Vec::new();
+    for ((name, _), count) in DISTURBANCES.iter().zip(done) {
+        println!("# {name}: {count} times");
+        if count == 0 {
+            never.push(*name);
         }
     }
-    for child in children {
-        child.kill()?;
-    }
-    println!("# unbound, bound, reset, unloaded, loaded, fault, pulled: {done:?} times");
-    sound()?;
-    if devices()?.is_empty() {
-        hotplug::plug()?;
-    }
-    restore()
+    calm_down()?;
+    ensure!(
+        Duration::from_secs(seconds) < patience(LONG) || never.is_empty(),
+        "never in {seconds} s: {}",
+        never.join(", ")
+    );
+    Ok(())
 }
 
-/// Does something to the device. Returns whether it could be done.
-fn disturb(action: usize, rng: &mut Rng) -> Result<bool> {
-    // Files of a device that is just being pulled may be gone in the middle.
-    let device = devices().unwrap_or_default().into_iter().next();
-    let Some(pci) = device else {
-        hotplug::plug()?;
+/// The state of a run.
+struct Storm {
+    seed: u64,
+    rng: Rng,
+    workers: Vec<Child>,
+    /// How many were started.
+    started: u64,
+}
+
+impl Storm {
+    /// Does one thing that can be done at this moment, and returns its index. Until each was done,
+    /// and half of the time from then on, it is one of those that were done least.
+    fn disturb(&mut self, done: &[u32]) -> Result<usize> {
+        let mut order: Vec<_> = (0..done.len()).collect();
+        self.rng.shuffle(&mut order);
+        if self.rng.bool() || done.contains(&0) {
+            order.sort_by_key(|&index| done[index]);
+        }
+        for index in order {
+            let (name, disturbance) = DISTURBANCES[index];
+            if disturbance(self).context(name)? {
+                return Ok(index);
+            }
+        }
+        bail!("nothing can be done")
+    }
+
+    /// Starts the workers that are missing.
+    fn fill_up(&mut self) -> Result<()> {
+        while self.workers.len() < WORKERS as usize {
+            let number = self.started;
+            self.started += 1;
+            let rng = Rng::with_seed(self.seed.wrapping_add(number << 40));
+            self.workers
+                .push(Child::spawn(move || worker(rng, number % WORKERS))?);
+        }
+        Ok(())
+    }
+
+    /// Starts others for workers that ended, as they do when they touch memory that is gone.
+    fn look_after_workers(&mut self) -> Result<()> {
+        for mut worker in std::mem::take(&mut self.workers) {
+            match worker.try_wait()? {
+                None => self.workers.push(worker),
+                Some(status) => ensure!(
+                    status.terminating_signal() == Some(libc::SIGBUS),
+                    "a worker of seed {} ended, {}: {}",
+                    self.seed,
+                    describe(status),
+                    worker.complaint()?
+                ),
+            }
+        }
+        self.fill_up()
+    }
+
+    /// Kills all workers, and waits until they have ended.
+    fn kill_all(&mut self) -> Result<()> {
+        self.look_after_workers()?;
+        for worker in &self.workers {
+            worker.kill()?;
+        }
+        self.workers
+            .drain(..)
+            .try_for_each(|mut worker| worker.wait().map(drop))
+    }
+
+    fn kill_one(&mut self) -> Result<bool> {
+        let index = self.rng.usize(0..self.workers.len());
+        let mut worker = self.workers.swap_remove(index);
+        worker.kill()?;
+        worker.wait()?;
+        Ok(true)
+    }
+
+    /// Unloads the module. It can be unloaded when none of the workers has a file open: nothing
+    /// else keeps it.
+    fn unload(&mut self) -> Result<bool> {
+        if !is_loaded() {
+            return Ok(false);
+        }
+        let unloaded = || match rmmod() {
+            Ok(()) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(error).context("rmmod"),
+        };
+        if !unloaded()? {
+            self.kill_all()?;
+            wait_until(LIMIT, "the module can be unloaded", unloaded)?;
+        }
+        Ok(true)
+    }
+
+    /// Makes a fault in a device that QEMU does not have, or ends it.
+    fn order(&mut self, id: Id, number: u32) -> Result<bool> {
+        let value = self.rng.u64(0..2);
+        with_lab_device(id, |device| device.order(number, value).map(|()| true))
+    }
+}
+
+/// Does something to the device that others know by its ID, if it is there and is in that state.
+fn with_device(bound: bool, act: fn(&str) -> std::io::Result<()>) -> Result<bool> {
+    let Some(pci) = devices()?.into_iter().next() else {
         return Ok(false);
     };
-    Ok(match action {
-        // The device may have been bound by the module, or unbound before.
-        0 => unbind(&pci).is_ok(),
-        1 => bind(&pci).is_ok(),
-        2 => fs::write(format!("/sys/bus/pci/devices/{pci}/reset"), "1").is_ok(),
-        3 => rmmod().is_ok(),
-        4 => match insmod() {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
-            Err(error) => bail!("insmod: {error}"),
+    let folder = Path::new("/sys/bus/pci/devices").join(&pci);
+    if !is_loaded() || folder.join("driver").exists() != bound {
+        return Ok(false);
+    }
+    act(&pci)?;
+    Ok(true)
+}
+
+fn reset() -> Result<bool> {
+    let Some(pci) = devices()?.into_iter().next() else {
+        return Ok(false);
+    };
+    fs::write(format!("/sys/bus/pci/devices/{pci}/reset"), "1")?;
+    Ok(true)
+}
+
+fn pull() -> Result<bool> {
+    if devices()?.is_empty() {
+        return Ok(false);
+    }
+    hotplug::pull()?;
+    Ok(true)
+}
+
+fn plug() -> Result<bool> {
+    if !devices()?.is_empty() {
+        return Ok(false);
+    }
+    hotplug::plug()?;
+    // The bus may be binding it at this moment.
+    if is_loaded() {
+        wait_until(LIMIT, "the device is bound", || {
+            with_device(true, |_| Ok(()))
+        })?;
+    }
+    Ok(true)
+}
+
+fn load() -> Result<bool> {
+    if is_loaded() {
+        return Ok(false);
+    }
+    insmod().context("insmod")?;
+    Ok(true)
+}
+
+/// The system stays awake while memory is in a ring.
+fn fall_asleep() -> Result<bool> {
+    match sleep() {
+        Ok(()) => Ok(true),
+        Err(error) => match error.downcast_ref::<std::io::Error>() {
+            Some(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+            _ => Err(error),
         },
-        5 => is_loaded() && fault(rng)?,
-        _ => {
-            if rng.bool() || !is_loaded() {
-                return Ok(false);
-            }
-            hotplug::pull()?;
-            true
+    }
+}
+
+fn with_lab_device(id: Id, act: impl FnOnce(&LabDevice) -> Result<bool>) -> Result<bool> {
+    let device = LabDevice::find(id)?;
+    let result = act(&device);
+    device.keep();
+    result
+}
+
+fn bind_lab_device(id: Id) -> Result<bool> {
+    with_lab_device(id, |device| {
+        if !is_loaded() || device.is_bound() {
+            return Ok(false);
         }
+        if id == NVME {
+            // A CMB of 8 MiB in BAR 2, and a PMR in BAR 4.
+            for (register, value) in [
+                (CAP_HIGH, PMRS | CMBS),
+                (CMBLOC, 2),
+                (CMBSZ, cmb_of(8)),
+                (PMRCAP, (4 << 5) | DATA),
+            ] {
+                device.order(REGISTER + register, value)?;
+            }
+        }
+        ensure!(device.bind("default")?, "not bound");
+        Ok(true)
     })
 }
 
-/// Makes a fault in a device that QEMU does not have, or ends one. Returns whether it could be
-/// done.
-fn fault(rng: &mut Rng) -> Result<bool> {
-    let id = if rng.bool() { MEMORY } else { NVME };
-    let device = LabDevice::find(id)?;
-    let done = match rng.u32(0..6) {
-        0 => {
-            // Unbinds it.
-            drop(device);
-            return Ok(true);
+fn unbind_lab_device(id: Id) -> Result<bool> {
+    with_lab_device(id, |device| {
+        let bound = device.is_bound();
+        if bound {
+            unbind(&device.pci)?;
         }
-        1 => {
-            if id == NVME {
-                // A CMB of 8 MiB in BAR 2, and a PMR in BAR 4.
-                for (register, value) in [
-                    (CAP_HIGH, PMRS | CMBS),
-                    (CMBLOC, 2),
-                    (CMBSZ, cmb_of(8)),
-                    (PMRCAP, (4 << 5) | DATA),
-                ] {
-                    device.order(REGISTER + register, value)?;
-                }
-            }
-            !device.is_bound() && device.bind("default")?
-        }
-        2 => device.reset().is_ok(),
-        3 | 4 => {
-            let number = if id == NVME { STATUS_ON } else { ALL_ONES };
-            // Ready, or with an error: also when it is switched on again after a reset.
-            device.order(number, rng.u64(0..2))?;
-            true
-        }
-        _ if id == MEMORY => {
-            device.order(LEAVE, 0)?;
-            device.pull("memory", || Ok(()))?;
-            lab_device::plug("memory", "dn3", MEMORY)?.keep();
-            true
-        }
-        _ => false,
-    };
-    device.keep();
-    Ok(done)
+        Ok(bound)
+    })
 }
 
-/// Ends all faults.
-fn sound() -> Result<()> {
-    if !is_loaded() {
-        insmod()?;
+fn reset_lab_device(id: Id) -> Result<bool> {
+    with_lab_device(id, |device| device.reset().map(|()| true))
+}
+
+/// The endpoint is gone without a word. Then it is pulled, and another one is plugged in.
+fn replace() -> Result<bool> {
+    with_lab_device(MEMORY, |device| {
+        device.order(LEAVE, 0)?;
+        device.pull("memory", || Ok(()))?;
+        lab_device::plug("memory", "dn3", MEMORY)?.keep();
+        Ok(true)
+    })
+}
+
+/// Brings all devices into the state in which they were before.
+fn calm_down() -> Result<()> {
+    if devices()?.is_empty() {
+        plug()?;
     }
+    restore()?;
     for (id, number) in [(MEMORY, ALL_ONES), (NVME, STATUS_ON)] {
+        // Unbinds it.
         LabDevice::find(id)?.order(number, 0)?;
     }
-    Ok(())
+    pusher::remove()
 }
 
 /// Uses the memory until the process is killed, or touches what is gone.
 fn worker(mut rng: Rng, number: u64) -> Result<()> {
+    // The process that disturbs it comes first, also where both are slow.
+    rustix::process::nice(19)?;
     let disk = drive_named(if number % 2 == 0 { "disk0" } else { "disk1" })?;
     // Each worker writes to a part of its own.
     let place = number << 23;
@@ -199,7 +367,7 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
 
     loop {
         let pick = |rng: &mut Rng, length: usize| (length > 0).then(|| rng.usize(0..length));
-        match rng.u32(0..20) {
+        match rng.u32(0..21) {
             0 | 1 => {
                 let node = NODES[rng.usize(0..NODES.len())];
                 files.extend(OpenOptions::new().read(true).write(true).open(node));
@@ -234,7 +402,7 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                     let (flags, length) = (rng.u32(0..4), length(&mut rng));
                     match Node::from(file.try_clone()?).alloc(length as u64, flags) {
                         Ok(handle) => handles.push(handle),
-                        Err(error) => allowed(error)?,
+                        Err(error) => allowed("allocating", error)?,
                     }
                 }
             }
@@ -253,13 +421,19 @@ fn worker(mut rng: Rng, number: u64) -> Result<()> {
                     let skew = skew(&mut rng);
                     match Map::placed(handle, whole - offset, offset, skew) {
                         Ok(map) => maps.push(map),
-                        Err(error) => allowed(error.into())?,
+                        Err(error) => allowed("mapping a handle", error.into())?,
                     }
                 }
             }
             19 => {
                 if let (Some(file), Some(handle)) = (files.last(), handles.last()) {
                     through_a_ring(&Node::from(file.try_clone()?), handle, &disk)?;
+                }
+            }
+            20 => {
+                if let Some(handle) = handles.last() {
+                    let time = Duration::from_millis(rng.u64(0..20));
+                    pusher::push(handle, PAGE, time)?;
                 }
             }
             13 => {
@@ -310,11 +484,12 @@ fn skew(rng: &mut Rng) -> usize {
     }
 }
 
-/// Errors that may be returned without memory, or without a device.
-fn allowed(error: std::io::Error) -> Result<()> {
+/// Errors that may be returned without memory, without a device, or (EIO) by one that reads all
+/// ones where it was cleared.
+fn allowed(what: &'static str, error: std::io::Error) -> Result<()> {
     match Errno::from_io_error(&error) {
-        Some(Errno::NODEV | Errno::NOMEM | Errno::NOSPC) => Ok(()),
-        _ => Err(error.into()),
+        Some(Errno::NODEV | Errno::NOMEM | Errno::NOSPC | Errno::IO) => Ok(()),
+        _ => Err(error).context(what),
     }
 }
 
