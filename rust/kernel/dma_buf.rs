@@ -14,7 +14,10 @@
 
 use kernel::{
     device::Device,
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        from_result, //
+    },
     fs::File,
     mm::virt::VmaNew,
     module::this_module,
@@ -341,14 +344,9 @@ pub struct Kind<T: Memory> {
 // SAFETY: The operations are never changed.
 unsafe impl<T: Memory> Sync for Kind<T> {}
 
-impl<T: Memory> Default for Kind<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl<T: Memory> Kind<T> {
     /// Creates a kind.
+    #[expect(clippy::new_without_default, reason = "a static takes no default")]
     pub const fn new() -> Self {
         Self {
             operations: UnsafeCell::new(bindings::dma_buf_ops {
@@ -394,28 +392,26 @@ impl<T: Memory> Kind<T> {
             )
         };
 
-        let Some(memory) = this.data.hold() else {
-            return ENODEV.to_errno();
-        };
-        if !peer || !(revocable || this.irrevocable) {
-            return EOPNOTSUPP.to_errno();
-        }
-
-        // SAFETY: The device is valid, and so is the client. Who asks again and again must not fill
-        // the log.
-        unsafe {
-            let pdev = as_raw(memory.device());
-            if bindings::pci_p2pdma_distance_many(pdev, &mut client, 1, false) < 0 {
-                bindings::dev_warn_unreachable(client, pdev);
-                return EREMOTEIO.to_errno();
+        from_result(|| {
+            let memory = this.data.hold().ok_or(ENODEV)?;
+            if !peer || !(revocable || this.irrevocable) {
+                return Err(EOPNOTSUPP);
             }
-        }
 
-        // Nothing is to be done if its exporter has done it.
-        match memory.prepare(|| Ok(())) {
-            Ok(()) => 0,
-            Err(error) => error.to_errno(),
-        }
+            // SAFETY: The device is valid, and so is the client. Who asks again and again must not
+            // fill the log.
+            unsafe {
+                let pdev = as_raw(memory.device());
+                if bindings::pci_p2pdma_distance_many(pdev, &mut client, 1, false) < 0 {
+                    bindings::dev_warn_unreachable(client, pdev);
+                    return Err(EREMOTEIO);
+                }
+            }
+
+            // Nothing is to be done if its exporter has done it.
+            memory.prepare(|| Ok(()))?;
+            Ok(0)
+        })
     }
 
     /// # Safety
@@ -427,47 +423,41 @@ impl<T: Memory> Kind<T> {
     ) -> *mut bindings::sg_table {
         // SAFETY: By the safety requirements.
         let this = unsafe { Self::borrow((*attachment).dmabuf) };
-        // SAFETY: The lock is held by the caller.
-        let state = unsafe { &mut *this.state.get() };
-        // So that nothing can fail once there is a table.
-        if state.mappings.reserve(1, GFP_KERNEL).is_err() {
-            return ENOMEM.to_ptr();
-        }
-        // Under the lock: if this succeeds, a revocation that follows finds the attachment.
-        let Some(memory) = this.data.hold() else {
-            return ENODEV.to_ptr();
-        };
-        // SAFETY: By the safety requirements.
-        if memory.size() != unsafe { (*(*attachment).dmabuf).size } {
-            return EINVAL.to_ptr();
-        }
-        let mut range = bindings::phys_vec {
-            paddr: memory.physical_address(),
-            len: memory.size(),
-        };
-
-        // SAFETY: The memory keeps what the device has registered, so that there is a provider. The
-        // attachment is valid.
-        let table = unsafe {
-            let provider = memory.provider();
-            if provider.is_null() {
-                return ENODEV.to_ptr();
+        // SAFETY: The lock is held by the caller, and the dma-buf is valid.
+        let (state, size) = unsafe { (&mut *this.state.get(), (*(*attachment).dmabuf).size) };
+        let mut table = || {
+            // So that nothing can fail once there is a table.
+            state.mappings.reserve(1, GFP_KERNEL)?;
+            // Under the lock: if this succeeds, a revocation that follows finds the attachment.
+            let memory = this.data.hold().ok_or(ENODEV)?;
+            if memory.size() != size {
+                return Err(EINVAL);
             }
-            bindings::dma_buf_phys_vec_to_sgt(
-                attachment,
-                provider,
-                &mut range,
-                1,
-                memory.size(),
-                direction,
-            )
-        };
-        if from_err_ptr(table).is_ok() {
+            let mut range = bindings::phys_vec {
+                paddr: memory.physical_address(),
+                len: memory.size(),
+            };
+            // The memory keeps what the device has registered, so that there is one.
+            let provider = NonNull::new(memory.provider()).ok_or(ENODEV)?;
+
+            // SAFETY: The provider is valid for as long as the memory is held. The attachment is
+            // valid by the safety requirements.
+            let table = from_err_ptr(unsafe {
+                bindings::dma_buf_phys_vec_to_sgt(
+                    attachment,
+                    provider.as_ptr(),
+                    &mut range,
+                    1,
+                    memory.size(),
+                    direction,
+                )
+            })?;
             // There is room for it.
             let _ = state.mappings.push_within_capacity((table, memory));
-        }
+            Ok(table)
+        };
 
-        table
+        table().unwrap_or_else(|error: Error| error.to_ptr())
     }
 
     /// # Safety
@@ -512,9 +502,6 @@ impl<T: Memory> Kind<T> {
         // SAFETY: By the safety requirements.
         let (this, vma) = unsafe { (Self::borrow(dmabuf), VmaNew::from_raw(vma)) };
 
-        match this.data.mmap(vma) {
-            Ok(()) => 0,
-            Err(error) => error.to_errno(),
-        }
+        from_result(|| this.data.mmap(vma).map(|()| 0))
     }
 }

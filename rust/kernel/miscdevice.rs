@@ -116,9 +116,7 @@ pub trait MiscDevice: Sized + Send + Sync + 'static {
 
     /// Returns the inode whose address space all files of the device share, through any node
     /// they were opened. Without one each node has an address space of its own.
-    fn address_space(_data: &Self::Data) -> Option<&Arc<AnonInode>> {
-        None
-    }
+    fn address_space(data: &Self::Data) -> Option<&Arc<AnonInode>>;
 
     /// Opens a file. Called with the lock of all misc devices held: must not wait for a
     /// thread that registers or deregisters one.

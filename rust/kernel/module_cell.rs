@@ -50,14 +50,9 @@ pub struct ModuleCell<T: Send + Sync + 'static> {
     _type: PhantomData<T>,
 }
 
-impl<T: Send + Sync> Default for ModuleCell<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl<T: Send + Sync> ModuleCell<T> {
     /// Creates an empty place.
+    #[expect(clippy::new_without_default, reason = "a static takes no default")]
     pub const fn new() -> Self {
         // INVARIANT: Empty.
         Self {

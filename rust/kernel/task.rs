@@ -61,11 +61,6 @@ impl Process {
         }
     }
 
-    /// Returns the process ID, in the initial namespace.
-    pub fn pid(&self) -> Pid {
-        self.pid
-    }
-
     /// Returns the name.
     pub fn name(&self) -> &BStr {
         let end = self.name.iter().position(|&byte| byte == 0);

@@ -13,11 +13,8 @@ use kernel::{
 /// How many providers there can be.
 pub(crate) const MAX: u32 = 256;
 
-const BITS: u32 = u64::BITS;
-
-/// A bit for each number that is in use.
-static IN_USE: [Atomic<u64>; (MAX / BITS) as usize] =
-    [const { Atomic::new(0) }; (MAX / BITS) as usize];
+/// Whether each number is in use.
+static IN_USE: [Atomic<u32>; MAX as usize] = [const { Atomic::new(0) }; MAX as usize];
 
 /// The number of one node. Dropping it frees the number.
 pub(crate) struct NodeId(u32);
@@ -25,18 +22,10 @@ pub(crate) struct NodeId(u32);
 impl NodeId {
     /// Takes the lowest free number, or returns `ENOSPC`.
     pub(crate) fn take_lowest() -> Result<Self> {
-        for (index, word) in (0..).zip(&IN_USE) {
-            let mut old = word.load(Relaxed);
-            while old != u64::MAX {
-                let bit = old.trailing_ones();
-                match word.cmpxchg(old, old | (1 << bit), Relaxed) {
-                    Ok(_) => return Ok(Self(index * BITS + bit)),
-                    Err(now) => old = now,
-                }
-            }
-        }
+        let mut flags = (0..).zip(&IN_USE);
+        let free = flags.find(|(_, in_use)| in_use.xchg(1, Relaxed) == 0);
 
-        Err(ENOSPC)
+        free.map(|(number, _)| Self(number)).ok_or(ENOSPC)
     }
 
     /// Returns the number.
@@ -47,11 +36,8 @@ impl NodeId {
 
 impl Drop for NodeId {
     fn drop(&mut self) {
-        if let Some(word) = IN_USE.get((self.0 / BITS) as usize) {
-            let mut old = word.load(Relaxed);
-            while let Err(now) = word.cmpxchg(old, old & !(1 << (self.0 % BITS)), Relaxed) {
-                old = now;
-            }
+        if let Some(in_use) = IN_USE.get(self.0 as usize) {
+            in_use.store(0, Relaxed);
         }
     }
 }

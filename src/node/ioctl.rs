@@ -115,6 +115,12 @@ const REQUESTS: u32 = 1 << uapi::P2PMEM_NR_INFO
     | 1 << uapi::P2PMEM_NR_URING_REGISTER
     | 1 << uapi::P2PMEM_NR_URING_UNREGISTER;
 
+const CAPABILITIES: u32 = if LARGE_PAGES {
+    REQUESTS | uapi::P2PMEM_CAP_LARGE_PAGES
+} else {
+    REQUESTS
+};
+
 fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
     let _inside = provider.enter()?;
 
@@ -135,11 +141,7 @@ fn info(provider: &Provider) -> Result<uapi::p2pmem_info> {
         granule: PAGE_SIZE as u32,
         regions: provider.regions().len() as u32,
         flags,
-        capabilities: if LARGE_PAGES {
-            REQUESTS | uapi::P2PMEM_CAP_LARGE_PAGES
-        } else {
-            REQUESTS
-        },
+        capabilities: CAPABILITIES,
         numa_node: place.numa_node,
         pci_domain: place.domain,
         pci_bus: place.bus.into(),

@@ -212,16 +212,13 @@ fn is_allowed(
 
 impl fmt::Display for Route<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_fmt(fmt!(
-            "{} {}",
-            self.client.as_ref().name(),
-            match self.distance {
-                None => "none",
-                Some(_) if tree::is_same(self.provider, self.client) => "self",
-                Some(_) if self.hosts.is_none() => "switch",
-                Some(_) => "host-bridge",
-            }
-        ))?;
+        let route = match self.distance {
+            None => "none",
+            Some(_) if tree::is_same(self.provider, self.client) => "self",
+            Some(_) if self.hosts.is_none() => "switch",
+            Some(_) => "host-bridge",
+        };
+        f.write_fmt(fmt!("{} {}", self.client.as_ref().name(), route))?;
         if let Some(distance) = self.distance {
             f.write_fmt(fmt!(" distance={}", distance))?;
         }

@@ -68,6 +68,9 @@ macro_rules! setting {
     };
 }
 
+/// The size of large pages, or 0 on kernels without those of device memory.
+const LARGE_PAGE: usize = if LARGE_PAGES { LARGE_PAGE_SIZE } else { 0 };
+
 /// All of them.
 pub(crate) const ALL: &[Attribute<Shared>] = &[
     shown!(c"size", |provider| Ok(provider.size())),
@@ -80,11 +83,7 @@ pub(crate) const ALL: &[Attribute<Shared>] = &[
         store: None,
     },
     shown!(c"adopted", |provider| Ok(u8::from(provider.is_adopted()))),
-    shown!(c"large_page", |_| Ok(if LARGE_PAGES {
-        LARGE_PAGE_SIZE
-    } else {
-        0
-    })),
+    shown!(c"large_page", |_| Ok(LARGE_PAGE)),
     setting!(c"clear", settings.clear, yes_or_no),
     setting!(
         c"limit_per_file",

@@ -91,13 +91,8 @@ impl Buffer {
     /// if the caller is killed during that, `ENODEV` if the device is to go, `EIO` if it does not
     /// return what was written.
     pub(crate) fn prepare(&self, inside: &RegistrationGuard<'_>) -> Result {
-        self.allocation(inside)?.prepare(|| {
-            if self.provider.is_gone() {
-                Err(ENODEV)
-            } else {
-                Ok(())
-            }
-        })
+        self.allocation(inside)?
+            .prepare(|| self.provider.enter().map(drop))
     }
 }
 

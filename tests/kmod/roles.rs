@@ -10,7 +10,9 @@
 #![deny(unsafe_code)]
 
 use kernel::{
+    device::Core,
     dma::DataDirection,
+    page::PAGE_SIZE,
     pci,
     prelude::*,
     sync::{
@@ -22,7 +24,15 @@ use kernel::{
 };
 
 use kernel_ext::{
-    p2pmem::P2pSgTable,
+    gate::{
+        Gate,
+        SleepableRevocable, //
+    },
+    module_cell::ModuleCell,
+    p2pmem::{
+        Allocation,
+        P2pSgTable, //
+    },
     pci::{
         bus::{
             with_bound,
@@ -37,8 +47,10 @@ use kernel_ext::{
             P2pmemEnable,
             Pool, //
         },
+        request_range,
         tree,
-        Resource, //
+        Resource,
+        UnclaimedBar, //
     },
 };
 
@@ -56,7 +68,10 @@ struct Finder(Arc<Mutex<Found>>);
 
 impl Finder {
     fn add(&self, pdev: &NotifiedDevice<'_>) -> Result {
-        let pool = pdev.acquire(|pdev| Pool::of(pdev))?;
+        let pool = pdev.acquire(|pdev| {
+            refusals(pdev)?;
+            Pool::of(pdev)
+        })?;
         let driver = pdev.driver_name();
         let pdev: &pci::Device = pdev;
         let mut found = self.0.lock();
@@ -86,6 +101,8 @@ impl BusEvents for Finder {
             .pools
             .retain(|(provider, _)| !tree::is_same(provider, pdev));
     }
+
+    fn unbound(&self, _pdev: &pci::Device) {}
 }
 
 struct Roles {
@@ -103,6 +120,8 @@ impl kernel::Module for Roles {
         )?;
         let watch = Arc::pin_init(BusNotifier::new(Finder(found.clone())), GFP_KERNEL)?;
         orchestrate(&found)?;
+        gate()?;
+        cell()?;
 
         Ok(Self { _watch: watch })
     }
@@ -148,10 +167,14 @@ fn orchestrate(found: &Mutex<Found>) -> Result {
     let (_, pool) = found.pools.remove(index)?;
     // It takes the lock of the device, with which the other one is taken.
     drop(found);
+    allocations(&pool)?;
     let mut memory = pool.alloc_list(SIZE)?;
     check_addresses(&provider, &memory)?;
     for client in &list {
         memory = with_bound(client, |client| use_memory(client, memory)).ok_or(ENODEV)??;
+    }
+    if let Some(client) = list.first() {
+        with_bound(client, |client| give_up(client, &pool, memory)).ok_or(ENODEV)??;
     }
 
     Ok(())
@@ -210,6 +233,107 @@ fn use_memory(client: &BoundDevice, memory: P2pSgTable) -> Result<P2pSgTable> {
     }
 }
 
+/// Passes on `EIO` if something does not hold.
+fn expect(holds: bool, what: &CStr) -> Result {
+    if !holds {
+        pr_err!("does not hold: {}\n", what);
+        return Err(EIO);
+    }
+    Ok(())
+}
+
+/// Checks that there is a certain error.
+fn expect_error<T>(result: Result<T>, expected: Error, what: &CStr) -> Result {
+    expect(matches!(result, Err(error) if error == expected), what)
+}
+
+/// Checks that ranges outside of a device's BARs are refused.
+fn refusals(pdev: &pci::Device<Core<'_>>) -> Result {
+    const NO_BAR: u32 = 6;
+    // No BAR has as many bytes.
+    const LARGE: usize = 1 << 50;
+
+    expect_error(bus_address(pdev, NO_BAR), EINVAL, c"no BAR")?;
+    let window = UnclaimedBar::<LARGE>::map(pdev, 0);
+    expect_error(window, EINVAL, c"registers longer than the BAR")?;
+    for size in [0, LARGE as u64] {
+        let claimed = request_range(pdev, 0, 0, size, c"p2pmem_roles");
+        expect_error(claimed, EINVAL, c"a claim of nothing, or of too much")?;
+    }
+    for size in [0, 1] {
+        let added = p2pdma::add_resource(pdev, 0, 0, size);
+        expect_error(added, EINVAL, c"memory of no page")?;
+    }
+    Ok(())
+}
+
+/// Checks what holds for memory of a pool, in any order of calls.
+fn allocations(pool: &Pool) -> Result {
+    for size in [0, 1] {
+        expect_error(pool.alloc_list(size), EINVAL, c"a list of no page")?;
+        let memory = pool.alloc(size as usize, PAGE_SIZE);
+        expect_error(memory, EINVAL, c"memory of no page")?;
+    }
+
+    // Dropped without a release; then released, and asked for once more.
+    for is_released in [false, true] {
+        let run = pool.alloc(2 * PAGE_SIZE, PAGE_SIZE)?;
+        let mut memory = KBox::pin_init(Allocation::new(run, true), GFP_KERNEL)?;
+        memory.prepare(|| Ok(()))?;
+        if is_released {
+            expect(memory.as_mut().release() == 0, c"without a user")?;
+            let again = memory.prepare(|| Ok(()));
+            expect_error(again, ENODEV, c"memory that was given back")?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a value is reached from inside its own gate only.
+fn gate() -> Result {
+    let (own, other) = (
+        Arc::pin_init(Gate::new(), GFP_KERNEL)?,
+        Arc::pin_init(Gate::new(), GFP_KERNEL)?,
+    );
+    let value = SleepableRevocable::new(own.clone(), Ok::<_, Error>(1));
+    let value = Arc::pin_init(value, GFP_KERNEL)?;
+
+    let inside = own.enter().ok_or(EIO)?;
+    let wrong = other.enter().ok_or(EIO)?;
+    expect(value.get(&inside) == Some(&1), c"inside")?;
+    expect(value.get(&wrong).is_none(), c"inside of another gate")?;
+    let held = SleepableRevocable::hold(&value, &inside).ok_or(EIO)?;
+    drop((inside, wrong));
+
+    let (closed, wrong) = (own.close(), other.close());
+    expect(own.enter().is_none(), c"closed")?;
+    expect(value.with_closed(&closed, |_| ()).is_none(), c"held")?;
+    drop(held);
+    expect(value.with_closed(&wrong, |_| ()).is_none(), c"another gate")?;
+    let within = |_: Pin<&mut i32>| value.with_closed(&closed, |_| ());
+    expect(value.with_closed(&closed, within) == Some(None), c"twice")
+}
+
+static CELL: ModuleCell<u32> = ModuleCell::new();
+
+/// Checks that there is one loan at a time.
+fn cell() -> Result {
+    expect(CELL.get().is_none(), c"empty")?;
+    let loan = CELL.lend(Arc::new(1, GFP_KERNEL)?)?;
+    expect(CELL.get().is_some_and(|value| *value == 1), c"lent")?;
+    let more = CELL.lend(Arc::new(2, GFP_KERNEL)?);
+    expect_error(more, EBUSY, c"lent already")?;
+    drop(loan);
+    expect(CELL.get().is_none(), c"empty again")
+}
+
+/// Gives memory up that is mapped, and memory that cannot be mapped.
+fn give_up(client: &BoundDevice, pool: &Pool, memory: P2pSgTable) -> Result {
+    drop(memory.map(client, DataDirection::Bidirectional)?);
+    let nowhere = pool.alloc_list(SIZE)?.map(client, DataDirection::None);
+    expect_error(nowhere, EINVAL, c"DMA in no direction")
+}
+
 /// Reads what an administrator might write to a driver that moves data.
 fn enables(provider: &pci::Device, clients: &[&pci::Device]) -> Result {
     let wrong = || {
@@ -228,7 +352,12 @@ fn enables(provider: &pci::Device, clients: &[&pci::Device]) -> Result {
         }
     }
     match P2pmemEnable::parse(name(provider))? {
-        P2pmemEnable::Of(found) if tree::is_same(&found, provider) => (),
+        P2pmemEnable::Of(found) if tree::is_same(&found, provider) => {
+            let shown = P2pmemEnable::Of(found).show()?;
+            if shown.to_bytes().trim_ascii() != name(provider).to_bytes() {
+                return Err(wrong());
+            }
+        }
         _ => return Err(wrong()),
     }
     for client in clients {

@@ -51,8 +51,6 @@ pub enum Outcome {
     SigBus,
     /// No memory for page tables (`VM_FAULT_OOM`).
     OutOfMemory,
-    /// The kernel is to try again with a smaller page (`VM_FAULT_FALLBACK`). Not for a single page.
-    Fallback,
 }
 
 impl Outcome {
@@ -61,7 +59,6 @@ impl Outcome {
             Self::Mapped => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
             Self::SigBus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             Self::OutOfMemory => bindings::vm_fault_reason_VM_FAULT_OOM,
-            Self::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
         }
     }
 }
@@ -107,9 +104,7 @@ pub trait Operations: Send + Sync + 'static {
     /// Makes the large page around the faulting address present, or less than that. Called where
     /// there was no page table just now, or where a large page is mapped that was not to be written
     /// to. May sleep.
-    fn large_fault(_this: ArcBorrow<'_, Self>, _fault: &Fault) -> Outcome {
-        Outcome::Fallback
-    }
+    fn large_fault(this: ArcBorrow<'_, Self>, fault: &Fault) -> Outcome;
 }
 
 pub(crate) struct Table<T>(PhantomData<T>);
@@ -176,16 +171,10 @@ impl<T: Operations> Table<T> {
         // SAFETY: `vmf` is valid and the VMA is locked. `Fault` is a transparent wrapper.
         let fault = unsafe { &*vmf.cast::<Fault>() };
         // SAFETY: By the safety requirements.
-        let outcome = match unsafe { Self::data(fault.vma().as_ptr()) } {
-            Some(data) => T::fault(data, fault),
-            None => Outcome::SigBus,
-        };
+        let data = unsafe { Self::data(fault.vma().as_ptr()) };
 
-        match outcome {
-            // There is nothing smaller.
-            Outcome::Fallback => Outcome::SigBus.as_raw(),
-            outcome => outcome.as_raw(),
-        }
+        data.map_or(Outcome::SigBus, |data| T::fault(data, fault))
+            .as_raw()
     }
 
     /// # Safety
@@ -196,17 +185,15 @@ impl<T: Operations> Table<T> {
         order: c_uint,
     ) -> bindings::vm_fault_t {
         if order != LARGE_PAGE_ORDER {
-            return Outcome::Fallback.as_raw();
+            return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
         }
         // SAFETY: `vmf` is valid and the VMA is locked. `Fault` is a transparent wrapper.
         let fault = unsafe { &*vmf.cast::<Fault>() };
         // SAFETY: As for `fault()`.
-        let outcome = match unsafe { Self::data(fault.vma().as_ptr()) } {
-            Some(data) => T::large_fault(data, fault),
-            None => Outcome::SigBus,
-        };
+        let data = unsafe { Self::data(fault.vma().as_ptr()) };
 
-        outcome.as_raw()
+        data.map_or(Outcome::SigBus, |data| T::large_fault(data, fault))
+            .as_raw()
     }
 }
 

@@ -170,11 +170,7 @@ impl Allocation {
 
     /// Returns how many bytes of it are in large pages (`mm::virt::LARGE_PAGE_SIZE`).
     pub fn size_in_large_pages(&self) -> usize {
-        if LARGE_PAGES {
-            self.pieces.bytes_in_whole()
-        } else {
-            0
-        }
+        self.pieces.bytes_in_whole() * usize::from(LARGE_PAGES)
     }
 
     /// Returns whether pieces are cleared before their first use.
@@ -196,17 +192,25 @@ impl Allocation {
     /// Returns what stands for the device's BAR in the DMA API, or null. It is valid for as long as
     /// the allocation.
     pub(crate) fn provider(&self) -> *mut bindings::p2pdma_provider {
-        let Some((bar, _)) = Resource::at(&self.pdev, self.physical_address()) else {
-            return ptr::null_mut();
-        };
+        let bar = Resource::at(&self.pdev, self.physical_address());
 
-        // SAFETY: The device is valid, and has that BAR. References to the pagemap are owned: as
-        // long as there are any, the device keeps what it registered.
-        unsafe { bindings::pcim_p2pdma_provider(as_raw(&self.pdev), bar as c_int) }
+        bar.map_or(ptr::null_mut(), |(bar, _)| {
+            // SAFETY: The device is valid, and has that BAR. References to the pagemap are owned:
+            // as long as there are any, the device keeps what it registered.
+            unsafe { bindings::pcim_p2pdma_provider(as_raw(&self.pdev), bar as c_int) }
+        })
+    }
+
+    /// `ERANGE` if a range of bytes is empty, or not within the memory.
+    fn check_range(&self, range: &Range<usize>) -> Result {
+        if range.start >= range.end || range.end > self.size() {
+            return Err(ERANGE);
+        }
+        Ok(())
     }
 
     /// Returns a part of the memory as what block devices take, in bytes from the start. Prepares
-    /// it first.
+    /// all of it first.
     ///
     /// Nothing is counted for it: the caller keeps the allocation for as long as it is used. May
     /// sleep.
@@ -216,15 +220,9 @@ impl Allocation {
     /// `ERANGE` if the part is empty, not within the memory, or 4 GiB or longer; and what preparing
     /// says.
     pub(crate) fn segment(&self, range: Range<usize>) -> Result<bindings::bio_vec> {
-        if range.start >= range.end || range.end > self.size() {
-            return Err(ERANGE);
-        }
+        self.check_range(&range)?;
         let length = range.len().try_into().map_err(|_| ERANGE)?;
-        if !self.all_prepared.load(Acquire) {
-            for index in self.pieces.covering(&range) {
-                self.prepare_piece(index)?;
-            }
-        }
+        self.prepare(|| Ok(()))?;
 
         Ok(bindings::bio_vec {
             bv_page: self.page(range.start >> PAGE_SHIFT),
@@ -267,10 +265,8 @@ impl Allocation {
     /// allocation, `EBUSY` if the entry at `address` is in use, or a large page is mapped there,
     /// `EFAULT` if the range is not within the VMA, `ENOMEM` without memory for page tables.
     pub fn map(&self, vma: &VmaMixedMap, address: usize, range: Range<usize>) -> Result<usize> {
-        if range.start >= range.end || range.end > self.size() >> PAGE_SHIFT {
-            return Err(ERANGE);
-        }
         let bytes = range.start << PAGE_SHIFT..range.end << PAGE_SHIFT;
+        self.check_range(&bytes)?;
         let mut could_be_large = false;
         for index in self.pieces.covering(&bytes) {
             self.prepare_piece(index)?;
@@ -291,15 +287,11 @@ impl Allocation {
             let next = address + (mapped << PAGE_SHIFT);
             // SAFETY: By the type invariants, the pages are valid and have a reference, and they
             // are for user space.
-            match unsafe { virt::insert_pages(vma, next, pages) } {
-                Ok(inserted) => {
-                    mapped += inserted;
-                    if inserted < count {
-                        break;
-                    }
-                }
-                Err(error) if mapped == 0 => return Err(error),
-                Err(_) => break,
+            let inserted = unsafe { virt::insert_pages(vma, next, pages) };
+            let inserted = inserted.or_else(|error| if mapped > 0 { Ok(0) } else { Err(error) })?;
+            mapped += inserted;
+            if inserted < count {
+                break;
             }
         }
         self.trace(
@@ -324,9 +316,7 @@ impl Allocation {
             return Ok(false);
         };
         let offset = (first << PAGE_SHIFT) + (start - fault.vma().start());
-        if offset >= self.size() {
-            return Err(ERANGE);
-        }
+        self.check_range(&(offset..offset.saturating_add(1)))?;
         let index = self.pieces.at(offset);
         if !LARGE_PAGES || !self.pieces.is_whole(index) || self.pieces.range(index).start != offset
         {

@@ -5,10 +5,7 @@
 //! C header: [`include/linux/device/bus.h`](srctree/include/linux/device/bus.h)
 
 use kernel::{
-    device::{
-        Bound,
-        Core, //
-    },
+    device::Core,
     error::to_result,
     pci,
     prelude::*,
@@ -52,13 +49,6 @@ use core::{
 pub struct BoundDevice(pci::Device);
 
 impl BoundDevice {
-    /// Returns a device of the caller's own driver.
-    pub fn new(pdev: &pci::Device<Bound>) -> &Self {
-        // INVARIANT: The device is bound for as long as the reference lives.
-        // SAFETY: `BoundDevice` and `pci::Device` are transparent wrappers.
-        unsafe { &*ptr::from_ref(pdev).cast() }
-    }
-
     /// Returns the name of the driver.
     pub fn driver_name(&self) -> &CStr {
         // SAFETY: By the type invariants, the device has a driver, which has a name. Both live for
@@ -201,7 +191,7 @@ pub trait BusEvents: Send + Sync + 'static {
 
     /// A device was unbound: the resources of its driver and those of the events are released. Not
     /// called when watching ends.
-    fn unbound(&self, _pdev: &pci::Device) {}
+    fn unbound(&self, pdev: &pci::Device);
 }
 
 /// Calls a [`BusEvents`] for as long as it lives.

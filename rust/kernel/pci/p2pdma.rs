@@ -311,9 +311,7 @@ impl Pool {
             return Ok(found);
         }
 
-        let Some(more) = size.checked_add(alignment - PAGE_SIZE) else {
-            return Ok(found);
-        };
+        let more = size.saturating_add(alignment - PAGE_SIZE);
         let aligned = |memory: PoolMemory| {
             let head = (memory.physical_address().wrapping_neg() & mask) as usize;
             memory.trim(head..head + size)

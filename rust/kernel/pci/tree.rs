@@ -284,10 +284,8 @@ pub fn share_host_bridge(a: &pci::Device, b: &pci::Device) -> bool {
     // SAFETY: The devices are valid, and a bus is only compared.
     let bus = |pdev: &ARef<pci::Device>| unsafe { (*as_raw(pdev)).bus };
 
-    match (top(a), top(b)) {
-        (Some(a), Some(b)) => ptr::eq(bus(&a), bus(&b)),
-        _ => false,
-    }
+    let tops = top(a).zip(top(b));
+    tops.is_some_and(|(a, b)| ptr::eq(bus(&a), bus(&b)))
 }
 
 /// Returns vendor and device ID of the first device on the root bus above a device. By it the
