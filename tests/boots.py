@@ -33,6 +33,7 @@ BOOTS = [
     ("one-apart", ["outside"]),
     ("acs", ["redirected"]),
     ("host-bridge", ["bridged"]),
+    ("virtual-function", ["virtual"]),
     ("programs", ["programs"]),
     ("iommu", ["translated", "merged"]),
     ("stacks", ["stacks"]),

@@ -516,16 +516,36 @@ static struct miscdevice test_device = {
 	.mode = 0600,
 };
 
+/* A driver that leaves the memory of its device alone. */
+static int test_stub_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	return pcim_enable_device(pdev);
+}
+
+static struct pci_driver test_stub = {
+	.name = "p2pmem_stub",
+	.probe = test_stub_probe,
+};
+
 static int __init test_init(void)
 {
 	int ret = register_module_notifier(&test_notifier);
 
 	if (ret)
 		return ret;
+	ret = pci_register_driver(&test_stub);
+	if (ret)
+		goto err_notifier;
 	ret = misc_register(&test_device);
 	if (ret)
-		unregister_module_notifier(&test_notifier);
+		goto err_stub;
 
+	return 0;
+
+err_stub:
+	pci_unregister_driver(&test_stub);
+err_notifier:
+	unregister_module_notifier(&test_notifier);
 	return ret;
 }
 module_init(test_init);
@@ -533,6 +553,7 @@ module_init(test_init);
 static void __exit test_exit(void)
 {
 	misc_deregister(&test_device);
+	pci_unregister_driver(&test_stub);
 	unregister_module_notifier(&test_notifier);
 }
 module_exit(test_exit);

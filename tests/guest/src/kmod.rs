@@ -92,7 +92,12 @@ impl TestFile {
 
     /// Has a function of the kernel fail, when this process is to execute it.
     pub fn fail(&self, symbol: &str, error: Errno) -> Result<()> {
-        self.detour(symbol, 0, -error.raw_os_error()).map(drop)
+        self.replace(symbol, -error.raw_os_error())
+    }
+
+    /// Has a function of the kernel return something, not 0, when this process is to execute it.
+    pub fn replace(&self, symbol: &str, result: i32) -> Result<()> {
+        self.detour(symbol, 0, result).map(drop)
     }
 
     /// Returns how often this process was there.

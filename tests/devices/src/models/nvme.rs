@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! An NVMe controller whose registers are those that a case asks for. It executes no command, and
-//! is never ready for one; BAR 2 and BAR 4 are memory.
+//! is never ready for one; BAR 2 and BAR 4 are memory, and so is BAR 0 behind the registers.
 //!
-//! `size=SIZE` of either memory. Orders: 0x1000 + OFFSET sets the register at the offset; the
+//! `size=SIZE` of each of them. Orders: 0x1000 + OFFSET sets the register at the offset; the
 //! others are below.
 
 use anyhow::Result;
@@ -63,7 +63,8 @@ pub fn make(properties: &Properties) -> Result<(Box<dyn Model>, Layout)> {
         id: (0x1234, 0xf002),
         class: 0x01_08_02,
         bars: vec![
-            Bar::registers(0, 4 * REGISTERS),
+            // Behind the registers and doorbells there is memory, too.
+            Bar::memory(0, size)?.trap(0)?.trap(REGISTERS)?,
             Bar::memory(2, size)?,
             Bar::memory(4, size)?,
         ],

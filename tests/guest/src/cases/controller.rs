@@ -10,7 +10,9 @@ use rustix::{io::Errno, mm::MapFlags};
 
 use crate::{
     cases,
-    guest::{expect_errno, sleep, unbind, wait_until, Map, Mark, Provider, PAGE, READ, WINDOW},
+    guest::{
+        choose, expect_errno, sleep, unbind, wait_until, Map, Mark, Provider, PAGE, READ, WINDOW,
+    },
     kmod::TestFile,
     lab_device::{copy, LabDevice, ALL_ONES, NVME, POWER_CYCLE},
 };
@@ -19,7 +21,9 @@ cases!(
     "controller": both_serve, pmr_takes_its_time, pmr_never_ready, pmr_reports_an_error, pmr_is_not_healthy,
     pmr_refuses_its_address, pmr_is_gone_while_getting_ready, pmr_is_never_off, pmr_takes_no_data,
     pmr_is_nowhere, cmb_takes_no_data, cmb_beyond_its_bar, cmb_of_size_0,
-    cmb_of_reserved_units, cmb_is_nowhere, cmb_longer_than_its_bar, cmb_refuses_its_address, cmb_and_pmr_overlap,
+    cmb_of_reserved_units, cmb_is_nowhere, cmb_longer_than_its_bar, cmb_refuses_its_address, cmb_too_small,
+    cmb_behind_the_registers, beside_another_driver, of_an_old_revision,
+    cmb_and_pmr_overlap,
     does_not_answer, on_again_after_reset, on_again_after_sleep, not_on_again_after_reset,
     gone_after_reset, not_on_again_after_sleep,
 );
@@ -143,9 +147,13 @@ fn both_serve() -> Result<()> {
 }
 
 fn pmr_takes_its_time() -> Result<()> {
-    let device = controller(&[(DELAY, 20)])?;
-    ensure!(device.bind("pmr")?, "not bound");
-    copy(&expect_regions(&device, &[ONLY_PMR])?)
+    // PMRTO and PMRTU: a second if there is none, and a minute.
+    for capability in [pmr_in(4), pmr_in(4) | (1 << 16) | (1 << 8)] {
+        let device = controller(&[(DELAY, 20), (REGISTER + PMRCAP, capability)])?;
+        ensure!(device.bind("pmr")?, "not bound");
+        copy(&expect_regions(&device, &[ONLY_PMR])?)?;
+    }
+    Ok(())
 }
 
 fn pmr_never_ready() -> Result<()> {
@@ -295,6 +303,63 @@ fn cmb_refuses_its_address() -> Result<()> {
     only(&[(REGISTER + CMBSTS, 1)], ONLY_PMR, &words)
 }
 
+/// Another driver has the controller, and does not use its memory.
+fn beside_another_driver() -> Result<()> {
+    // It has the driver.
+    drop(TestFile::open()?);
+    let device = controller(&[(REGISTER + CAP_HIGH, PMRS)])?;
+    let write = |name: &str, text: &str| std::fs::write(device.path().join(name), text);
+    write("driver_override", "p2pmem_stub")?;
+    std::fs::write("/sys/bus/pci/drivers_probe", &device.pci)?;
+    let ask = |what: &str| choose(&format!("{} {what}", device.pci));
+    let mark = Mark::new()?;
+    ask("pmr")?;
+    mark.expect(&[&device.pci, "its driver may place queues in a CMB"])?;
+    ensure!(device.provider().is_err(), "there is a node");
+
+    device.order(REGISTER + CMBSZ, 0)?;
+    ask("pmr")?;
+    copy(&expect_regions(&device, &[ONLY_PMR])?)?;
+    ask("default")?;
+    ensure!(device.provider().is_err(), "there is a node");
+    Ok(write("driver/unbind", &device.pci)?)
+}
+
+/// The BAR of the registers is claimed once.
+fn cmb_behind_the_registers() -> Result<()> {
+    let device = controller(&[(REGISTER + CMBLOC, 2 << 12)])?;
+    for _ in 0..2 {
+        ensure!(device.bind("default")?, "not bound");
+        copy(&expect_regions(&device, &[(0, 8 * MIB), ONLY_PMR])?)?;
+        expect_on(&device)?;
+        unbind(&device.pci)?;
+        expect_off(&device)?;
+    }
+    Ok(())
+}
+
+/// Before revision 1.4 a CMB was always on, and a controller need not address its own PMR.
+fn of_an_old_revision() -> Result<()> {
+    let device = controller(&[
+        (REGISTER + CAP_HIGH, PMRS),
+        (REGISTER + PMRCAP, pmr_in(4) & !CMSS),
+    ])?;
+    ensure!(device.bind("default")?, "not bound");
+    copy(&expect_regions(&device, &[ONLY_CMB, ONLY_PMR])?)?;
+    for (offset, on) in [(PMRCTL, 1), (CMBMSC, 0), (PMRMSC, 0)] {
+        let found = register(&device, offset)?;
+        ensure!(found == on, "register {offset:#x} is {found:#x}");
+    }
+    unbind(&device.pci)?;
+    expect_off(&device)
+}
+
+/// Memory has struct pages in units of 2 MiB.
+fn cmb_too_small() -> Result<()> {
+    let words = ["the CMB is not used: 1048576 bytes of BAR 2 hold no aligned 2097152"];
+    only(&[(REGISTER + CMBSZ, cmb_of(1))], ONLY_PMR, &words)
+}
+
 fn cmb_and_pmr_overlap() -> Result<()> {
     for offset in [0, 8] {
         let device = controller(&[(REGISTER + CMBLOC, (offset << 12) | 4)])?;
@@ -328,7 +393,13 @@ fn does_not_answer() -> Result<()> {
     }
     device.order(ALL_ONES, 0)?;
     ensure!(device.bind("default")?, "not bound");
-    copy(&expect_regions(&device, &[ONLY_CMB, ONLY_PMR])?)
+    copy(&expect_regions(&device, &[ONLY_CMB, ONLY_PMR])?)?;
+    drop(device);
+    // It is gone when its CMB is on.
+    let device = controller(&[(REGISTER + CMBSTS, u32::MAX.into())])?;
+    let mark = Mark::new()?;
+    ensure!(!device.bind("cmb")?, "bound");
+    mark.expect(&[&device.pci, "the controller does not answer"])
 }
 
 /// Something after which the controller has forgotten what was on, while a process has the memory.

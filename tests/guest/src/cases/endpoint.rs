@@ -9,13 +9,14 @@ use std::{
 
 use anyhow::{ensure, Result};
 use p2pmem::Provider as Node;
+use rustix::io::Errno;
 
 use super::{handle, uring};
 use crate::{
     cases,
     guest::{
-        address_named, bind, drive_named, node_named, read_at, unbind, wait_until, write_at, Child,
-        Map, Mark, Provider, PAGE, WINDOW,
+        address_named, bind, drive_named, errno, expect_errno, node_named, read_at, unbind,
+        wait_until, write_at, Child, Map, Mark, Provider, PAGE, WINDOW,
     },
     kmod::{TestFile, PEER, REVOCABLE},
     lab_device::{copy, plug, LabDevice, ALL_ONES, IOMEM, LEAVE, MEMORY, MSIX, SLOW, TRAPPED},
@@ -72,6 +73,16 @@ fn msix_table_in_the_memory() -> Result<()> {
     let provider = device.provider()?;
     let region = Node::open(&provider.path)?.region(0)?;
     ensure!((region.offset, region.size) == (2 * MIB, 14 * MIB));
+    // There may be nothing else.
+    unbind(&device.pci)?;
+    let mark = Mark::new()?;
+    ensure!(!device.bind("bar2+2M")?, "bound");
+    mark.expect(&[
+        &device.pci,
+        "the range of BAR 2 has the MSI-X table in it, and no aligned 2097152 bytes beside it",
+    ])?;
+    ensure!(device.bind("default")?, "not bound");
+    let provider = device.provider()?;
     let said = verify(&provider)?;
     ensure!(said.starts_with("exit status: 0"), "{said}");
     copy(&provider)
@@ -136,6 +147,23 @@ fn slow() -> Result<()> {
     })?;
     unbind(&device.pci)?;
     child.expect_signal(libc::SIGBUS)?;
+
+    // Nor for all of the memory to be cleared: it is no use any more.
+    device.order(SLOW, 0)?;
+    ensure!(device.bind(&format!("bar2@{TRAPPED}+8M"))?, "not bound");
+    let provider = device.provider()?;
+    device.order(SLOW, 1)?;
+    let child = Child::spawn_ready(|ready| {
+        let node = Node::open(&provider.path)?;
+        ready();
+        let result = errno(node.alloc(8 * MIB, 0));
+        expect_errno(result, Errno::NODEV, "memory of a device that goes")
+    })?;
+    wait_until(Duration::from_secs(10), "the memory is allocated", || {
+        Ok(provider.available()? == 0)
+    })?;
+    unbind(&device.pci)?;
+    child.expect_success()?;
     device.order(SLOW, 0)
 }
 
@@ -157,6 +185,8 @@ fn all_ones() -> Result<()> {
         Ok(())
     })?
     .expect_signal(libc::SIGBUS)?;
+    let result = errno(Node::from(file).alloc(PAGE as u64, 0));
+    expect_errno(result, Errno::IO, "a handle")?;
     let said = verify_length(&provider, "4K")?;
     ensure!(
         said.starts_with("exit status: 1") && said.contains("could not clear it"),

@@ -331,6 +331,47 @@ pub mod bridged {
     }
 }
 
+/// A virtual function, and a second host bridge. Needs the topology virtual-function.
+pub mod virtual_function {
+    use super::{ensure, Context, Provider, Result};
+    use crate::{
+        cases,
+        guest::{address_named, devices_with},
+    };
+    use std::{fs, path::Path};
+
+    cases!("virtual": has_the_route_of_its_physical_function, unknown_host_bridge);
+
+    /// Returns the route of a device to the memory.
+    fn route(pci: &str) -> Result<String> {
+        let provider = Provider::first()?;
+        let name = provider.path.file_name().context("no name")?;
+        let routes = fs::read_to_string(Path::new("/sys/class/misc").join(name).join("routes"))?;
+        let found = routes.lines().find_map(|line| line.strip_prefix(pci));
+        Ok(found.context("no route")?.to_owned())
+    }
+
+    fn unknown_host_bridge() -> Result<()> {
+        let found = devices_with(&[("0x1b36", "0x0005")])?;
+        let pci = found.first().context("no device")?;
+        ensure!(route(pci)? == " none host=8086:29c0,-", "{}", route(pci)?);
+        Ok(())
+    }
+
+    fn has_the_route_of_its_physical_function() -> Result<()> {
+        let physical = address_named("disk0")?;
+        let folder = Path::new("/sys/bus/pci/devices").join(&physical);
+        fs::write(folder.join("sriov_drivers_autoprobe"), "0")?;
+        fs::write(folder.join("sriov_numvfs"), "1")?;
+        let one = fs::canonicalize(folder.join("virtfn0"))?;
+        let one = one.file_name().context("no name")?.to_string_lossy();
+        let expected = route(&physical)?;
+        ensure!(expected.starts_with(" switch distance=4"), "{expected}");
+        ensure!(route(&one)? == expected, "{}", route(&one)?);
+        Ok(fs::write(folder.join("sriov_numvfs"), "0")?)
+    }
+}
+
 /// Drives behind an IOMMU that translates. Needs the topology iommu.
 pub mod translated {
     use super::{ensure, json, p2pmem, says, text, Context, Map, Provider, Result, LENGTH};

@@ -519,6 +519,18 @@ fn nearly_full_pool() -> Result<()> {
     map.set(WINDOW, 2);
     expect_orders(&map, WINDOW, order, order)?;
     drop((map, page));
+
+    // A run of a large page and a page is left, at the end: not worth giving it back for another.
+    let page = Map::new(&file, PAGE)?;
+    let most = Map::new(&file, provider.size - 2 * WINDOW - PAGE)?;
+    let first = Map::new(&file, WINDOW - PAGE)?;
+    let map = Map::placed(&file, WINDOW, 0, 0)?;
+    provider.expect_taken(provider.size - PAGE)?;
+    map.set(0, 1);
+    expect_orders(&map, 0, 0, 0)?;
+    map.set(PAGE, 1);
+    expect_orders(&map, PAGE, 0, order.saturating_sub(1))?;
+    drop((map, first, most, page));
     provider.expect_taken(0)
 }
 

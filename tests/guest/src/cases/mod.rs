@@ -72,6 +72,7 @@ pub const CASES: &[&[Case]] = &[
     fabric::outside::CASES,
     fabric::redirected::CASES,
     fabric::bridged::CASES,
+    fabric::virtual_function::CASES,
     programs::CASES,
     fabric::translated::CASES,
     slots::merged::CASES,

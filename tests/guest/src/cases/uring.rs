@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -24,13 +24,15 @@ use super::{
 use crate::{
     cases,
     guest::{
-        become_user, check_drive, choose, drive, errno, expect_errno, put_on_drive, restore, rmmod,
-        rounds, unbind, wait_until, Child, Map, Provider, PAGE, READ_WRITE, WINDOW,
+        become_user, check_drive, choose, drive, errno, expect_errno, last_errno, on_debug_kernel,
+        put_on_drive, restore, rmmod, rounds, unbind, wait_until, Child, Map, Provider, PAGE,
+        READ_WRITE, WINDOW,
     },
+    kmod::TestFile,
 };
 
 cases!(
-    "uring": read_and_write, part_of_a_buffer, no_slot, full_slot, nonsense, of_another_node,
+    "uring": foreign_dmabuf, unbind_while_a_slot_is_filled, read_and_write, part_of_a_buffer, no_slot, full_slot, nonsense, of_another_node,
     read_only, write_only, not_mapped_and_not_pinned, slot_is_emptied, ring_is_closed, process_is_killed,
     handle_is_closed, module_stays, time_does_not_depend_on_size, unbind_empties_own_slots,
     unbind_waits_and_says_for_whom, cloned_into_another_ring, takes_a_privilege, polled_when_the_device_goes, requests_in_flight, emptied_in_flight, example_in_c,
@@ -150,6 +152,55 @@ fn part_of_a_buffer() -> Result<()> {
         expect_errno(result, Errno::RANGE, &format!("{first}+{count}"))?;
     }
     Ok(())
+}
+
+/// A dma-buf of ordinary memory, which the debug kernel has none of.
+fn foreign_dmabuf() -> Result<()> {
+    if on_debug_kernel() {
+        return Ok(());
+    }
+    const CREATE: u64 = 0x4018_7542;
+    let (node, _handle) = alloc(&Provider::first()?, PAGE)?;
+    let file = rustix::fs::memfd_create("pages", rustix::fs::MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&file, PAGE as u64)?;
+    rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::SHRINK)?;
+    let maker = File::open("/dev/udmabuf").context("/dev/udmabuf")?;
+    // struct udmabuf_create: memfd, flags, offset, size.
+    let mut argument = [file.as_raw_fd() as u64, 0, PAGE as u64];
+    // SAFETY: The argument is what the request reads.
+    let fd = unsafe { libc::ioctl(maker.as_raw_fd(), CREATE, &mut argument) };
+    ensure!(fd >= 0, "udmabuf: {}", last_errno());
+    // SAFETY: A new descriptor.
+    let foreign = unsafe { OwnedFd::from_raw_fd(fd) };
+
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&foreign.as_raw_fd().to_ne_bytes());
+    let entry = uring::command(&node, p2pmem::abi::URING_REGISTER, bytes);
+    let result = submit(&mut ring()?, &entry);
+    expect_errno(result, Errno::INVAL, "memory of another exporter")
+}
+
+/// The device goes away when memory is on its way into a ring: it is waited for, and then taken
+/// out.
+fn unbind_while_a_slot_is_filled() -> Result<()> {
+    const FUNCTION: &str = "io_rsrc_node_alloc";
+    let provider = Provider::first()?;
+    let (node, handle) = alloc(&provider, PAGE)?;
+    let test = TestFile::open()?;
+    test.delay(FUNCTION, 300)?;
+    std::thread::scope(|scope| {
+        let filler = scope.spawn(|| -> Result<()> {
+            let mut ring = ring()?;
+            Ok(register(&mut ring, &node, &handle, 0)?)
+        });
+        wait_until(Duration::from_secs(10), "the slot is being filled", || {
+            Ok(test.hits(FUNCTION)? > 0)
+        })?;
+        unbind(&provider.pci)?;
+        filler.join().expect("no panic")
+    })?;
+    drop(test);
+    restore()
 }
 
 fn no_slot() -> Result<()> {
