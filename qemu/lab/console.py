@@ -18,6 +18,8 @@ SIGNS = re.compile(
     re.VERBOSE,
 )
 CONTEXT = 30
+# Between these are stacks that the guest asked for.
+STACKS = re.compile(r"lab: stacks of all tasks(.*?lab: end of stacks|.*)", re.DOTALL)
 
 
 def findings(log: str, mark: str) -> list[str]:
@@ -25,7 +27,7 @@ def findings(log: str, mark: str) -> list[str]:
 
     Without the mark the whole log counts: the guest did not get as far as its job.
     """
-    lines = log.splitlines()
+    lines = STACKS.sub("", log).splitlines()
     start = next((number for number, line in enumerate(lines) if mark in line), 0)
     found = []
     number = start

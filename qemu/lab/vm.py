@@ -113,8 +113,9 @@ class Qmp:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        # Pulling a device takes some seconds: the button can be pressed again during that.
-        self.socket.settimeout(20)
+        # Pulling a device takes some seconds: the button can be pressed again during that. The
+        # debug kernel takes longer under load.
+        self.socket.settimeout(120)
         self.socket.connect(str(path))
         self.lines = self.socket.makefile("r")
         self.lines.readline()
@@ -322,6 +323,9 @@ class Machine:
             self.qmp.execute(words["execute"], **words.get("arguments", {}))
         except (OSError, LabError, ValueError, KeyError) as error:
             line(f"# QEMU cannot do {text}: {error}")
+            if isinstance(error, OSError):
+                # There is no reading from it any more.
+                self.qmp = None
 
     def lost_interrupt(self) -> str:
         """Says which interrupt QEMU lost, if it did."""

@@ -195,6 +195,12 @@ class Console(unittest.TestCase):
         self.assertEqual(findings(log, self.MARK), [])
         self.assertEqual(len(findings(log.replace(self.MARK, ""), self.MARK)), 1)
 
+    def test_stacks_that_were_asked_for_do_not_count(self):
+        stacks = ["[3.0] lab: stacks of all tasks", "[3.0] task:sh", "[3.0] Call Trace:"]
+        mistake = "[3.0] BUG: KASAN: slab-use-after-free in f+0x1/0x2"
+        self.assertEqual(self.scan(*stacks), [])
+        self.assertEqual(len(self.scan(*stacks, "[3.0] lab: end of stacks", mistake)), 1)
+
     def test_ordinary_lines_do_not_count(self):
         self.assertEqual(self.scan(
             "[3.0] p2pmem_rs 0000:05:00.0: p2pmem0: 128 MiB of BAR 2 at offset 0x0",

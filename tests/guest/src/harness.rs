@@ -237,9 +237,11 @@ fn watch(child: Pid) -> Result<Option<i32>> {
 /// Has the kernel write to its log what the processors do, which tasks are blocked, and the stacks
 /// of all tasks: a case that hangs need not be blocked.
 fn show_tasks() {
+    let _ = fs::write("/dev/kmsg", "lab: stacks of all tasks\n");
     for key in ["l", "w", "t"] {
         let _ = fs::write("/proc/sysrq-trigger", key);
     }
+    let _ = fs::write("/dev/kmsg", "lab: end of stacks\n");
 }
 
 /// The kernel's log from some point on.
