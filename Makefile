@@ -30,6 +30,8 @@ help:
 	@echo '  make modules KDIR=DIR the same for any kernel build tree with Rust, 7.3 or newer'
 	@echo '  make modules_install  put the built module under /lib/modules (as root)'
 	@echo '  make tools            programs in $(BUILD)/bin/, man pages and completions in $(BUILD)/share/'
+	@echo '  make deb              Debian packages of module, command and interface, in $(BUILD)/deb/'
+	@echo '  make deb-again        builds them twice and compares: the packages are reproducible'
 	@echo '  make lint             formats, lints, warnings of all languages'
 	@echo '  make doc              rustdoc of the module and the library, in $(BUILD)/doc/'
 	@echo '  make clean            remove $(BUILD)/'
@@ -95,7 +97,8 @@ modules_install:
 	install -D -m 644 $(MO)/p2pmem_rs.ko $(INSTALL_MOD_PATH)/lib/modules/$$release/updates/p2pmem_rs.ko && \
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $$release
 
-INSIDE := run test stacks bench test-debug coverage torture torture-debug lab lint doc tools modules modules-debug kmod kdir
+INSIDE := run test stacks bench test-debug coverage torture torture-debug lab lint doc deb deb-again tools modules modules-debug \
+	kmod kdir
 
 .PHONY: $(INSIDE)
 
@@ -152,6 +155,16 @@ tools:
 		tests/example/copy.c -luring
 	@gcc-14 -static -O2 -Wall -Wextra -Werror -o $(BUILD)/bin/example-map tests/example/map.c
 	@$(BUILD)/bin/p2pmem generate $(BUILD)/share
+
+# Debian packages, checked by lintian.
+deb: tools
+	@tools/build/deb $(BUILD)
+
+# Builds the packages a second time, all from source, and compares them.
+deb-again: deb
+	@umask 077 && TZ=Pacific/Apia LC_ALL=C $(MAKE) -s BUILD=$(BUILD)/again deb
+	@for name in $(BUILD)/deb/*.deb; do cmp $$name $(BUILD)/again/deb/$${name##*/} || exit 1; done
+	@rm -rf $(BUILD)/again
 
 run: modules tools
 	@qemu/demo --kernel $(KERNEL) --module $(MO)/p2pmem_rs.ko --program $(BUILD)/bin/p2pmem

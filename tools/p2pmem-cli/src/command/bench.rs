@@ -64,7 +64,7 @@ pub struct Arguments {
     /// Show the results of an earlier run from a file of its JSON.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["drive", "what", "write"])]
     replay: Option<PathBuf>,
-    /// Allow to measure writes: they DESTROY the data on the drive.
+    /// Measure writes, too: they DESTROY the data on the drive.
     #[arg(long)]
     write: bool,
     /// Draw charts, and write them to a file as SVG.
