@@ -26,6 +26,7 @@ mod many;
 mod mmap;
 mod module;
 mod nvme;
+mod nvmet;
 mod override_;
 mod programs;
 mod providers;
@@ -89,6 +90,7 @@ pub const CASES: &[&[Case]] = &[
     nvme::adopt::CASES,
     nvme::cmb::CASES,
     nvme::pmr::CASES,
+    nvmet::CASES,
     controller::CASES,
     endpoint::CASES,
     pusher::CASES,
