@@ -64,8 +64,12 @@ ifdef KDIR
 ifeq ($(wildcard $(KDIR)/Makefile),)
 $(error KDIR=$(KDIR) is not a kernel build tree: it has no Makefile)
 endif
-# A stock headers package comes without what Rust modules need.
+# Arch has the Rust metadata in its headers package, Ubuntu in a package of its own, to which the
+# headers have a link. The headers of Debian have none.
 ifeq ($(wildcard $(KDIR)/rust/libkernel.rmeta),)
+ifneq ($(shell test -L $(KDIR)/rust && echo link),)
+$(error KDIR=$(KDIR) has a link to the Rust metadata, which is not there: install $(patsubst linux-headers-%,linux-lib-rust-%,$(notdir $(realpath $(KDIR)))))
+endif
 $(error KDIR=$(KDIR) has no Rust metadata (rust/libkernel.rmeta): use a tree in which CONFIG_RUST was built, or leave KDIR out to have it made for the stock kernel)
 endif
 

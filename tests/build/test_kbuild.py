@@ -22,6 +22,13 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
     )
 
 
+def headers() -> tuple[Path, Path]:
+    """Returns the unpacked headers packages: of the flavour, and common to all."""
+    flavour = (KDIR / "include").resolve().parent
+    common = next(flavour.parent.glob("linux-headers-*-common*"))
+    return flavour, common
+
+
 def copy_sources(target: Path) -> None:
     """Copies the files that a build reads."""
     target.mkdir()
@@ -121,6 +128,68 @@ class Build(unittest.TestCase):
         run = make(KDIR, f"M={tree}", "clean")
         self.assertEqual(run.returncode, 0, run.stdout)
         self.assertEqual({path for path in tree.rglob("*") if path.is_file()}, before)
+
+
+class Distributions(unittest.TestCase):
+    """Build trees of the shapes that other distributions have, made of the stock kernel's."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.temporary = tempfile.TemporaryDirectory()
+        cls.top = Path(cls.temporary.name)
+        copy_sources(cls.top / "tree")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+
+    def flat(self, name: str) -> Path:
+        """Makes a folder that is source and output in one, without Rust metadata."""
+        tree = self.top / name
+        flavour, common = headers()
+        # Folders of its own, since links of folders lead into the kernel in the cache.
+        for source in common, flavour:
+            for folder, _, files in os.walk(source, followlinks=True):
+                target = tree / Path(folder).relative_to(source)
+                target.mkdir(parents=True, exist_ok=True)
+                for file in files:
+                    (target / file).unlink(missing_ok=True)
+                    (target / file).symlink_to(Path(folder, file))
+        # The headers of Debian are of two packages, and these two files join them.
+        (tree / ".kernelvariables").unlink()
+        (tree / "Makefile").unlink()
+        (tree / "Makefile").symlink_to(common / "Makefile")
+        (tree / "scripts/target.json").symlink_to(KDIR / "scripts/target.json")
+        return tree
+
+    def metadata(self, folder: Path) -> None:
+        """Puts the metadata into a folder."""
+        folder.mkdir(parents=True)
+        for file in (KDIR / "rust").iterdir():
+            (folder / file.name).symlink_to(file)
+
+    def build(self, tree: Path) -> subprocess.CompletedProcess:
+        module = self.top / f"{tree.name}-module"
+        return make(self.top / "tree", f"KDIR={tree}", f"MO={module}", "CC=gcc-14", "modules")
+
+    def expect_module(self, tree: Path) -> None:
+        run = self.build(tree)
+        self.assertEqual(run.returncode, 0, run.stdout)
+        self.assertTrue((self.top / f"{tree.name}-module/p2pmem_rs.ko").exists())
+
+    def test_metadata_in_the_headers(self):
+        tree = self.flat("build")
+        self.metadata(tree / "rust")
+        self.expect_module(tree)
+
+    def test_metadata_in_a_package_of_its_own(self):
+        tree = self.flat("linux-headers-7.3.4-1-generic")
+        (tree / "rust").symlink_to("../linux-lib-rust-7.3.4-1-generic/rust")
+        run = self.build(tree)
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("install linux-lib-rust-7.3.4-1-generic", run.stdout)
+        self.metadata(self.top / "linux-lib-rust-7.3.4-1-generic/rust")
+        self.expect_module(tree)
 
 
 class Refusals(unittest.TestCase):
