@@ -32,6 +32,7 @@ help:
 	@echo '  make tools            programs in $(BUILD)/bin/, man pages and completions in $(BUILD)/share/'
 	@echo '  make deb              Debian packages of module, command and interface, in $(BUILD)/deb/'
 	@echo '  make deb-again        builds them twice and compares: the packages are reproducible'
+	@echo '  make test-deb         installs them in a fresh Debian 13 and boots it; SHORT=1: one kernel, one boot'
 	@echo '  make lint             formats, lints, warnings of all languages'
 	@echo '  make doc              rustdoc of the module and the library, in $(BUILD)/doc/'
 	@echo '  make clean            remove $(BUILD)/'
@@ -104,7 +105,7 @@ modules_install:
 INSIDE := run test stacks bench test-debug coverage torture torture-debug lab lint doc deb deb-again tools modules modules-debug \
 	kmod kdir
 
-.PHONY: $(INSIDE)
+.PHONY: $(INSIDE) test-deb
 
 ifndef P2PMEM_IN_BUILD_ROOT
 
@@ -113,6 +114,10 @@ torture torture-debug: export TORTURE_SEED := $(SEED)
 
 $(INSIDE):
 	@tools/build/enter -- make $@
+
+# A system of its own is made as root.
+test-deb: deb
+	@tools/build/enter --root -- tests/package/run $(if $(SHORT),--short)
 
 else # inside the build root
 
