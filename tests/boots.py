@@ -40,7 +40,7 @@ BOOTS = [
     ("stacks", ["table"]),
     ("stacks-iommu", ["iotable"]),
     ("multipath", ["multipath"]),
-    ("any-bar", ["override", "manage"]),
+    ("any-bar", ["override", "manage", "apply", "metrics", "cdi"]),
     ("any-bar", ["lockdown"]),
     ("far-bar", ["unmappable"]),
     ("stacks", ["sent"]),

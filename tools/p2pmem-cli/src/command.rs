@@ -5,9 +5,11 @@
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod apply;
 mod bench;
 mod bind;
 mod cause;
+mod cdi;
 mod change;
 mod complete;
 mod config;
@@ -20,6 +22,7 @@ mod generate;
 mod interrupt;
 mod io_value;
 mod list;
+mod metrics;
 mod output;
 mod progress;
 mod topo;
@@ -44,11 +47,14 @@ enum Command {
     Bind(bind::Arguments),
     Unbind(unbind::Arguments),
     Config(config::Arguments),
+    Apply(apply::Arguments),
     Copy(copy::Arguments),
     Verify(verify::Arguments),
     Bench(bench::Arguments),
     Topo(topo::Arguments),
     Doctor(doctor::Arguments),
+    Metrics(metrics::Arguments),
+    Cdi(cdi::Arguments),
     #[command(hide = true)]
     Generate(generate::Arguments),
 }
@@ -61,11 +67,14 @@ impl Arguments {
             Command::Bind(arguments) => ("bind", arguments.json, bind::run(arguments)),
             Command::Unbind(arguments) => ("unbind", arguments.json, unbind::run(arguments)),
             Command::Config(arguments) => ("config", arguments.json, config::run(arguments)),
+            Command::Apply(arguments) => ("apply", arguments.json, apply::run(arguments)),
             Command::Copy(arguments) => ("copy", arguments.json, copy::run(arguments)),
             Command::Verify(arguments) => ("verify", arguments.json, verify::run(arguments)),
             Command::Bench(arguments) => ("bench", arguments.json, bench::run(arguments)),
             Command::Topo(arguments) => ("topo", arguments.json, topo::run(arguments)),
             Command::Doctor(arguments) => ("doctor", arguments.json, doctor::run(arguments)),
+            Command::Metrics(arguments) => ("metrics", false, metrics::run(arguments)),
+            Command::Cdi(arguments) => ("cdi", false, cdi::run(arguments)),
             Command::Generate(arguments) => (
                 "generate",
                 false,

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+mod apply;
 mod bench;
+mod cdi;
 mod command;
 mod copy;
 mod cpu_access;
@@ -20,6 +22,7 @@ mod errno;
 #[cfg(test)]
 mod golden;
 mod manage;
+mod metrics;
 mod preflight;
 mod restore_guard;
 mod room;

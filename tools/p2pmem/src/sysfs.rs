@@ -135,7 +135,7 @@ impl Slots {
     }
 
     /// Parses the contents of the attribute.
-    fn parse(text: &str) -> io::Result<Self> {
+    pub fn parse(text: &str) -> io::Result<Self> {
         Self::ALL
             .into_iter()
             .find(|slots| slots.name() == text.trim())

@@ -35,14 +35,14 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 const MIB: u64 = 1 << 20;
 
 /// As [`says`], in JSON.
-fn tells(arguments: &[&str]) -> Result<Value> {
+pub fn tells(arguments: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&says(
         &[arguments, &["--json"]].concat(),
     )?)?)
 }
 
 /// The device that is bound by its ID: 64 MiB of memory in BAR 2.
-fn parts() -> Result<String> {
+pub fn parts() -> Result<String> {
     let devices = crate::guest::devices()?;
     devices
         .into_iter()
@@ -63,7 +63,7 @@ fn driver(pci: &str) -> Option<String> {
 }
 
 /// All that a command here may change.
-fn state(pci: &str) -> Result<[String; 4]> {
+pub fn state(pci: &str) -> Result<[String; 4]> {
     let nodes: Vec<_> = Provider::all()?.into_iter().map(|one| one.path).collect();
     Ok([
         format!("{:?}", driver(pci)),
@@ -74,7 +74,7 @@ fn state(pci: &str) -> Result<[String; 4]> {
 }
 
 /// Restores the driver and the settings of a device when dropped.
-struct Restored(String);
+pub struct Restored(pub String);
 
 impl Drop for Restored {
     fn drop(&mut self) {
@@ -377,7 +377,7 @@ fn failed_bind_is_undone() -> Result<()> {
 }
 
 /// A device with a BAR that is memory, and no driver.
-fn large() -> Result<String> {
+pub fn large() -> Result<String> {
     for entry in fs::read_dir(DEVICES)? {
         let entry = entry?;
         let has_large =

@@ -4,6 +4,7 @@
 
 use crate::harness::Case;
 
+mod apply;
 mod bench;
 mod buffers;
 mod cgroup;
@@ -23,6 +24,7 @@ mod large;
 mod mainline;
 mod manage;
 mod many;
+mod metrics;
 mod mmap;
 mod module;
 mod nvme;
@@ -87,6 +89,9 @@ pub const CASES: &[&[Case]] = &[
     override_::lockdown::CASES,
     manage::CASES,
     manage::lend::CASES,
+    apply::CASES,
+    metrics::CASES,
+    metrics::cdi::CASES,
     nvme::adopt::CASES,
     nvme::cmb::CASES,
     nvme::pmr::CASES,

@@ -26,7 +26,7 @@ use crate::{
         rounds, sleep, unbind, wait_until, Child, Map, Mark, Provider, PAGE, READ, WINDOW,
     },
     kmod::TestFile,
-    programs::{format_and_mount, mount, run},
+    programs::{fails, format_and_mount, mount, run, says},
 };
 
 /// Cases with memory that the nvme driver published itself. Needs the topology cmb.
@@ -461,7 +461,7 @@ pub mod pmr {
         "pmr": alone, too_small, beside_a_cmb, put_back, in_use_when_unbound, on_again_after_reset,
         on_again_after_sleep, beside_a_drive,
         beside_a_drive_follows, beside_a_drive_resets, beside_a_drive_in_use,
-        beside_a_drive_refused, beside_a_drive_looked_at, beside_a_drive_pulled, beside_a_drive_asleep,
+        beside_a_drive_by_configuration, beside_a_drive_refused, beside_a_drive_looked_at, beside_a_drive_pulled, beside_a_drive_asleep,
     );
 
     /// A drive that the nvme driver has, whose PMR was asked for. Undone when it is dropped.
@@ -501,6 +501,31 @@ pub mod pmr {
         fn drop(&mut self) {
             choose(&format!("{} default", self.pci)).expect("the default can be set");
         }
+    }
+
+    /// A line of /etc/p2pmem/regions.d chooses the PMR; the drive stays a drive.
+    fn beside_a_drive_by_configuration() -> Result<()> {
+        let folder = "/tmp/regions-pmr";
+        fs::create_dir_all(folder)?;
+        fs::create_dir_all("/run")?;
+        let path = format!("{folder}/a.conf");
+        fs::write(&path, "1b36:0010 serial=pmr pmr limit-per-file=1M\n")?;
+        // Undoes it.
+        let beside = Beside::ask("pmr")?;
+        choose(&format!("{} default", beside.pci))?;
+        let apply = ["apply", "--folder", folder];
+        let text = says(&apply)?;
+        let expected = format!(
+            "{0}: regions: default -> pmr\n{0}: limit-per-file: 0 -> 1048576\n",
+            beside.pci
+        );
+        ensure!(text == expected, "{text}");
+        ensure!(beside.provider()?.size == 64 << 20);
+        ensure!(drive_named("pmr").is_ok(), "the drive is gone");
+        ensure!(says(&apply)? == "nothing differs\n");
+        fs::write(&path, format!("{} default\n", beside.pci))?;
+        fails(&apply, &["nvme has the device"])?;
+        Ok(fs::remove_dir_all(folder)?)
     }
 
     fn beside_a_drive() -> Result<()> {

@@ -2,9 +2,9 @@
 
 //! `p2pmem config`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
     ArgGroup, Args,
@@ -17,6 +17,7 @@ use p2pmem::{
 };
 
 use crate::{
+    apply::{self, Groups},
     manage::{self, Device, Settings},
     table, terminal,
 };
@@ -41,7 +42,8 @@ use super::{
     p2pmem config\n  \
     p2pmem config p2pmem0 --limit-per-user 64M --clear on\n  \
     p2pmem config p2pmem0 --slots nobody\n  \
-    p2pmem config 03:00.0 --regions pmr"
+    p2pmem config 03:00.0 --regions pmr\n  \
+    p2pmem config --save"
 )]
 pub struct Arguments {
     /// The device, like 0000:05:00.0 or 05:00.0, or its node.
@@ -73,6 +75,17 @@ pub struct Arguments {
     /// the provider from being unbound while a device has it mapped.
     #[arg(long, value_parser = slots(), group = "setting")]
     slots: Option<Slots>,
+    /// Write the regions and settings of all nodes, or of the device, as lines of
+    /// /etc/p2pmem/regions.d to a file, which p2pmem apply reads at boot; - for standard output.
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "/etc/p2pmem/regions.d/saved.conf",
+        conflicts_with = "setting"
+    )]
+    save: Option<PathBuf>,
     /// Print what would be done as shell commands, and do nothing.
     #[arg(long, requires = "setting")]
     dry_run: bool,
@@ -151,6 +164,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         slots: arguments.slots,
     };
 
+    if let Some(file) = &arguments.save {
+        return save(&root, device.as_ref(), file, arguments.json);
+    }
     match device {
         Some(device) if settings != Settings::default() => {
             set(&root, &device, &settings, arguments)
@@ -182,6 +198,50 @@ fn set(root: &Root, device: &Device, settings: &Settings, arguments: &Arguments)
         } else {
             String::new()
         }
+    })
+}
+
+/// Output of `--save --json`.
+#[derive(Serialize)]
+struct Saved {
+    /// The file. Null for standard output.
+    file: Option<PathBuf>,
+    /// Its lines.
+    lines: Vec<String>,
+}
+
+/// Writes lines for p2pmem apply.
+fn save(root: &Root, device: Option<&Device>, file: &Path, json: bool) -> Result<()> {
+    let groups = Groups::read();
+    let nodes = match device {
+        Some(device) => vec![device.node.clone().with_context(|| {
+            format!(
+                "{0} has no node: bind it first (p2pmem bind {0})",
+                device.pci
+            )
+        })?],
+        None => sysfs::providers(root).context("cannot read sysfs")?,
+    };
+    let mut lines = Vec::new();
+    for node in &nodes {
+        lines.push(apply::line_of(root, node, &groups)?);
+    }
+    ensure!(
+        !lines.is_empty(),
+        "there is no node to save: bind a device first (p2pmem bind)"
+    );
+    let is_output = file == Path::new("-");
+    if !is_output {
+        apply::save(file, &lines, &groups)?;
+    }
+
+    if json {
+        let file = (!is_output).then(|| file.to_owned());
+        return output::print("config", Saved { file, lines }, None);
+    }
+    terminal::print(&match is_output {
+        true => lines.join("\n") + "\n",
+        false => format!("saved to {}\n", file.display()),
     })
 }
 

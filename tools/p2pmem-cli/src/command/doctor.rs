@@ -12,6 +12,7 @@ use p2pmem::{
 };
 
 use crate::{
+    apply,
     doctor::{self, Check, Explanation, Status, Tried},
     terminal,
     trial::Trial,
@@ -23,10 +24,10 @@ use super::{output, topo::replay};
 
 /// Check all that device memory needs, and say what to do about what is wrong.
 ///
-/// Checks the kernel, the module, providers, permissions, memory that is not used, IOMMU, ACS, ATS,
-/// isolation and drives, and the block devices below each PATH. Several PATHs must reach the same
-/// memory. With --errno only explains the error, unless there is a PATH. A problem makes the exit
-/// status 1.
+/// Checks the kernel, the module and its installation, the configuration, providers, permissions,
+/// memory that is not used, IOMMU, ACS, ATS, isolation and drives, and the block devices below each
+/// PATH. Several PATHs must reach the same memory. With --errno only explains the error, unless
+/// there is a PATH. A problem makes the exit status 1.
 ///
 /// The stack below a PATH is looked up in tables of Linux 7.3. With --try up to 64 KiB of
 /// each PATH are read into the memory of each provider as well, past the page cache, and compared
@@ -120,6 +121,10 @@ fn examine(arguments: &Arguments) -> Result<(Vec<Check>, Vec<Tried>)> {
         None => Fabric::read(&Root::default())?,
     };
     let mut checks = doctor::examine(&fabric, &targets);
+    if arguments.replay.is_none() {
+        let found = doctor::configuration(&Root::default(), Path::new(apply::FOLDER));
+        checks.extend(found);
+    }
     let mut trials = Vec::new();
     if arguments.r#try {
         for (path, target) in &targets {

@@ -33,6 +33,10 @@ const FILES: &[(&str, &str)] = &[
         "State of a provider, and its settings.",
     ),
     (
+        "/etc/p2pmem/regions.d/*.conf",
+        "Devices, their regions and settings, which p2pmem apply configures.",
+    ),
+    (
         "/sys/module/p2pmem_rs/regions",
         "Regions to register when devices are bound.",
     ),
@@ -41,9 +45,12 @@ const FILES: &[(&str, &str)] = &[
 /// The page that explains ways, translation and isolation.
 const OVERVIEW: &str = include_str!("p2pmem.7");
 
-/// Returns that page, of this version.
-fn overview() -> String {
-    OVERVIEW.replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+/// The page of the module, its parameters and its files.
+const MODULE: &str = include_str!("p2pmem_rs.4");
+
+/// Returns a page of this version.
+fn of_this_version(page: &str) -> String {
+    page.replace("@VERSION@", env!("CARGO_PKG_VERSION"))
 }
 
 /// Writes the files.
@@ -70,8 +77,14 @@ pub fn run(arguments: &Arguments, command: Command) -> Result<()> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
 
-    let path = folder("man/man7")?.join("p2pmem.7");
-    fs::write(&path, overview()).with_context(|| format!("cannot write {}", path.display()))?;
+    for (section, name, page) in [
+        ("man/man7", "p2pmem.7", OVERVIEW),
+        ("man/man4", "p2pmem_rs.4", MODULE),
+    ] {
+        let path = folder(section)?.join(name);
+        fs::write(&path, of_this_version(page))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
 
     let shells: [(&dyn EnvCompleter, &str, &str); 3] = [
         (&Bash, "bash-completion/completions", "p2pmem"),
@@ -163,13 +176,29 @@ mod tests {
 
     #[test]
     fn the_overview_names_what_topo_and_doctor_say() {
-        let text = overview();
+        let text = of_this_version(OVERVIEW);
         assert!(text.contains(env!("CARGO_PKG_VERSION")) && !text.contains('@'));
         for word in [
             "Translation Blocking",
             "Direct Translated P2P",
             "pci=noats",
             "IOMMU group",
+        ] {
+            assert!(text.contains(word), "{word} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn the_page_of_the_module_names_its_files() {
+        let text = of_this_version(MODULE);
+        assert!(text.contains(env!("CARGO_PKG_VERSION")) && !text.contains("@VERSION"));
+        for word in [
+            "regions",
+            "limit_per_user",
+            "slots",
+            "adopt",
+            "debug",
+            "allocations",
         ] {
             assert!(text.contains(word), "{word} is not in {text}");
         }

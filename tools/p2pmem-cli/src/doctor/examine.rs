@@ -5,7 +5,8 @@
 use p2pmem::fabric::{Fabric, Target};
 
 use super::{
-    check::Check, drives, isolation, memory, paths, providers, software, translation, ways::Ways,
+    check::Check, drives, installation, isolation, memory, paths, providers, software, translation,
+    ways::Ways,
 };
 
 /// Makes all checks, and one for each path, which is given with what it leads to.
@@ -15,8 +16,9 @@ pub fn examine(fabric: &Fabric, named: &[(String, Target)]) -> Vec<Check> {
         software::kernel_release(fabric),
         software::kernel_options(fabric),
         software::module(fabric),
-        providers::providers(fabric),
     ];
+    checks.extend(installation::checks(fabric));
+    checks.push(providers::providers(fabric));
     checks.extend(fabric.providers.iter().map(providers::permissions));
     checks.extend(fabric.providers.iter().map(providers::pages));
     checks.extend(memory::unused(fabric));

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use rustix::fs::{access, Access};
 
 use super::{
+    installation::Installation,
     record::{Cpu, Fabric, Kernel, ProviderRecord, VERSION},
     routes::{self, FunctionDetails},
 };
@@ -70,6 +71,7 @@ fn class(root: &Root, number: u32) -> PathBuf {
 }
 
 fn kernel(root: &Root) -> Result<Kernel, Error> {
+    let command_line = text(root.proc("cmdline")).unwrap_or_default();
     let path = root.proc("sys/kernel/osrelease");
     let release = text(&path).map_err(|source| Error::NotMounted {
         path,
@@ -93,8 +95,9 @@ fn kernel(root: &Root) -> Result<Kernel, Error> {
         });
 
     Ok(Kernel {
+        installation: Some(Installation::read(root, &release, &command_line)),
         release,
-        command_line: text(root.proc("cmdline")).unwrap_or_default(),
+        command_line,
         config,
         module_loaded: root.sys("module/p2pmem_rs").exists(),
         build: text(root.proc("sys/kernel/version")).unwrap_or_default(),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     block_device::{BlockDevice, BlockKind},
     function::Function,
+    installation::Installation,
     routes::Route,
 };
 use crate::{error::Error, pci::PciAddress, provider_id::ProviderId};
@@ -57,6 +58,9 @@ pub struct Kernel {
     /// The version of the module: that of its source, and the kernel build that it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module_version: Option<String>,
+    /// The installation of the module. Records of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<Installation>,
 }
 
 /// A processor.
