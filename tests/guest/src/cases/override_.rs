@@ -261,6 +261,10 @@ fn several_regions() -> Result<()> {
     let drive = crate::guest::drive(0)?;
     let map = Map::new(&file, (16 * MIB) as usize)?;
     crate::guest::read_at(&drive, &map, 0..PAGE, 0)?;
+    // One of the two larger ones is taken.
+    let largest = Node::open(&provider.path)?.info()?.largest;
+    ensure!(largest == 16 * MIB, "{largest}");
+    drop(map);
     Ok(())
 }
 
