@@ -67,9 +67,11 @@ exit $status"""
 
 # Not for the debug kernel: lockdep finds that mainline's pciehp takes its locks in either order
 # when it removes ports within ports; and it has neither TCP nor stacked block devices, no
-# NVMe target, nor what programs of the build root need. Many providers and 64 GiB take it too long.
+# NVMe target, no virtual functions (CONFIG_PCI_IOV), nor what programs of the build root need. Many
+# providers and 64 GiB take it too long.
 STOCK_ONLY = [
     "hotplug-native", "stacks", "stacks-iommu", "multipath", "programs", "fanout", "large-bar", "nvmet",
+    "virtual-function",
 ]
 # If threads handle interrupts, mainline's pciehp ignores requests of a button and of sysfs:
 # irq_wake_thread() wakes the thread of its first handler, not the one that serves them. It serves
