@@ -5,16 +5,15 @@
 use std::{collections::HashMap, fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use anyhow::{ensure, Context, Result};
-use rustix::io::Errno;
 use serde_json::Value;
 
 use super::{
     manage::{parts, Restored},
-    unbind::{slow_drive, unbind_says},
+    unbind::{slow_drive, slow_read, unbind_says},
 };
 use crate::{
     cases,
-    guest::{become_user, drive_named, read_at, wait_until, Child, Map, Provider, PAGE},
+    guest::{become_user, drive_named, Child, Map, Provider, PAGE},
     programs::{fails, says},
 };
 
@@ -137,18 +136,7 @@ fn of_an_unbind_that_waits() -> Result<()> {
     let _restored = Restored(pci.clone());
     let provider = Provider::of(&pci)?.context("no node")?;
     let source = drive_named("disk0")?;
-    slow_drive(1);
-    let child = Child::spawn(|| {
-        let map = Map::new(provider.open()?, LENGTH)?;
-        match read_at(&source, &map, 0..LENGTH, 0) {
-            // Unbinding waited for requests in flight.
-            Ok(()) | Err(Errno::FAULT | Errno::IO) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    })?;
-    wait_until(Duration::from_secs(5), "the child has memory", || {
-        Ok(provider.available()? != provider.size)
-    })?;
+    let child = slow_read(&provider, source, LENGTH)?;
 
     let mut told = Ok(HashMap::new());
     unbind_says(&provider, &["waiting for DMA into "], || {

@@ -614,15 +614,12 @@ pub fn slow_drive_named(name: &str, requests: u32) {
     std::thread::sleep(Duration::from_millis(500));
 }
 
-/// DMA that takes long: the drive is made slow.
-fn says_for_whom_it_waits() -> Result<()> {
-    const LENGTH: usize = 16 << 20;
-    let provider = Provider::first()?;
-    let source = drive_named("disk0")?;
+/// Makes a drive slow, and has a child process read from it into device memory.
+pub fn slow_read(provider: &Provider, source: File, length: usize) -> Result<Child> {
     slow_drive(1);
     let child = Child::spawn(|| {
-        let map = Map::new(provider.open()?, LENGTH)?;
-        match read_at(&source, &map, 0..LENGTH, 0) {
+        let map = Map::new(provider.open()?, length)?;
+        match read_at(&source, &map, 0..length, 0) {
             // Unbinding waited for requests in flight.
             Ok(()) | Err(Errno::FAULT | Errno::IO) => Ok(()),
             Err(error) => Err(error.into()),
@@ -631,6 +628,15 @@ fn says_for_whom_it_waits() -> Result<()> {
     wait_until(Duration::from_secs(5), "the child has memory", || {
         Ok(provider.available()? != provider.size)
     })?;
+    Ok(child)
+}
+
+/// DMA that takes long: the drive is made slow.
+fn says_for_whom_it_waits() -> Result<()> {
+    const LENGTH: usize = 16 << 20;
+    let provider = Provider::first()?;
+    let source = drive_named("disk0")?;
+    let child = slow_read(&provider, source, LENGTH)?;
     std::thread::sleep(Duration::from_millis(500));
 
     let words = ["waiting for DMA into ", " bytes that guest-tests["];
