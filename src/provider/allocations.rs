@@ -281,11 +281,12 @@ impl Allocations {
     /// part of it.
     pub(super) fn give_back(&self, key: Key, memory: Memory) -> bool {
         // Only holders of the memory have more references, and they are users.
-        Arc::into_unique_or_drop(memory).is_some_and(|mut memory| {
-            let outstanding = memory.as_mut().value_mut().release();
+        let Some(mut memory) = Arc::into_unique_or_drop(memory) else {
+            return false;
+        };
+        let outstanding = memory.as_mut().value_mut().release();
 
-            self.put_back(key, memory.into(), outstanding);
-            outstanding != 0
-        })
+        self.put_back(key, memory.into(), outstanding);
+        outstanding != 0
     }
 }

@@ -170,7 +170,11 @@ impl Allocation {
 
     /// Returns how many bytes of it are in large pages (`mm::virt::LARGE_PAGE_SIZE`).
     pub fn size_in_large_pages(&self) -> usize {
-        self.pieces.bytes_in_whole() * usize::from(LARGE_PAGES)
+        if LARGE_PAGES {
+            self.pieces.bytes_in_whole()
+        } else {
+            0
+        }
     }
 
     /// Returns whether pieces are cleared before their first use.
@@ -316,7 +320,9 @@ impl Allocation {
             return Ok(false);
         };
         let offset = (first << PAGE_SHIFT) + (start - fault.vma().start());
-        self.check_range(&(offset..offset.saturating_add(1)))?;
+        if offset >= self.size() {
+            return Err(ERANGE);
+        }
         let index = self.pieces.at(offset);
         if !LARGE_PAGES || !self.pieces.is_whole(index) || self.pieces.range(index).start != offset
         {
