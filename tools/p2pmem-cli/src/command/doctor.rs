@@ -118,7 +118,7 @@ fn examine(arguments: &Arguments) -> Result<(Vec<Check>, Vec<Tried>)> {
         .collect::<Result<Vec<_>>>()?;
     let fabric = match recorded {
         Some(fabric) => fabric,
-        None => Fabric::read(&Root::default())?,
+        None => Fabric::read_with_installation(&Root::default())?,
     };
     let mut checks = doctor::examine(&fabric, &targets);
     if arguments.replay.is_none() {

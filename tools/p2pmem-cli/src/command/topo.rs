@@ -45,7 +45,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let fabric = match &arguments.replay {
         Some(path) => replay(path)?,
-        None => Fabric::read(&Root::default())?,
+        None => Fabric::read_with_installation(&Root::default())?,
     };
     if let Some(path) = &arguments.record {
         return record(&fabric, path);

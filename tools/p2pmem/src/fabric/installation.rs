@@ -2,11 +2,11 @@
 
 //! The installed module: its file, kernels that lack it, settings that keep it from being loaded.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use serde::{Deserialize, Serialize};
 
-use crate::root::Root;
+use crate::root::{entries, name, Root};
 
 const NAME: &str = "p2pmem_rs";
 
@@ -42,21 +42,23 @@ pub struct ModuleFile {
 }
 
 impl Installation {
-    /// Reads the installation for the kernel of a release.
+    /// Reads the installation for the kernel of a release. Runs modinfo.
     pub(super) fn read(root: &Root, release: &str, command_line: &str) -> Self {
-        let file = file_of(root, release).map(|path| ModuleFile {
-            version: modinfo(&path, "version"),
-            signer: modinfo(&path, "signer"),
-            path,
+        let file = file_of(root, release).map(|path| {
+            let fields = modinfo(&path);
+            ModuleFile {
+                version: field(&fields, "version:"),
+                signer: field(&fields, "signer:"),
+                path,
+            }
         });
-        let sources: Vec<_> = names(&root.path("usr/src"))
-            .into_iter()
+        let sources: Vec<_> = names(root.path("usr/src"))
             .filter_map(|name| Some(name.strip_prefix("p2pmem-")?.to_owned()))
             .collect();
         let is_newer = |name: &String| numbers(name) >= vec![7, 3] && name != release;
         let mut kernels_without = Vec::new();
         if !sources.is_empty() {
-            let kernels = names(&root.path("lib/modules")).into_iter();
+            let kernels = names(root.path("lib/modules"));
             kernels_without.extend(kernels.filter(|name| {
                 is_newer(name)
                     && root.path("lib/modules").join(name).join("kernel").exists()
@@ -75,13 +77,8 @@ impl Installation {
 }
 
 /// Returns the names in a folder, sorted.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<_> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    found.sort();
-    found
+fn names(folder: PathBuf) -> impl Iterator<Item = String> {
+    entries(folder).into_iter().map(name)
 }
 
 /// Returns the numbers that a release begins with.
@@ -100,12 +97,18 @@ fn file_of(root: &Root, release: &str) -> Option<String> {
         .map(|path| format!("/{folder}/{path}"))
 }
 
-/// Returns a field of a module file. Empty if there is none.
-fn modinfo(path: &str, field: &str) -> String {
-    let output = Command::new("modinfo").args(["-F", field, path]).output();
+/// Returns the fields of a module file, a line each. Empty if it cannot be read.
+fn modinfo(path: &str) -> String {
+    let output = Command::new("modinfo").arg(path).output();
     output.map_or(String::new(), |output| {
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        String::from_utf8_lossy(&output.stdout).into_owned()
     })
+}
+
+/// Returns a field of them. Empty if there is none.
+fn field(fields: &str, name: &str) -> String {
+    let value = fields.lines().find_map(|line| line.strip_prefix(name));
+    value.unwrap_or_default().trim().to_owned()
 }
 
 /// Returns the places that keep the module from being loaded.
@@ -113,7 +116,7 @@ fn blacklists(root: &Root, command_line: &str) -> Vec<String> {
     let mut found = Vec::new();
     for folder in ["etc", "run", "usr/lib", "lib"] {
         let folder = format!("{folder}/modprobe.d");
-        for name in names(&root.path(&folder)) {
+        for name in names(root.path(&folder)) {
             let path = format!("{folder}/{name}");
             let text = fs::read_to_string(root.path(&path)).unwrap_or_default();
             if name.ends_with(".conf") && text.lines().any(is_blacklist) {

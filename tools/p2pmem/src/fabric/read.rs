@@ -63,6 +63,23 @@ impl Fabric {
         }
         Ok(fabric)
     }
+
+    /// Reads the fabric, and the installation of the module, which takes longer. No verdict needs
+    /// the installation.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fabric::read`].
+    pub fn read_with_installation(root: &Root) -> Result<Self, Error> {
+        let mut fabric = Self::read(root)?;
+        let Kernel {
+            release,
+            command_line,
+            ..
+        } = &fabric.kernel;
+        fabric.kernel.installation = Some(Installation::read(root, release, command_line));
+        Ok(fabric)
+    }
 }
 
 /// Returns the directory of a node.
@@ -71,7 +88,6 @@ fn class(root: &Root, number: u32) -> PathBuf {
 }
 
 fn kernel(root: &Root) -> Result<Kernel, Error> {
-    let command_line = text(root.proc("cmdline")).unwrap_or_default();
     let path = root.proc("sys/kernel/osrelease");
     let release = text(&path).map_err(|source| Error::NotMounted {
         path,
@@ -95,9 +111,9 @@ fn kernel(root: &Root) -> Result<Kernel, Error> {
         });
 
     Ok(Kernel {
-        installation: Some(Installation::read(root, &release, &command_line)),
+        installation: None,
         release,
-        command_line,
+        command_line: text(root.proc("cmdline")).unwrap_or_default(),
         config,
         module_loaded: root.sys("module/p2pmem_rs").exists(),
         build: text(root.proc("sys/kernel/version")).unwrap_or_default(),

@@ -58,7 +58,7 @@ pub struct Kernel {
     /// The version of the module: that of its source, and the kernel build that it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module_version: Option<String>,
-    /// The installation of the module. Records of older versions have none.
+    /// The installation of the module, if that was read. Records of older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation: Option<Installation>,
 }
