@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, fmt::Write, fs, io};
 
 use p2pmem::{
+    root::name,
     sysfs::{self, Entry},
     Root,
 };
@@ -83,7 +84,7 @@ pub fn read(root: &Root) -> io::Result<String> {
         let (now, free) = match (entry.details(), entry.available()) {
             (Ok(now), Ok(free)) => (now, free),
             // It went away at this moment.
-            (Err(error), _) | (_, Err(error)) if is_gone(&error) => continue,
+            (Err(error), _) | (_, Err(error)) if sysfs::is_gone(&error) => continue,
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
         let labels = format!(
@@ -132,11 +133,6 @@ pub fn read(root: &Root) -> io::Result<String> {
     Ok(text)
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    const ENODEV: i32 = 19;
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV)
-}
-
 fn allocations_of(root: &Root, entry: &Entry) -> Option<Allocations> {
     let folder = root.sys("kernel/debug");
     let path = folder.join(format!("p2pmem{}/allocations", entry.id.number));
@@ -150,8 +146,7 @@ fn pools(root: &Root) -> io::Result<Vec<(String, bool)>> {
     for entry in fs::read_dir(root.sys("bus/pci/devices"))? {
         let path = entry?.path();
         if path.join("p2pmem").exists() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            found.push((name.into_owned(), !path.join("driver").exists()));
+            found.push((name(&path), !path.join("driver").exists()));
         }
     }
     found.sort();

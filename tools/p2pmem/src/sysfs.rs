@@ -189,17 +189,21 @@ pub fn providers(root: &Root) -> io::Result<Vec<Entry>> {
         match read(number, &entry.path()) {
             Ok(entry) => entries.push(entry),
             // It goes away at this very moment.
-            Err(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::NOENT | Errno::NODEV)
-                ) => {}
+            Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
         }
     }
     entries.sort_by_key(|entry| entry.id.number);
 
     Ok(entries)
+}
+
+/// Returns whether reading an attribute failed because the device went away.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::NODEV)
+    )
 }
 
 /// Returns what the directory of a node tells.

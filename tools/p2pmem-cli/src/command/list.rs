@@ -14,7 +14,7 @@ use p2pmem::{
 };
 
 use crate::{table, terminal};
-use rustix::{io::Errno, param::page_size};
+use rustix::param::page_size;
 use serde::Serialize;
 
 use super::output;
@@ -99,11 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         match Listed::new(entry, &users) {
             Ok(listed) => providers.push(listed),
             // It went away at this very moment.
-            Err(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::NOENT | Errno::NODEV)
-                ) => {}
+            Err(error) if sysfs::is_gone(&error) => {}
             Err(error) => {
                 return Err(error).with_context(|| {
                     format!(
