@@ -30,6 +30,7 @@ use p2pmem::{
 use crate::{
     driver::regions::spec::{self, RegionSpec},
     manage::{self, choices, Device, Settings, DRIVER},
+    output_file,
 };
 
 mod lines;
@@ -393,48 +394,57 @@ fn names(regions: &[Region]) -> String {
 /// Returns the settings that have another value, and the differences. Without a node, compares with
 /// those of a new one.
 fn settings_of(now: Option<&Details>, wanted: &Settings) -> (Settings, Vec<Difference>) {
-    let mut settings = Settings::default();
     let mut found = Vec::new();
-    let on_or_off = |on: bool| if on { "on" } else { "off" };
+    let on_or_off = |on: bool| if on { "on" } else { "off" }.to_owned();
+    let slots_name = |slots: Option<Slots>| slots.map_or("-", Slots::name).to_owned();
 
-    let before = now.is_none_or(|now| now.clear);
-    if let Some(clear) = wanted.clear.filter(|clear| *clear != before) {
-        settings.clear = Some(clear);
-        found.push(Difference::new(
+    let settings = Settings {
+        clear: changed(
+            &mut found,
             "clear",
-            on_or_off(before),
-            on_or_off(clear),
-        ));
-    }
-    let before = now.map_or(0, |now| now.limit_per_file);
-    if let Some(limit) = wanted.limit_per_file.filter(|limit| *limit != before) {
-        settings.limit_per_file = Some(limit);
-        found.push(Difference::new(
+            now.is_none_or(|now| now.clear),
+            wanted.clear,
+            on_or_off,
+        ),
+        limit_per_file: changed(
+            &mut found,
             "limit-per-file",
-            before.to_string(),
-            limit.to_string(),
-        ));
-    }
-    let before = now.map_or(0, |now| now.limit_per_user);
-    if let Some(limit) = wanted.limit_per_user.filter(|limit| *limit != before) {
-        settings.limit_per_user = Some(limit);
-        found.push(Difference::new(
+            now.map_or(0, |now| now.limit_per_file),
+            wanted.limit_per_file,
+            |limit| limit.to_string(),
+        ),
+        limit_per_user: changed(
+            &mut found,
             "limit-per-user",
-            before.to_string(),
-            limit.to_string(),
-        ));
-    }
-    let before = now.map_or(Some(Slots::Privileged), |now| now.slots);
-    if let Some(slots) = wanted.slots.filter(|slots| Some(*slots) != before) {
-        settings.slots = Some(slots);
-        found.push(Difference::new(
+            now.map_or(0, |now| now.limit_per_user),
+            wanted.limit_per_user,
+            |limit| limit.to_string(),
+        ),
+        slots: changed(
+            &mut found,
             "slots",
-            before.map_or("-", Slots::name),
-            slots.name(),
-        ));
-    }
+            now.map_or(Some(Slots::Privileged), |now| now.slots),
+            wanted.slots.map(Some),
+            slots_name,
+        )
+        .flatten(),
+        ..Settings::default()
+    };
 
     (settings, found)
+}
+
+/// Returns the value of a setting if it is to change, and adds the difference.
+fn changed<T: PartialEq + Copy>(
+    found: &mut Vec<Difference>,
+    name: &'static str,
+    before: T,
+    wanted: Option<T>,
+    text: impl Fn(T) -> String,
+) -> Option<T> {
+    let value = wanted.filter(|value| *value != before)?;
+    found.push(Difference::new(name, text(before), text(value)));
+    Some(value)
 }
 
 /// Sets group and mode of the node.
@@ -554,21 +564,7 @@ pub fn save(file: &Path, lines: &[String], groups: &Groups) -> Result<()> {
     }
 
     let text = format!("# Written by p2pmem config --save.\n{}\n", lines.join("\n"));
-    write_at_once(file, &text)
-}
-
-/// Writes a file. Readers see all of the old text, or all of the new one.
-pub fn write_at_once(file: &Path, text: &str) -> Result<()> {
-    let new = file.with_extension(format!("new.{}", std::process::id()));
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, file))
-        .inspect_err(|_| drop(fs::remove_file(&new)))
-        .with_context(|| {
-            format!(
-                "cannot write {}: choose a folder that is there",
-                file.display()
-            )
-        })
+    output_file::replace(file, &text)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod errno;
 mod golden;
 mod manage;
 mod metrics;
+mod output_file;
 mod preflight;
 mod restore_guard;
 mod room;

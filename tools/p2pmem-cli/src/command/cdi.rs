@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use p2pmem::Root;
 
-use crate::{apply::write_at_once, cdi, terminal};
+use crate::{cdi, output_file};
 
 /// Print a specification of all nodes for containers (CDI, the Container Device Interface).
 ///
@@ -29,8 +29,5 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let found = cdi::read(&Root::default()).context("cannot read sysfs")?;
     let text = serde_json::to_string_pretty(&found)? + "\n";
-    match &arguments.output {
-        Some(file) => write_at_once(file, &text),
-        None => terminal::print(&text),
-    }
+    output_file::replace_or_print(arguments.output.as_deref(), &text)
 }

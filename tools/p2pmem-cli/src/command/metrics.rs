@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use p2pmem::Root;
 
-use crate::{apply::write_at_once, metrics, terminal};
+use crate::{metrics, output_file};
 
 /// Print metrics of all providers for monitoring, in the text format of OpenMetrics.
 ///
@@ -27,8 +27,5 @@ pub struct Arguments {
 /// Prints metrics.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let text = metrics::read(&Root::default()).context("cannot read sysfs")?;
-    match &arguments.output {
-        Some(file) => write_at_once(file, &text),
-        None => terminal::print(&text),
-    }
+    output_file::replace_or_print(arguments.output.as_deref(), &text)
 }
